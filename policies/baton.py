@@ -1,0 +1,100 @@
+"""BATON: re-batch a rectangular batch while it runs (Cong, Chen, Zhao, Yang; arXiv 2410.18701)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.errors import InputError
+from policies.plan import CARRY_ON, CARRY_ON_UNTIL_ARRIVAL, IDLE, IDLE_THROUGH_ARRIVALS, Plan
+from policies.policy import Policy, Traits, require_choice, require_positive
+from policies.view import View
+
+PREFILL_LANE = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baton(Policy):
+    """Prefill newcomers apart as one padded group, embed their KV into the batch at the next boundary.
+
+    Finished rows leave at once and the window is trimmed to the longest live row. A group that meets an empty batch
+    is prefilled in place.
+
+    Attributes:
+        prefill: `inline`: in turn with the batch; `overlapped`: beside it on the same GPU; `dedicated`: on another
+            GPU, with the KV sent over a link.
+        reserve: `max`: the rectangle has room for prompt + max_new_tokens of every row; `window`: for what is there,
+            and on overflow the newest rows are parked in host memory and resume before newcomers are taken.
+        max_prefill: Most requests in one prefilled group; None for no bound.
+        prefill_ahead: How many requests may be prefilled before there is a row for them.
+    """
+
+    prefill: Literal["inline", "overlapped", "dedicated"] = "inline"
+    reserve: Literal["max", "window"] = "max"
+    max_prefill: int | None = None
+    prefill_ahead: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse options that are unknown or out of range."""
+        super().__post_init__()
+        require_choice("prefill", self.prefill, ("inline", "overlapped", "dedicated"))
+        require_choice("reserve", self.reserve, ("max", "window"))
+        require_positive("max_prefill", self.max_prefill, optional=True)
+        if not isinstance(self.prefill_ahead, int) or isinstance(self.prefill_ahead, bool) or self.prefill_ahead < 0:
+            raise InputError(f"policy.prefill_ahead={self.prefill_ahead}: must be a whole number, 0 or more")
+
+    @property
+    def traits(self) -> Traits:
+        """A rectangle, on one lane or two."""
+        lanes: dict[str, Literal["one", "shared", "separate"]] = {
+            "inline": "one",
+            "overlapped": "shared",
+            "dedicated": "separate",
+        }
+        return Traits("rectangle", "rectangle", self.reserve, lanes[self.prefill])
+
+    def plan(self, view: View, now: float, lane: int) -> Plan:
+        """Shape the batch, then prefill, then carry on; with two lanes, prefill has its own."""
+        if lane == PREFILL_LANE:
+            return self._group(view) or (IDLE if self._heeds_arrivals(view) else IDLE_THROUGH_ARRIVALS)
+        return self._shaping(view) or self._inline_group(view) or self._carry_on(view)
+
+    def _shaping(self, view: View) -> Plan | None:
+        """Park what overflows; else embed what is ready; else resume what was parked."""
+        if self.reserve == "window" and view.rows:
+            leaving = view.overflow()
+            if leaving:
+                newest = list(view.rows)[-leaving:]
+                return Plan(park=newest, decode=leaving < len(view.rows))
+        if view.ready:
+            free_rows = self.max_batch - len(view.rows)
+            if free_rows:
+                return Plan(insert=list(view.ready)[:free_rows], decode=True)
+        elif view.parked:
+            resumable = view.resumable()
+            if resumable:
+                return Plan(insert=list(view.parked)[:resumable], decode=True)
+        return None
+
+    def _inline_group(self, view: View) -> Plan | None:
+        return self._group(view) if self.prefill == "inline" else None
+
+    def _group(self, view: View) -> Plan | None:
+        """All waiting requests that have a free row, or a place ahead, and memory."""
+        if not view.waiting or view.parked:
+            return None
+        beside = view.beside
+        apart = self.prefill == "dedicated" or bool(view.rows or beside)
+        room = self.max_batch - len(view.rows) - beside + (self.prefill_ahead if apart else 0)
+        if self.max_prefill is not None:
+            room = min(room, self.max_prefill)
+        group = view.fitting(view.head(room), apart) if room > 0 else None
+        return Plan(group, apart=apart) if group else None
+
+    def _carry_on(self, view: View) -> Plan:
+        if not view.rows:
+            return IDLE
+        return CARRY_ON_UNTIL_ARRIVAL if self.prefill == "inline" and self._heeds_arrivals(view) else CARRY_ON
+
+    def _heeds_arrivals(self, view: View) -> bool:
+        """Whether a job that arrives now could be prefilled, though none that waits can."""
+        room = self.max_batch + self.prefill_ahead - len(view.rows) - view.beside
+        return room > 0 and not view.parked and (not view.waiting or self.order != "fcfs")

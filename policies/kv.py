@@ -1,0 +1,332 @@
+"""KV memory, charged as an engine allocates it. One book per way of allocating.
+
+Every book keeps these rules. `used` never exceeds `limit`. A call that does not fit raises `KVShortage` and changes
+nothing. `save` and `restore` bracket a plan of several parts, so that it happens whole or not at all. What
+`admit` took, `release` gives back: when no request is in flight, `used` is 0.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from policies.batch import Batch
+from policies.job import Job
+
+UNBOUNDED = 1 << 62
+BLOCK = 16
+"""Tokens in one block of paged KV (vLLM's default)."""
+
+
+class KVShortage(Exception):
+    """The plan needs more KV memory than is free."""
+
+
+class KVBook(Protocol):
+    """Accounts for the KV memory of requests in flight; all quantities are tokens.
+
+    Attributes:
+        limit: Tokens that the memory holds.
+        copied: Tokens copied inside GPU memory since the ledger last set it to 0.
+        transient: Tokens of an old buffer that a copy still needed, since the ledger last set it to 0.
+    """
+
+    limit: int
+    copied: int
+    transient: int
+
+    @property
+    def used(self) -> int:
+        """Tokens of memory taken, padding and reservations counted."""
+
+    def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
+        """Return the jobs, from the first, that can be admitted together; stop at the first that cannot."""
+
+    def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
+        """Take memory for jobs about to be prefilled, `lengths` tokens each, beside the batch if `apart`."""
+
+    def join(self, job: Job, length: int) -> None:
+        """A prefilled job becomes a row of the batch."""
+
+    def release(self, job: Job, length: int) -> None:
+        """A request that holds `length` tokens leaves, finished or dropped; it may have been a row or not."""
+
+    def park(self, job: Job, length: int) -> int:
+        """A row leaves and keeps its KV; return the tokens that move to host memory."""
+
+    def resumable(self, jobs: Iterable[tuple[Job, int]]) -> int:
+        """How many parked requests of (job, length), from the first, can be resumed together."""
+
+    def resume(self, job: Job, length: int) -> int:
+        """A parked request is about to become a row; return the tokens that move from host memory."""
+
+    def further_steps(self) -> int:
+        """How many decode steps fit after the one that has just begun, before an allocation must grow."""
+
+    def decode(self, steps: int, longest: int) -> None:
+        """Take the memory that `steps` decode steps need, of a batch whose longest row has `longest` tokens."""
+
+    def compact(self) -> None:
+        """Bring the live rows together before they decode, where the layout needs that."""
+
+    def overflow(self) -> int:
+        """How many of the newest rows must leave for the others to decode one step."""
+
+    def save(self) -> object:
+        """Return what `restore` needs."""
+
+    def restore(self, saved: object) -> None:
+        """Undo everything since `save`."""
+
+
+class Slots:
+    """Orca's reservation: a request takes prompt + max_new_tokens from admission to its end, parked or not."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.copied = self.transient = 0
+        self.used = 0
+
+    def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
+        """Return the jobs, from the first, whose reservations fit together."""
+        free = self.limit - self.used
+        taken: list[Job] = []
+        for job in jobs:
+            free -= job.prompt_tokens + job.max_new_tokens
+            if free < 0:
+                break
+            taken.append(job)
+        return taken
+
+    def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
+        """Reserve slots."""
+        used = self.used
+        for job in jobs:
+            used += job.prompt_tokens + job.max_new_tokens
+        if used > self.limit:
+            raise KVShortage(f"{used} KV slots reserved, {self.limit} there")
+        self.used = used
+
+    def join(self, job: Job, length: int) -> None:
+        """Nothing moves: attention reads each request's own slots."""
+
+    def release(self, job: Job, length: int) -> None:
+        """Give the reservation back."""
+        self.used -= job.prompt_tokens + job.max_new_tokens
+
+    def park(self, job: Job, length: int) -> int:
+        """Keep the reservation."""
+        return 0
+
+    def resumable(self, jobs: Iterable[tuple[Job, int]]) -> int:
+        """All: their reservations were kept."""
+        return sum(1 for _ in jobs)
+
+    def resume(self, job: Job, length: int) -> int:
+        """Nothing moves."""
+        return 0
+
+    def further_steps(self) -> int:
+        """The reservation covers every token that may come."""
+        return UNBOUNDED
+
+    def decode(self, steps: int, longest: int) -> None:
+        """Nothing to take."""
+
+    def compact(self) -> None:
+        """Nothing moves."""
+
+    def overflow(self) -> int:
+        """None: the reservation covers every token that may come."""
+        return 0
+
+    def save(self) -> object:
+        """Return the reserved total."""
+        return self.used
+
+    def restore(self, saved: object) -> None:
+        """Set the reserved total back."""
+        assert isinstance(saved, int)
+        self.used = saved
+
+
+class Paged:
+    """Blocks of 16 tokens, taken as a row grows. A row of n tokens holds ceil(n / 16) blocks."""
+
+    def __init__(self, limit: int, batch: Batch) -> None:
+        self.limit = limit
+        self.copied = self.transient = 0
+        self._batch = batch
+        self._blocks = 0
+        self._residues = [0] * BLOCK
+        """How many rows have offset = i (mod 16): those with clock + i = 0 need a block at the next step."""
+
+    @property
+    def used(self) -> int:
+        """Tokens in the blocks taken."""
+        return self._blocks * BLOCK
+
+    @property
+    def _free(self) -> int:
+        return self.limit // BLOCK - self._blocks
+
+    def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
+        """Return the jobs, from the first, whose prompts and next tokens fit together."""
+        free = self._free
+        taken: list[Job] = []
+        for job in jobs:
+            free -= length(job) // BLOCK + 1
+            if free < 0:
+                break
+            taken.append(job)
+        return taken
+
+    def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
+        """Take the blocks of the prompts."""
+        blocks = sum(-(-length // BLOCK) for length in lengths)
+        if blocks > self._free:
+            raise KVShortage(f"{blocks} KV blocks needed, {self._free} free")
+        self._blocks += blocks
+
+    def join(self, job: Job, length: int) -> None:
+        """Nothing moves: attention follows the block table."""
+        self._residues[(length - self._batch.clock) % BLOCK] += 1
+
+    def release(self, job: Job, length: int) -> None:
+        """Free the blocks."""
+        self._blocks -= -(-length // BLOCK)
+        if job.id in self._batch.rows:
+            self._residues[(length - self._batch.clock) % BLOCK] -= 1
+
+    def park(self, job: Job, length: int) -> int:
+        """Keep the blocks."""
+        self._residues[(length - self._batch.clock) % BLOCK] -= 1
+        return 0
+
+    def resumable(self, jobs: Iterable[tuple[Job, int]]) -> int:
+        """All: their blocks were kept."""
+        return sum(1 for _ in jobs)
+
+    def resume(self, job: Job, length: int) -> int:
+        """Nothing moves."""
+        return 0
+
+    def _demand(self, steps: int, ahead: int = 0) -> int:
+        """Blocks that `steps` decode steps need, `ahead` steps from now."""
+        clock, whole, rest = self._batch.clock + ahead, *divmod(steps, BLOCK)
+        demand = whole * len(self._batch.rows)
+        for step in range(rest):
+            demand += self._residues[-(clock + step) % BLOCK]
+        return demand
+
+    def further_steps(self) -> int:
+        """Steps until the free blocks run out."""
+        rows = len(self._batch.rows)
+        steps = self._free // rows * BLOCK if rows else UNBOUNDED
+        while rows and self._demand(steps + 1, ahead=1) <= self._free:
+            steps += 1
+        return steps
+
+    def decode(self, steps: int, longest: int) -> None:
+        """Take the blocks that the rows grow into."""
+        demand = self._demand(steps)
+        if demand > self._free:
+            raise KVShortage(f"{demand} KV blocks needed to decode, {self._free} free")
+        self._blocks += demand
+
+    def compact(self) -> None:
+        """Nothing moves: attention follows the block table."""
+
+    def overflow(self) -> int:
+        """Count the newest rows whose blocks the older ones need."""
+        demand, free, leaving = self._demand(1), self._free, 0
+        for row in reversed(self._batch.rows.values()):
+            if demand <= free:
+                break
+            length = self._batch.clock + row.offset
+            demand -= length % BLOCK == 0
+            free += -(-length // BLOCK)
+            leaving += 1
+        return leaving
+
+    def save(self) -> object:
+        """Return the blocks taken and the residues."""
+        return self._blocks, tuple(self._residues)
+
+    def restore(self, saved: object) -> None:
+        """Set both back."""
+        assert isinstance(saved, tuple)
+        self._blocks, self._residues = saved[0], list(saved[1])
+
+
+class StaticRectangle:
+    """Run-to-completion: rows x (longest prompt + most new tokens), taken and freed with the whole batch."""
+
+    def __init__(self, limit: int, batch: Batch) -> None:
+        self.limit = limit
+        self.copied = self.transient = 0
+        self.used = 0
+        self._batch = batch
+        self._requests = 0
+
+    def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
+        """Return the jobs, from the first, whose common rectangle fits; none while a batch runs."""
+        taken: list[Job] = []
+        prompt = new = 0
+        for job in () if self._requests else jobs:
+            prompt, new = max(prompt, job.prompt_tokens), max(new, job.max_new_tokens)
+            if (len(taken) + 1) * (prompt + new) > self.limit:
+                break
+            taken.append(job)
+        return taken
+
+    def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
+        """Take the rectangle of a new batch."""
+        if self._requests:
+            raise KVShortage("a static batch takes no newcomer")
+        size = len(jobs) * (max(lengths) + max(job.max_new_tokens for job in jobs))
+        if size > self.limit:
+            raise KVShortage(f"the batch needs {size} KV tokens, {self.limit} there")
+        self.used, self._requests = size, len(jobs)
+
+    def join(self, job: Job, length: int) -> None:
+        """Nothing moves: the rows were prefilled in place."""
+
+    def release(self, job: Job, length: int) -> None:
+        """Free the rectangle with its last request."""
+        self._requests -= 1
+        if not self._requests:
+            self.used = 0
+
+    def park(self, job: Job, length: int) -> int:
+        """Refuse: a static batch keeps its rows."""
+        raise KVShortage("a static batch cannot park a row")
+
+    def resumable(self, jobs: Iterable[tuple[Job, int]]) -> int:
+        """None."""
+        return 0
+
+    def resume(self, job: Job, length: int) -> int:
+        """Refuse."""
+        raise KVShortage("a static batch cannot resume a row")
+
+    def further_steps(self) -> int:
+        """The rectangle covers every token that may come."""
+        return UNBOUNDED
+
+    def decode(self, steps: int, longest: int) -> None:
+        """Nothing to take."""
+
+    def compact(self) -> None:
+        """Nothing moves."""
+
+    def overflow(self) -> int:
+        """None: the reservation covers every token that may come."""
+        return 0
+
+    def save(self) -> object:
+        """Return the rectangle's size and its requests."""
+        return self.used, self._requests
+
+    def restore(self, saved: object) -> None:
+        """Set both back."""
+        assert isinstance(saved, tuple)
+        self.used, self._requests = saved

@@ -1,0 +1,69 @@
+"""Orca: schedule every iteration (Yu et al., OSDI 2022, Algorithm 1)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.plan import CARRY_ON, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan, Steady
+from policies.policy import Policy, Traits, require_choice
+from policies.view import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orca(Policy):
+    """Newcomers join at every iteration, their whole prompts computed beside everybody's decode.
+
+    Each newcomer reserves prompt + max_new_tokens of KV; admission stops at the first that does not fit.
+
+    Attributes:
+        layout: `selective`: flattened tokens through the linear layers, attention per request; `rectangular`:
+            newcomers are padded into the batch.
+        attention: Of the selective layout: `fused` (one kernel per layer) or `per_request` (one per query and layer).
+    """
+
+    layout: Literal["selective", "rectangular"] = "selective"
+    attention: Literal["fused", "per_request"] = "fused"
+
+    def __post_init__(self) -> None:
+        """Refuse options that are unknown or contradict each other."""
+        super().__post_init__()
+        require_choice("layout", self.layout, ("selective", "rectangular"))
+        require_choice("attention", self.attention, ("fused", "per_request"))
+        if self.layout == "rectangular":
+            require_choice("attention (with policy.layout=rectangular)", self.attention, ("fused",))
+
+    @property
+    def traits(self) -> Traits:
+        """One lane; reserved slots, or a rectangle."""
+        if self.layout == "rectangular":
+            return Traits("shared_rectangle", "rectangle")
+        return Traits("selective_fused" if self.attention == "fused" else "selective_per_request", "slots")
+
+    def plan(self, view: View, now: float, lane: int) -> Plan:
+        """Admit from the queue's head what has a place and fits, and decode everybody else."""
+        if self.order != "fcfs" and self.layout == "selective":
+            return self._reorder(view)
+        room = self.max_batch - len(view.rows)
+        if room > 0 and view.waiting:
+            newcomers = view.fitting(view.head(room))
+            if newcomers:
+                room -= len(newcomers)
+                heeds = (room > 0 and len(newcomers) == view.waiting) or self.order != "fcfs"
+                steady = Steady.UNTIL_ARRIVAL if heeds else Steady.THROUGH_ARRIVALS
+                return Plan(newcomers, decode=bool(view.rows), steady=steady)
+        if not view.rows:
+            return IDLE
+        arrivals_matter = room > 0 and (not view.waiting or self.order != "fcfs")
+        return CARRY_ON_UNTIL_ARRIVAL if arrivals_matter else CARRY_ON
+
+    def _reorder(self, view: View) -> Plan:
+        """Give the turns to the first of the whole pool; a row that loses its turn keeps its reservation."""
+        in_flight = [row.job for row in view.rows.values()] + [job for job, _ in view.parked.values()]
+        pool = sorted([*in_flight, *view.fitting(view.head(self.max_batch))], key=view.key)
+        turns = {job.id: job for job in pool[: self.max_batch]}
+        park = [request for request in view.rows if request not in turns]
+        insert = [request for request in view.parked if request in turns]
+        prefill = [job for request, job in turns.items() if request not in view.rows and request not in view.parked]
+        if not turns:
+            return IDLE
+        decode = len(turns) > len(prefill)
+        return Plan(prefill, insert, park, decode=decode, steady=Steady.UNTIL_ARRIVAL)

@@ -1,0 +1,85 @@
+"""What a policy is."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from policies.errors import InputError
+from policies.plan import Plan
+from policies.queue import ORDERS
+from policies.view import View
+
+Layout = Literal["selective_fused", "selective_per_request", "rectangle", "shared_rectangle", "static"]
+Memory = Literal["slots", "paged", "rectangle", "static"]
+Lanes = Literal["one", "shared", "separate"]
+
+
+class Traits(NamedTuple):
+    """What stays fixed while a policy runs.
+
+    Attributes:
+        layout: How the tensors of an iteration are laid out, hence what padding it computes.
+        memory: Which KV book is kept.
+        reserve: What a rectangle reserves per request: `max` (prompt + max_new_tokens) or `window` (what is there).
+        lanes: `one`; or a second lane for prefill, on the same GPU (`shared`) or on another one (`separate`).
+        hold_finished: Whether finished rows are computed until the batch ends.
+        release_with_batch: Whether answers leave with the batch rather than token by token.
+    """
+
+    layout: Layout
+    memory: Memory
+    reserve: Literal["max", "window"] = "max"
+    lanes: Lanes = "one"
+    hold_finished: bool = False
+    release_with_batch: bool = False
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in use."""
+        return 2 if self.lanes == "separate" else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(ABC):
+    """An immutable decision rule: sees a view and a time, returns a plan, does nothing else.
+
+    Attributes:
+        max_batch: Most rows in the batch.
+        order: Queue order, one of `fcfs`, `sjf`, `priority`.
+        predictor: What `sjf` predicts by: `declared` (max_new_tokens) or `oracle` (the true output length).
+    """
+
+    max_batch: int = 32
+    order: str = "fcfs"
+    predictor: str = "declared"
+
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range or contradict each other."""
+        require_positive("max_batch", self.max_batch)
+        require_choice("order", self.order, ORDERS)
+        require_choice("predictor", self.predictor, ("declared", "oracle"))
+        if self.predictor != "declared" and self.order != "sjf":
+            raise InputError(f"policy.predictor={self.predictor} has no effect with policy.order={self.order}; use sjf")
+
+    @property
+    @abstractmethod
+    def traits(self) -> Traits:
+        """What stays fixed while the policy runs."""
+
+    @abstractmethod
+    def plan(self, view: View, now: float, lane: int) -> Plan:
+        """Decide the next iteration of a lane at time `now`, in seconds."""
+
+
+def require_positive(option: str, value: object, optional: bool = False) -> None:
+    """Raise InputError unless the option is a whole number of at least 1 (or None, if `optional`)."""
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"policy.{option}={value}: must be a whole number of at least 1")
+
+
+def require_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise InputError unless the option is one of the choices."""
+    if value not in choices:
+        raise InputError(f"policy.{option}={value}: unknown; choose one of {', '.join(choices)}")

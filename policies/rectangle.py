@@ -1,0 +1,203 @@
+"""BATON's KV memory: one rectangle of rows x capacity for the batch, and the prefilled groups that lie beside it.
+
+Rows are aligned on the left: row r holds its tokens in columns [0, length). The rectangle is one allocation, so a
+change of its shape is a copy that needs the old and the new buffer at once; it is free only while no row is live.
+A row that leaves makes a hole; newcomers fill holes first, and before a decode step the last rows move into those
+that are left, so that the live rows are always 0 to n - 1.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
+
+from policies.batch import Batch
+from policies.job import Job
+from policies.kv import UNBOUNDED, KVShortage
+
+GRANULE = 256
+"""Columns by which a rectangle grows that follows the window."""
+
+
+class Rectangle:
+    """KV book of the rectangular layouts.
+
+    Attributes:
+        limit: Tokens that the memory holds.
+        rows: Rows allocated.
+        capacity: Columns allocated.
+        slots: Request id by row, None for a hole.
+        moves: Rows moved into holes by the last `decode`, as (id, from, to).
+    """
+
+    def __init__(self, limit: int, batch: Batch, max_rows: int, reserve: str) -> None:
+        self.limit = limit
+        self.copied = self.transient = 0
+        self.rows = self.capacity = 0
+        self.slots: list[int | None] = []
+        self.moves: list[tuple[int, int, int]] = []
+        self._batch = batch
+        self._max_rows = max_rows
+        self._follow_window = reserve == "window"
+        self._places: dict[int, int] = {}
+        self._holes: list[int] = []
+        self._needs: dict[int, int] = {}
+        self._beside: dict[int, int] = {}
+        self._beside_sum = 0
+
+    @property
+    def used(self) -> int:
+        """Tokens in the rectangle and beside it."""
+        return self.rows * self.capacity + self._beside_sum
+
+    def _need(self, job: Job, length: int) -> int:
+        return length + 1 if self._follow_window else job.prompt_tokens + job.max_new_tokens
+
+    def _shape(self, newcomers: int, need: int, beside: int, leavers: int = 0) -> tuple[int, int] | None:
+        """Return the (rows, capacity) that holds everyone and `newcomers`, or None if memory does not allow it."""
+        occupants = min(len(self._needs) + newcomers - leavers, self._max_rows)
+        size = self.rows * self.capacity
+        if occupants <= self.rows and need <= self.capacity and size + beside <= self.limit:
+            return self.rows, self.capacity
+        if not self._follow_window:
+            need = max(need, max(self._needs.values(), default=0))
+        space = self.limit - beside - (size if self._places else 0)
+        capacity = -(-need // GRANULE) * GRANULE if self._follow_window else need
+        if occupants * capacity > space:
+            capacity = need
+        room_for_one_beside = (space - capacity) // capacity
+        rows = min(self._max_rows, max(room_for_one_beside, min(occupants, space // capacity)))
+        return (rows, capacity) if rows >= occupants else None
+
+    def _reshape(self, shape: tuple[int, int] | None) -> None:
+        if shape is None:
+            raise KVShortage(f"no rectangle for the batch fits into {self.limit} KV tokens")
+        if shape != (self.rows, self.capacity):
+            if self._places:
+                self.copied += self._batch.kv_tokens
+                self.transient = self.rows * self.capacity
+            self.rows, self.capacity = shape
+
+    def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
+        """Return the jobs, from the first, that can be prefilled as one padded group and then have a row each."""
+        taken: list[Job] = []
+        longest, need = 0, self._window_need()
+        for job in jobs:
+            tokens = length(job)
+            longest, need = max(longest, tokens), max(need, self._need(job, tokens))
+            beside = self._beside_sum + (len(taken) + 1) * longest if apart else self._beside_sum
+            if self._shape(len(taken) + 1, need, beside) is None:
+                break
+            taken.append(job)
+        return taken
+
+    def _window_need(self) -> int:
+        return self._batch.longest + 1 if self._follow_window and self._places else 0
+
+    def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
+        """Shape the rectangle for the newcomers, and take the padded group beside it if `apart`."""
+        longest = max(lengths)
+        beside = self._beside_sum + len(jobs) * longest if apart else self._beside_sum
+        needs = [self._need(job, length) for job, length in zip(jobs, lengths, strict=True)]
+        self._reshape(self._shape(len(jobs), max(*needs, self._window_need()), beside))
+        for job, need in zip(jobs, needs, strict=True):
+            self._needs[job.id] = need
+            if apart:
+                self._beside[job.id] = longest
+        self._beside_sum = beside
+
+    def join(self, job: Job, length: int) -> None:
+        """Give the job a row, and embed its KV there if it lay beside the rectangle."""
+        if job.id in self._beside:
+            self._beside_sum -= self._beside.pop(job.id)
+            self.copied += length
+        self._place(job.id)
+
+    def _place(self, request: int) -> None:
+        if self._holes:
+            place = heappop(self._holes)
+            self.slots[place] = request
+        else:
+            place = len(self.slots)
+            self.slots.append(request)
+        self._places[request] = place
+
+    def release(self, job: Job, length: int) -> None:
+        """Make a hole of the row, or free what lay beside; the last request frees the rectangle."""
+        del self._needs[job.id]
+        self._beside_sum -= self._beside.pop(job.id, 0)
+        place = self._places.pop(job.id, None)
+        if place is not None:
+            self.slots[place] = None
+            heappush(self._holes, place)
+        if not self._needs:
+            self.rows = self.capacity = 0
+        if not self._places:
+            self.slots.clear()
+            self._holes.clear()
+
+    def park(self, job: Job, length: int) -> int:
+        """Move the row's KV to host memory."""
+        self.release(job, length)
+        return length
+
+    def resumable(self, jobs: Iterable[tuple[Job, int]]) -> int:
+        """Count the parked requests, from the first, that can have a row again."""
+        count, need = 0, self._window_need()
+        for job, length in jobs:
+            need = max(need, self._need(job, length))
+            if len(self._needs) + count + 1 > self._max_rows or self._shape(count + 1, need, self._beside_sum) is None:
+                break
+            count += 1
+        return count
+
+    def resume(self, job: Job, length: int) -> int:
+        """Shape the rectangle for the request and move its KV back from host memory."""
+        need = self._need(job, length)
+        self._reshape(self._shape(1, max(need, self._window_need()), self._beside_sum))
+        self._needs[job.id] = need
+        return length
+
+    def further_steps(self) -> int:
+        """Columns that the window may still grow into."""
+        return self.capacity - self._batch.longest - 1 if self._follow_window and self._places else UNBOUNDED
+
+    def decode(self, steps: int, longest: int) -> None:
+        """Close the holes and let the rectangle grow with the window."""
+        if self._follow_window and longest + steps > self.capacity:
+            self._reshape(self._shape(0, longest + steps, self._beside_sum))
+
+    def compact(self) -> None:
+        """Move the last rows into the holes that no newcomer filled."""
+        self.moves.clear()
+        slots = self.slots
+        while self._holes:
+            hole = heappop(self._holes)
+            while slots and slots[-1] is None:
+                slots.pop()
+            if hole < len(slots):
+                request = slots.pop()
+                assert request is not None
+                self.moves.append((request, len(slots), hole))
+                slots[hole], self._places[request] = request, hole
+                self.copied += self._batch.length(request)
+
+    def overflow(self) -> int:
+        """Count the newest rows that must be parked for the rest to decode one step."""
+        if not self._follow_window or self._batch.longest < self.capacity:
+            return 0
+        offsets = [row.offset for row in self._batch.rows.values()]
+        for leavers in range(len(offsets)):
+            need = self._batch.clock + max(offsets[: len(offsets) - leavers]) + 1
+            if self._shape(0, need, self._beside_sum, leavers) is not None:
+                return leavers
+        return len(offsets)
+
+    def save(self) -> object:
+        """Return all that a plan can change."""
+        copies = (list(self.slots), dict(self._places), list(self._holes), dict(self._needs), dict(self._beside))
+        return self.rows, self.capacity, self._beside_sum, copies
+
+    def restore(self, saved: object) -> None:
+        """Set it back."""
+        assert isinstance(saved, tuple)
+        self.rows, self.capacity, self._beside_sum, copies = saved
+        self.slots, self._places, self._holes, self._needs, self._beside = copies

@@ -1,0 +1,50 @@
+"""Static batching: form a batch, run it until its longest answer ends, form the next."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.errors import InputError
+from policies.plan import CARRY_ON, IDLE, Plan
+from policies.policy import Policy, Traits, require_choice
+from policies.view import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunToCompletion(Policy):
+    """Pad the prompts of up to `max_batch` requests to the longest and decode until the last of them ends.
+
+    Finished rows keep computing, arrivals wait for the whole batch, and KV is held for the whole rectangle.
+
+    Attributes:
+        max_wait: Seconds that the oldest request may wait for the batch to fill.
+        release: `batch`: answers leave with the batch, the classic; `early`: tokens are streamed.
+    """
+
+    max_wait: float = 0.0
+    release: Literal["batch", "early"] = "batch"
+
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
+        super().__post_init__()
+        require_choice("release", self.release, ("batch", "early"))
+        number = isinstance(self.max_wait, int | float) and not isinstance(self.max_wait, bool)
+        if not (number and 0 <= self.max_wait < math.inf):
+            raise InputError(f"policy.max_wait={self.max_wait}: must be a time in seconds, 0 or more")
+
+    @property
+    def traits(self) -> Traits:
+        """A static rectangle on one lane."""
+        return Traits("static", "static", hold_finished=True, release_with_batch=self.release == "batch")
+
+    def plan(self, view: View, now: float, lane: int) -> Plan:
+        """Carry a running batch on; when idle, take the queue's head once it is full or has waited enough."""
+        if view.rows:
+            return CARRY_ON
+        if not view.waiting:
+            return IDLE
+        if self.max_wait and view.waiting < self.max_batch:
+            oldest = min(job.arrival_s for job in view.head(view.waiting))
+            if now < oldest + self.max_wait:
+                return Plan(ask_at=oldest + self.max_wait)
+        return Plan(prefill=view.fitting(view.head(self.max_batch)))

@@ -1,0 +1,45 @@
+"""What one iteration computed: the record that both engines write and that the cost model prices."""
+
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """Counts of one iteration on one lane. Tokens and pairs are per layer-independent sequence position.
+
+    Attributes:
+        lane: 0 for the batch, 1 for a prefill that runs beside it.
+        rows: Live rows that decoded one token.
+        held_rows: Finished rows that were computed all the same.
+        inserted_rows: Rows that decoded for the first time since they were prefilled or parked.
+        prefill_rows: Prompts prefilled.
+        prefill_tokens: Tokens of these prompts.
+        prefill_pairs: (query, key) pairs that causal attention over these prompts needs.
+        prefill_padding: Padded slots that the prefilled group computed.
+        prefill_padding_pairs: (query, key) pairs computed for that padding.
+        insertion_padding: Slots padded because a newcomer's prompt and the batch shared one rectangle.
+        insertion_padding_pairs: (query, key) pairs computed for that padding.
+        kv_read: KV tokens of live rows, the new one counted, that decode attention read.
+        kv_held: KV tokens that decode attention read for held rows, padding counted.
+        kv_padding: KV slots that decode attention read for live rows and that hold no token of theirs.
+        kv_copied: KV tokens copied inside GPU memory to shape the batch (each read once and written once).
+        kv_host: KV tokens moved to or from host memory.
+        attention_launches: Attention kernels launched per layer.
+    """
+
+    lane: int = 0
+    rows: int = 0
+    held_rows: int = 0
+    inserted_rows: int = 0
+    prefill_rows: int = 0
+    prefill_tokens: int = 0
+    prefill_pairs: int = 0
+    prefill_padding: int = 0
+    prefill_padding_pairs: int = 0
+    insertion_padding: int = 0
+    insertion_padding_pairs: int = 0
+    kv_read: int = 0
+    kv_held: int = 0
+    kv_padding: int = 0
+    kv_copied: int = 0
+    kv_host: int = 0
+    attention_launches: int = 0

@@ -1,0 +1,53 @@
+"""What a GPU can do."""
+
+from dataclasses import dataclass, fields
+
+from policies.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """One GPU: datasheet rates, and the share of them that kernels reach.
+
+    Attributes:
+        name: Its name in results.
+        source: Where the datasheet figures come from.
+        peak_flops: Dense bf16/fp16 tensor-core rate, FLOP/s.
+        memory_bandwidth: Bytes/s.
+        memory_bytes: Device memory.
+        host_bandwidth: Bytes/s to host memory, one direction.
+        gpu_bandwidth: Bytes/s to another GPU of the node, one direction.
+        flops_efficiency: Share of `peak_flops` that matrix kernels reach.
+        bandwidth_efficiency: Share of `memory_bandwidth` that streaming kernels reach.
+        layer_overhead_s: Time per layer that neither rate explains, with one attention launch.
+        step_overhead_s: Time per iteration outside the layers.
+        attention_launch_s: Time per layer of every attention launch after the first.
+        usable_memory: Share of `memory_bytes` that weights and KV may take.
+    """
+
+    name: str
+    source: str
+    peak_flops: float
+    memory_bandwidth: float
+    memory_bytes: float
+    host_bandwidth: float
+    gpu_bandwidth: float
+    flops_efficiency: float = 0.75
+    bandwidth_efficiency: float = 0.8
+    layer_overhead_s: float = 12e-6
+    step_overhead_s: float = 0.5e-3
+    attention_launch_s: float = 5e-6
+    usable_memory: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Refuse rates that are not positive and shares outside (0, 1]."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is str or isinstance(value, str):
+                continue
+            overhead = field.name.endswith("_s")
+            share = field.name.endswith("efficiency") or field.name == "usable_memory"
+            low_enough = value <= 1 if share else value < float("inf")
+            if isinstance(value, bool) or not (low_enough and (value >= 0 if overhead else value > 0)):
+                bound = "0 or more" if overhead else "above 0 and at most 1" if share else "above 0"
+                raise InputError(f"hardware.{field.name}={value}: must be {bound}")

@@ -1,0 +1,84 @@
+"""The iteration log: packed while the simulation runs, handed on in slices."""
+
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.work import Work
+
+HEAD = ("start_s", "duration_s", "first_s", "steps", "waiting", "kv_tokens")
+"""Columns before the fields of `Work`.
+
+A record is `steps` like iterations in a row: the first took `first_s`, each later one a constant longer than the one
+before, all together `duration_s`. `kv_read` and `kv_held` are those of the first; they grow by `rows` and `held_rows`
+with each. `waiting` is the queue's length as the record began, `kv_tokens` the KV memory then taken.
+"""
+
+COLUMNS = HEAD + Work._fields
+DTYPE = np.dtype([(name, "<f8" if name.endswith("_s") else "<i8") for name in COLUMNS])
+SLICE = 65_536
+"""Records per slice (13 MB)."""
+
+Slice = npt.NDArray[np.void]
+"""Structured array of `DTYPE`."""
+
+Sink = Callable[[Slice], None]
+
+
+class IterationLog:
+    """Packs records into a buffer and gives every full slice to its sinks.
+
+    A sink that keeps the slice must copy it: the buffer is used again.
+    """
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+        self._record = struct.Struct("<3d3q" + "q" * len(Work._fields))
+        assert self._record.size == DTYPE.itemsize
+        self._buffer = bytearray(SLICE * self._record.size)
+        self._end = len(self._buffer)
+        self._pack = self._record.pack_into
+        self._place = 0
+
+    def append(
+        self, start: float, duration: float, first: float, steps: int, waiting: int, kv_tokens: int, work: Work
+    ) -> None:
+        """Add a record; see `HEAD` for the arguments."""
+        self._pack(self._buffer, self._place, start, duration, first, steps, waiting, kv_tokens, *work)
+        self._place += self._record.size
+        if self._place == self._end:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give what is buffered to the sinks."""
+        if self._place:
+            part = np.frombuffer(self._buffer, dtype=DTYPE, count=self._place // self._record.size)
+            for sink in self._sinks:
+                sink(part)
+            self._place = 0
+
+
+def work_of(records: Slice) -> Work:
+    """Return the `Work` of records, each field an array."""
+    return Work._make(records[name] for name in Work._fields)
+
+
+def expand(records: Slice) -> Slice:
+    """Return one record per iteration: what the log would hold had nothing been stretched.
+
+    `waiting` and `kv_tokens` repeat the value at the start of the stretch.
+    """
+    steps = records["steps"]
+    out = np.repeat(records, steps)
+    index = np.arange(len(out)) - np.repeat(np.cumsum(steps) - steps, steps)
+    pairs = np.maximum(out["steps"] * (out["steps"] - 1) / 2, 1)
+    growth = (out["duration_s"] - out["steps"] * out["first_s"]) / pairs
+    out["start_s"] += index * out["first_s"] + growth * index * (index - 1) / 2
+    out["duration_s"] = out["first_s"] = out["first_s"] + growth * index
+    out["kv_read"] += index * out["rows"]
+    out["kv_held"] += index * out["held_rows"]
+    out["inserted_rows"][index > 0] = 0
+    out["steps"] = 1
+    return out

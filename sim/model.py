@@ -1,0 +1,93 @@
+"""The dimensions of a dense decoder-only transformer."""
+
+from dataclasses import dataclass, fields
+
+from policies.errors import InputError
+from sim.hardware import Hardware
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Dimensions, and what follows from them.
+
+    Attributes:
+        name: Its name in results.
+        source: Where the dimensions come from.
+        layers: Transformer blocks.
+        hidden: Width of the residual stream.
+        heads: Query heads.
+        kv_heads: Key and value heads (fewer than `heads` in grouped-query attention).
+        head_dim: Width of a head.
+        intermediate: Width of the feed-forward layer.
+        gated: Whether the feed-forward layer has a gate (three matrices instead of two).
+        vocabulary: Rows of the output head.
+        tied_embeddings: Whether input embedding and output head share their weights.
+        max_positions: Longest sequence that the model was made for.
+        bytes_per_value: Bytes of one weight, and of one KV entry.
+    """
+
+    name: str
+    source: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    gated: bool
+    vocabulary: int
+    tied_embeddings: bool
+    max_positions: int
+    bytes_per_value: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse dimensions that are not whole positive numbers or do not divide."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise InputError(f"model.{field.name}={value}: must be a whole number of at least 1")
+        if self.heads % self.kv_heads:
+            raise InputError(f"model.kv_heads={self.kv_heads}: must divide model.heads={self.heads}")
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of the linear operators of one layer: QKV, output projection, feed-forward."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return attention + (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    @property
+    def head_parameters(self) -> int:
+        """Weights of the output head."""
+        return self.hidden * self.vocabulary
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights (norms and biases, below 0.1 %, left out)."""
+        embeddings = self.head_parameters * (1 if self.tied_embeddings else 2)
+        return (self.layers * self.layer_parameters + embeddings) * self.bytes_per_value
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.bytes_per_value
+
+    @property
+    def attention_flops_per_pair(self) -> int:
+        """FLOPs of one (query, key) pair over all layers: two products of head_dim per head."""
+        return 4 * self.layers * self.heads * self.head_dim
+
+
+def kv_capacity(hardware: Hardware, model: Model) -> int:
+    """Return the KV tokens that fit beside the weights into the usable memory of one GPU.
+
+    Raises:
+        InputError: The weights alone do not fit.
+    """
+    free = hardware.memory_bytes * hardware.usable_memory - model.weight_bytes
+    tokens = int(free // model.kv_bytes_per_token)
+    if tokens < 1:
+        raise InputError(
+            f"model={model.name} does not fit on hardware={hardware.name}: {model.weight_bytes / 1e9:.1f} GB of weights,"
+            f" {hardware.memory_bytes * hardware.usable_memory / 1e9:.1f} GB usable; choose another, or give kv_tokens="
+        )
+    return tokens

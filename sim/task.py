@@ -1,0 +1,84 @@
+"""What a lane is doing."""
+
+import math
+
+from simpy.events import Event
+
+from policies.ledger import Ledger
+from policies.plan import Plan
+from policies.work import Work
+
+
+class Task:
+    """`steps` iterations of one plan: the first takes `first` seconds, each later one `growth` longer than before.
+
+    Attributes:
+        plan: The plan that was begun.
+        work: Its first iteration's work.
+        start: When it began.
+        first: Seconds of its first iteration, alone on the GPU.
+        growth: Seconds by which each iteration is longer than the one before.
+        steps: Iterations it covers.
+        left: Seconds still to run, alone on the GPU, as of `since`.
+        since: When `left` was last brought up to date.
+        slowdown: How many times slower than alone it has run since.
+        waiting: Jobs in the queue as it began.
+        kv: KV memory taken as it began, in tokens.
+        event: The SimPy event that ends it.
+    """
+
+    __slots__ = (
+        "event",
+        "first",
+        "growth",
+        "kv",
+        "left",
+        "plan",
+        "since",
+        "slowdown",
+        "start",
+        "steps",
+        "waiting",
+        "work",
+    )
+
+    def __init__(self, plan: Plan, work: Work, start: float, first: float, ledger: Ledger) -> None:
+        self.plan = plan
+        self.work = work
+        self.start = self.since = start
+        self.first = self.left = first
+        self.growth = 0.0
+        self.steps = 1
+        self.slowdown = 1.0
+        self.waiting = len(ledger.waiting)
+        self.kv = ledger.book.used + ledger.book.transient
+        self.event: Event | None = None
+
+    def elapsed(self, steps: int) -> float:
+        """Seconds that the first `steps` iterations take, alone on the GPU."""
+        return steps * self.first + self.growth * (steps * (steps - 1) // 2)
+
+    def _crossing(self, seconds: float) -> int:
+        """The number of iterations that take about `seconds`, rounded down."""
+        if not self.growth:
+            return int(seconds / self.first)
+        half = self.first - self.growth / 2
+        return int((math.sqrt(half * half + 2 * self.growth * seconds) - half) / self.growth)
+
+    def steps_until(self, seconds: float) -> int:
+        """The fewest iterations, at least one, that take `seconds` or more."""
+        steps = max(1, self._crossing(seconds))
+        while self.elapsed(steps) < seconds:
+            steps += 1
+        return steps
+
+    def steps_done(self, seconds: float) -> int:
+        """The most iterations that take `seconds` or less."""
+        steps = self._crossing(seconds) + 1
+        while self.elapsed(steps) > seconds:
+            steps -= 1
+        return steps
+
+    def first_in(self, now: float) -> float:
+        """Duration of the first iteration of a task that ended at `now`."""
+        return self.first if self.steps > 1 else now - self.start

@@ -1,0 +1,23 @@
+"""What arrives: requests, arrival processes, length distributions, trace readers and built-in statistics."""
+
+from workloads.lengths import Fixed, LengthDistribution, LogNormal, Uniform, Zipf
+from workloads.requests import Requests, Workload
+from workloads.sharegpt import ShareGPT
+from workloads.synthetic import Synthetic
+from workloads.traces import Azure, BurstGPT, Mooncake, Trace
+
+__all__ = [
+    "Azure",
+    "BurstGPT",
+    "Fixed",
+    "LengthDistribution",
+    "LogNormal",
+    "Mooncake",
+    "Requests",
+    "ShareGPT",
+    "Synthetic",
+    "Trace",
+    "Uniform",
+    "Workload",
+    "Zipf",
+]
