@@ -1,21 +1,11 @@
 """The rows of the running batch, on one decode clock."""
 
 from heapq import heappop, heappush
-from typing import NamedTuple
 
 from policies.job import Job
 
-
-class Row(NamedTuple):
-    """One request in the batch; it holds `clock + offset` tokens of KV.
-
-    Attributes:
-        job: The request.
-        offset: Its length less the decode clock; it never changes while the row stays in the batch.
-    """
-
-    job: Job
-    offset: int
+Row = tuple[Job, int]
+"""A request in the batch and its offset: it holds `clock + offset` tokens of KV, and the offset never changes."""
 
 
 class Batch:
@@ -26,26 +16,33 @@ class Batch:
         rows: Live rows by request id, in the order in which they joined.
         held: Finished rows that are still computed.
         offset_sum: Sum of the offsets of the live rows.
+        joined: How many rows have joined since the last decode step began.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, track_longest: bool = True) -> None:
+        """Start empty; a batch whose layout has no window need not `track_longest`."""
         self.clock = 0
         self.rows: dict[int, Row] = {}
         self.held: dict[int, Row] = {}
         self.offset_sum = 0
+        self.joined = 0
+        self._track_longest = track_longest
         self._tallest: list[tuple[int, int]] = []
 
     def add(self, job: Job, length: int) -> None:
         """Let a request with `length` tokens of KV join."""
         offset = length - self.clock
-        self.rows[job.id] = Row(job, offset)
+        request = job[0]
+        self.rows[request] = (job, offset)
         self.offset_sum += offset
-        heappush(self._tallest, (-offset, job.id))
+        self.joined += 1
+        if self._track_longest:
+            heappush(self._tallest, (-offset, request))
 
     def remove(self, request: int) -> Row:
         """Let a live row leave."""
         row = self.rows.pop(request)
-        self.offset_sum -= row.offset
+        self.offset_sum -= row[1]
         return row
 
     def hold(self, request: int) -> None:
@@ -54,7 +51,7 @@ class Batch:
 
     def length(self, request: int) -> int:
         """Tokens of KV that a live row holds."""
-        return self.clock + self.rows[request].offset
+        return self.clock + self.rows[request][1]
 
     @property
     def kv_tokens(self) -> int:
@@ -68,7 +65,7 @@ class Batch:
         while tallest:
             offset, request = tallest[0]
             row = rows.get(request) or held.get(request)
-            if row is not None and row.offset == -offset:
+            if row is not None and row[1] == -offset:
                 return self.clock - offset
             heappop(tallest)
         return 0

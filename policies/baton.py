@@ -86,7 +86,7 @@ class Baton(Policy):
         room = self.max_batch - len(view.rows) - beside + (self.prefill_ahead if apart else 0)
         if self.max_prefill is not None:
             room = min(room, self.max_prefill)
-        group = view.fitting(view.head(room), apart) if room > 0 else None
+        group = view.admissible(room, apart) if room > 0 else None
         return Plan(group, apart=apart) if group else None
 
     def _carry_on(self, view: View) -> Plan:

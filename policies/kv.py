@@ -27,11 +27,17 @@ class KVBook(Protocol):
         limit: Tokens that the memory holds.
         copied: Tokens copied inside GPU memory since the ledger last set it to 0.
         transient: Tokens of an old buffer that a copy still needed, since the ledger last set it to 0.
+        grows: Whether a decode step may need memory; if not, `decode`, `further_steps` and `overflow` are idle.
+        follows_rows: Whether the book must hear of every `join`.
+        shaped: Whether rows have places that `compact` must bring together.
     """
 
     limit: int
     copied: int
     transient: int
+    grows: bool
+    follows_rows: bool
+    shaped: bool
 
     @property
     def used(self) -> int:
@@ -55,8 +61,8 @@ class KVBook(Protocol):
     def resumable(self, jobs: Iterable[tuple[Job, int]]) -> int:
         """How many parked requests of (job, length), from the first, can be resumed together."""
 
-    def resume(self, job: Job, length: int) -> int:
-        """A parked request is about to become a row; return the tokens that move from host memory."""
+    def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
+        """Parked requests of (job, length) are about to become rows; return the tokens that come from host memory."""
 
     def further_steps(self) -> int:
         """How many decode steps fit after the one that has just begun, before an allocation must grow."""
@@ -79,6 +85,8 @@ class KVBook(Protocol):
 
 class Slots:
     """Orca's reservation: a request takes prompt + max_new_tokens from admission to its end, parked or not."""
+
+    grows = follows_rows = shaped = False
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -120,7 +128,7 @@ class Slots:
         """All: their reservations were kept."""
         return sum(1 for _ in jobs)
 
-    def resume(self, job: Job, length: int) -> int:
+    def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
         """Nothing moves."""
         return 0
 
@@ -150,6 +158,9 @@ class Slots:
 
 class Paged:
     """Blocks of 16 tokens, taken as a row grows. A row of n tokens holds ceil(n / 16) blocks."""
+
+    grows = follows_rows = True
+    shaped = False
 
     def __init__(self, limit: int, batch: Batch) -> None:
         self.limit = limit
@@ -205,7 +216,7 @@ class Paged:
         """All: their blocks were kept."""
         return sum(1 for _ in jobs)
 
-    def resume(self, job: Job, length: int) -> int:
+    def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
         """Nothing moves."""
         return 0
 
@@ -238,10 +249,10 @@ class Paged:
     def overflow(self) -> int:
         """Count the newest rows whose blocks the older ones need."""
         demand, free, leaving = self._demand(1), self._free, 0
-        for row in reversed(self._batch.rows.values()):
+        for _, offset in reversed(self._batch.rows.values()):
             if demand <= free:
                 break
-            length = self._batch.clock + row.offset
+            length = self._batch.clock + offset
             demand -= length % BLOCK == 0
             free += -(-length // BLOCK)
             leaving += 1
@@ -259,6 +270,8 @@ class Paged:
 
 class StaticRectangle:
     """Run-to-completion: rows x (longest prompt + most new tokens), taken and freed with the whole batch."""
+
+    grows = follows_rows = shaped = False
 
     def __init__(self, limit: int, batch: Batch) -> None:
         self.limit = limit
@@ -304,7 +317,7 @@ class StaticRectangle:
         """None."""
         return 0
 
-    def resume(self, job: Job, length: int) -> int:
+    def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
         """Refuse."""
         raise KVShortage("a static batch cannot resume a row")
 

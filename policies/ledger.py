@@ -10,12 +10,14 @@ A request is in exactly one state. The moves, and nothing else, are legal:
     begin   park        running -> parked                              (KV kept)
     begin   drop        running -> waiting                             (KV lost; generated tokens are recomputed)
     commit              running -> finished, or held while its batch runs on; then all held -> finished together
+                        (KV released)
 
 A lane is busy from `begin` to `commit`. `begin` refuses an illegal plan with `IllegalPlan` and changes nothing; it
 checks KV memory for "carry on" too. Output lengths are not known here: `commit` is told which requests finished.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import compress, islice
 
 from policies.batch import Batch
 from policies.job import Job
@@ -78,17 +80,18 @@ class Ledger:
         self._hold_finished = hold_finished
         self.remote: dict[int, int] = {}
         self._remote_limit = remote_limit
-        self._joined = 0
         self._active: list[Plan | None] = [None, None]
 
-    def submit(self, job: Job) -> bool:
-        """Queue an arrival; return False, and forget it, if it is larger than the whole KV memory."""
-        if job.prompt_tokens + job.max_new_tokens > self.book.limit:
-            return False
-        if self._remote_limit is not None and job.prompt_tokens > self._remote_limit:
-            return False
-        self.waiting.push(job)
-        return True
+    def submit(self, jobs: Sequence[Job]) -> list[Job]:
+        """Queue arrivals, in order; return those that are larger than the whole KV memory, and forget them."""
+        limit = self.book.limit
+        prompt_limit = limit if self._remote_limit is None else self._remote_limit
+        fits = [job[2] + job[3] <= limit and job[2] <= prompt_limit for job in jobs]
+        if all(fits):
+            self.waiting.extend_arrivals(jobs)
+            return []
+        self.waiting.extend_arrivals(compress(jobs, fits))
+        return [job for job, fit in zip(jobs, fits, strict=True) if not fit]
 
     def busy(self, lane: int) -> bool:
         """Whether an iteration runs on the lane."""
@@ -98,9 +101,9 @@ class Ledger:
         """Tokens that a prefill of the job computes: its prompt, and what it had generated before it was dropped."""
         return job.prompt_tokens + self.progress.get(job.id, 0) if self.progress else job.prompt_tokens
 
-    def fitting(self, jobs: Iterable[Job], apart: bool) -> list[Job]:
-        """Return the jobs, from the first, that memory can take together, on the prefill GPU too."""
-        taken = self.book.fitting(jobs, self.prefill_length, apart)
+    def admissible(self, count: int, apart: bool = False) -> list[Job]:
+        """Of the first `count` waiting jobs, those that memory can take together, on the prefill GPU too."""
+        taken = self.book.fitting(islice(self.waiting, count), self.prefill_length, apart)
         if self._remote_limit is not None:
             while taken and not self._fits_remote(taken):
                 taken.pop()
@@ -120,74 +123,123 @@ class Ledger:
         Raises:
             IllegalPlan: The plan breaks a rule of this module, or needs more KV memory than is free.
         """
-        self._check(lane, plan)
-        book = self.book
-        book.copied = book.transient = self.host_tokens = 0
-        parts = bool(plan.park or plan.drop or self.parked and plan.insert) + bool(plan.prefill) + plan.decode
-        saved = book.save() if parts > 1 else None
-        try:
-            self._take_memory(plan)
-        except KVShortage as shortage:
-            if saved is not None:
-                book.restore(saved)
-            raise IllegalPlan(f"KV memory: {shortage}") from None
-        self._move(lane, plan)
-        self._active[lane] = plan
-
-    def _check(self, lane: int, plan: Plan) -> None:
+        prefill, insert, park, drop, decode, apart, _, _ = plan
         if self._active[lane] is not None:
             raise IllegalPlan(f"lane {lane} is busy")
+        batch, book = self.batch, self.book
+        book.copied = book.transient = self.host_tokens = 0
+        if insert or park or drop:
+            self._shape(lane, plan)
+        elif prefill:
+            self._check_prefill(lane, prefill, decode, apart, len(batch.rows))
+            if decode and book.grows:
+                self._shape(lane, plan)
+            else:
+                self._take(prefill, apart)
+        elif lane or not decode or not batch.rows:
+            raise IllegalPlan("carrying on needs rows that decode, on lane 0")
+        elif book.grows:
+            self._grow()
+        if prefill:
+            self.prefilling[lane] = prefill
+        if decode:
+            if book.shaped:
+                book.compact()
+            self.inserted, batch.joined = batch.joined, 0
+        self._active[lane] = plan
+
+    def _grow(self) -> None:
+        try:
+            self.book.decode(1, self.batch.longest)
+        except KVShortage as shortage:
+            raise IllegalPlan(f"KV memory: {shortage}") from None
+
+    def _take(self, jobs: Sequence[Job], apart: bool) -> None:
+        """Move jobs out of the queue and into memory."""
+        if not self.waiting.take(jobs):
+            raise IllegalPlan("prefill names waiting jobs, each once")
+        lengths = [self.prefill_length(job) for job in jobs] if self.progress else [job[2] for job in jobs]
+        try:
+            self.book.admit(jobs, lengths, apart)
+        except KVShortage as shortage:
+            for job in jobs:
+                self.waiting.push(job)
+            raise IllegalPlan(f"KV memory: {shortage}") from None
+        if self._remote_limit is not None:
+            self.remote.update((job.id, max(lengths)) for job in jobs)
+
+    def _shape(self, lane: int, plan: Plan) -> None:
+        """Do a plan that has several parts, or none of them."""
+        self._check_shaping(lane, plan)
+        may_fail = [
+            bool(plan.park or plan.drop),
+            bool(self.parked),
+            bool(plan.prefill),
+            plan.decode and self.book.grows,
+        ]
+        saved = self.book.save() if sum(may_fail) > 1 else None
+        try:
+            self._change_memory(plan)
+            if plan.prefill:
+                self._take(plan.prefill, plan.apart)
+        except (KVShortage, IllegalPlan) as refusal:
+            if saved is not None:
+                self.book.restore(saved)
+            raise IllegalPlan(str(refusal)) from None
+        self._move_rows(plan)
+
+    def _check_shaping(self, lane: int, plan: Plan) -> None:
+        prefill, insert, park, drop, decode, apart, _, _ = plan
         batch = self.batch
-        leaving = [*plan.park, *plan.drop] if plan.park or plan.drop else ()
-        if leaving and (len(set(leaving)) < len(leaving) or not all(request in batch.rows for request in leaving)):
+        if lane:
+            raise IllegalPlan("the batch is shaped on lane 0")
+        leaving = [*park, *drop]
+        if len(set(leaving)) < len(leaving) or not all(request in batch.rows for request in leaving):
             raise IllegalPlan("park and drop name live rows, each once")
-        if plan.insert:
-            if len(set(plan.insert)) < len(plan.insert):
-                raise IllegalPlan("a request is inserted once")
-            for request in plan.insert:
-                if request not in self.ready and request not in self.parked:
-                    raise IllegalPlan(f"request {request} is neither ready nor parked")
-        if lane and (plan.decode or plan.insert or leaving):
-            raise IllegalPlan("the batch runs on lane 0")
-        rows = len(batch.rows) + len(plan.insert) - len(leaving)
-        if plan.decode and not rows:
+        self._check_insert(insert)
+        rows = len(batch.rows) + len(insert) - len(leaving)
+        if decode and not rows:
             raise IllegalPlan("no row to decode")
-        if plan.prefill:
-            if not self.waiting.holds(plan.prefill):
-                raise IllegalPlan("prefill names waiting jobs, each once")
-            if plan.apart and plan.decode:
-                raise IllegalPlan("a prefill apart from the batch does not share its iteration")
-            if not self._fits_remote(plan.prefill):
-                raise IllegalPlan("KV memory of the prefill GPU is full")
-            if not plan.apart:
-                rows += len(plan.prefill)
-                if lane and (batch.rows or self._active[0]):
-                    raise IllegalPlan("only an idle, empty batch is prefilled in place from the other lane")
-        if plan.insert or plan.prefill:
-            rows += len(batch.held) + (0 if plan.apart else len(self._in_place(1 - lane)))
-            if rows > self.max_rows:
-                raise IllegalPlan(f"{rows} rows, at most {self.max_rows} allowed")
-        if plan.idle:
-            raise IllegalPlan("nothing to do")
+        if insert and rows + self._in_place(1) > self.max_rows:
+            raise IllegalPlan(f"more than {self.max_rows} rows")
+        if prefill:
+            self._check_prefill(lane, prefill, decode, apart, rows)
 
-    def _in_place(self, lane: int) -> Sequence[Job]:
+    def _check_insert(self, insert: Sequence[int]) -> None:
+        if len(set(insert)) < len(insert):
+            raise IllegalPlan("a request is inserted once")
+        for request in insert:
+            if request not in self.ready and request not in self.parked:
+                raise IllegalPlan(f"request {request} is neither ready nor parked")
+
+    def _check_prefill(self, lane: int, jobs: Sequence[Job], decode: bool, apart: bool, rows: int) -> None:
+        if self._remote_limit is not None and not self._fits_remote(jobs):
+            raise IllegalPlan("KV memory of the prefill GPU is full")
+        if decode and (lane or apart or not rows):
+            raise IllegalPlan("only rows on lane 0 decode, and never beside a prefill apart from the batch")
+        if not apart:
+            if lane and (rows or self._active[0]):
+                raise IllegalPlan("only an idle, empty batch is prefilled in place from the other lane")
+            beside = self._in_place(1 - lane) if self._active[1 - lane] is not None else 0
+            if rows + len(self.batch.held) + beside + len(jobs) > self.max_rows:
+                raise IllegalPlan(f"more than {self.max_rows} rows")
+
+    def _in_place(self, lane: int) -> int:
+        """Requests that the lane is about to turn into rows."""
         active = self._active[lane]
-        return self.prefilling[lane] if active is not None and not active.apart else ()
+        return 0 if active is None or active.apart else len(self.prefilling[lane])
 
-    def _take_memory(self, plan: Plan) -> None:
+    def _change_memory(self, plan: Plan) -> None:
         batch, book = self.batch, self.book
         for request in plan.park:
-            self.host_tokens += book.park(batch.rows[request].job, batch.length(request))
+            self.host_tokens += book.park(batch.rows[request][0], batch.length(request))
         for request in plan.drop:
-            book.release(batch.rows[request].job, batch.length(request))
-        if plan.insert and self.parked:
-            for request in plan.insert:
-                if request in self.parked:
-                    self.host_tokens += book.resume(*self.parked[request])
-        if plan.decode:
+            book.release(batch.rows[request][0], batch.length(request))
+        resumed = [self.parked[request] for request in plan.insert if request in self.parked]
+        if resumed:
+            self.host_tokens += book.resume(resumed)
+        if plan.decode and book.grows:
             book.decode(1, self._longest_after(plan))
-        if plan.prefill:
-            book.admit(plan.prefill, [self.prefill_length(job) for job in plan.prefill], plan.apart)
 
     def _longest_after(self, plan: Plan) -> int:
         """Length of the longest row once the plan's rows have left and joined."""
@@ -198,44 +250,33 @@ class Ledger:
         else:
             longest = batch.longest
         for request in plan.insert:
-            longest = max(longest, self._length_beside(request))
+            ready = self.ready.get(request)
+            longest = max(longest, self.prefill_length(ready) if ready else self.parked[request][1])
         return longest
 
-    def _length_beside(self, request: int) -> int:
-        return self.prefill_length(self.ready[request]) if request in self.ready else self.parked[request][1]
-
-    def _move(self, lane: int, plan: Plan) -> None:
-        batch, book = self.batch, self.book
+    def _move_rows(self, plan: Plan) -> None:
+        batch = self.batch
         for request in plan.park:
             length = batch.length(request)
-            self.parked[request] = batch.remove(request).job, length
+            self.parked[request] = batch.remove(request)[0], length
         for request in plan.drop:
-            job, length = batch.rows[request].job, batch.length(request)
-            batch.remove(request)
+            length = batch.length(request)
+            job, _ = batch.remove(request)
             self.progress[request] = length - job.prompt_tokens + 1
             self.waiting.push(job)
         for request in plan.insert:
             if request in self.ready:
                 job = self.ready.pop(request)
-                length = self.prefill_length(job)
-                self.progress.pop(request, None)
+                self._join(job, self.prefill_length(job))
             else:
-                job, length = self.parked.pop(request)
-            self._join(job, length)
-        if plan.prefill:
-            if self._remote_limit is not None:
-                longest = max(self.prefill_length(job) for job in plan.prefill)
-                self.remote.update((job.id, longest) for job in plan.prefill)
-            self.waiting.take(plan.prefill)
-            self.prefilling[lane] = plan.prefill
-        if plan.decode:
-            book.compact()
-            self.inserted, self._joined = self._joined, 0
+                self._join(*self.parked.pop(request))
 
     def _join(self, job: Job, length: int) -> None:
         self.batch.add(job, length)
-        self.book.join(job, length)
-        self._joined += 1
+        if self.book.follows_rows:
+            self.book.join(job, length)
+        if self.progress:
+            self.progress.pop(job.id, None)
 
     # commit
 
@@ -255,45 +296,62 @@ class Ledger:
             raise IllegalPlan(f"lane {lane} is idle")
         self._active[lane] = None
         if plan.decode:
-            self.batch.clock += 1
+            batch = self.batch
+            batch.clock += 1
             if steps > 1:
-                self.book.decode(steps - 1, self.batch.longest)
-                self.batch.clock += steps - 1
+                if self.book.grows:
+                    self.book.decode(steps - 1, batch.longest)
+                batch.clock += steps - 1
         if plan.prefill:
             finished = self._land(plan, lane, finished)
-        for request in finished:
-            self._finish_row(request)
+        if finished:
+            self._finish_rows(finished)
 
     def _land(self, plan: Plan, lane: int, finished: Sequence[int]) -> Sequence[int]:
         """Give the prefilled jobs their next state; return the finished requests that are rows."""
         self.prefilling[lane] = ()
-        ended: set[int] = set() if self._hold_finished else {job.id for job in plan.prefill}.intersection(finished)
+        ended: set[int] = set()
+        if finished and not self._hold_finished:
+            ended = {job.id for job in plan.prefill}.intersection(finished)
+        apart, beside = plan.apart, self.ready if self._remote_limit is None else self.sending
+        batch, progress, follows_rows = self.batch, self.progress, self.book.follows_rows
         for job in plan.prefill:
-            length = self.prefill_length(job)
-            if job.id in ended:
+            length = self.prefill_length(job) if progress else job[2]
+            if ended and job[0] in ended:
                 self.book.release(job, length)
-                self.progress.pop(job.id, None)
-                self.remote.pop(job.id, None)
-            elif plan.apart:
-                (self.ready if self._remote_limit is None else self.sending)[job.id] = job
+                self.remote.pop(job[0], None)
+            elif apart:
+                beside[job[0]] = job
+                continue
             else:
-                self.progress.pop(job.id, None)
-                self._join(job, length)
+                batch.add(job, length)
+                if follows_rows:
+                    self.book.join(job, length)
+            if progress:
+                progress.pop(job[0], None)
         return [request for request in finished if request not in ended] if ended else finished
 
-    def _finish_row(self, request: int) -> None:
-        batch = self.batch
-        if request not in batch.rows:
-            raise IllegalPlan(f"request {request} is not running")
-        if not self._hold_finished:
-            length = batch.length(request)
-            self.book.release(batch.rows[request].job, length)
-            batch.remove(request)
+    def _finish_rows(self, finished: Sequence[int]) -> None:
+        batch, book, clock, rows = self.batch, self.book, self.batch.clock, self.batch.rows
+        for request in finished:
+            if request not in rows:
+                raise IllegalPlan(f"request {request} is not running, so it cannot finish")
+        if self._hold_finished:
+            self._hold_rows(finished)
             return
-        batch.hold(request)
+        for request in finished:
+            job, offset = rows[request]
+            book.release(job, clock + offset)
+            del rows[request]
+            batch.offset_sum -= offset
+
+    def _hold_rows(self, finished: Sequence[int]) -> None:
+        batch = self.batch
+        for request in finished:
+            batch.hold(request)
         if not batch.rows:
-            for row in batch.held.values():
-                self.book.release(row.job, batch.clock + row.offset)
+            for job, offset in batch.held.values():
+                self.book.release(job, batch.clock + offset)
             batch.held.clear()
 
     def deliver(self, jobs: Sequence[Job]) -> None:

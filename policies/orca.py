@@ -44,10 +44,10 @@ class Orca(Policy):
             return self._reorder(view)
         room = self.max_batch - len(view.rows)
         if room > 0 and view.waiting:
-            newcomers = view.fitting(view.head(room))
+            newcomers = view.admissible(room)
             if newcomers:
                 room -= len(newcomers)
-                heeds = (room > 0 and len(newcomers) == view.waiting) or self.order != "fcfs"
+                heeds = (room > 0 and len(newcomers) == len(view.waiting)) or self.order != "fcfs"
                 steady = Steady.UNTIL_ARRIVAL if heeds else Steady.THROUGH_ARRIVALS
                 return Plan(newcomers, decode=bool(view.rows), steady=steady)
         if not view.rows:
@@ -57,8 +57,8 @@ class Orca(Policy):
 
     def _reorder(self, view: View) -> Plan:
         """Give the turns to the first of the whole pool; a row that loses its turn keeps its reservation."""
-        in_flight = [row.job for row in view.rows.values()] + [job for job, _ in view.parked.values()]
-        pool = sorted([*in_flight, *view.fitting(view.head(self.max_batch))], key=view.key)
+        in_flight = [job for job, _ in view.rows.values()] + [job for job, _ in view.parked.values()]
+        pool = sorted([*in_flight, *view.admissible(self.max_batch)], key=view.key)
         turns = {job.id: job for job in pool[: self.max_batch]}
         park = [request for request in view.rows if request not in turns]
         insert = [request for request in view.parked if request in turns]

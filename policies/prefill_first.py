@@ -39,7 +39,7 @@ class PrefillFirst(Policy):
             return Plan(drop=newest, decode=leaving < len(view.rows))
         room = self.max_batch - len(view.rows)
         if room > 0 and view.waiting:
-            group = self._within_budget(view, view.fitting(view.head(room)))
+            group = self._within_budget(view, view.admissible(room))
             if group:
                 return Plan(group)
         if not view.rows:

@@ -3,7 +3,7 @@
 import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from policies.errors import InputError
@@ -48,65 +48,61 @@ def order_key(order: str, predictor: Predictor = declared) -> Key:
 
 
 class Queue(Protocol):
-    """Jobs that wait, iterated in the order in which they are served.
+    """Jobs that wait, iterated in the order in which they are served."""
 
-    Attributes:
-        key: The place of a job in that order.
-    """
-
-    key: Key
+    @property
+    def key(self) -> Key:
+        """The place of a job in that order."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Job]: ...
 
+    def __contains__(self, job: object) -> bool: ...
+
     def push(self, job: Job) -> None:
         """Put a job in its place."""
 
-    def holds(self, jobs: Sequence[Job]) -> bool:
-        """Whether all these jobs wait, none named twice."""
+    def extend_arrivals(self, jobs: Iterable[Job]) -> None:
+        """Put new arrivals in their places."""
 
-    def take(self, jobs: Sequence[Job]) -> None:
-        """Remove jobs that wait."""
+    def take(self, jobs: Sequence[Job]) -> bool:
+        """Remove jobs that wait; change nothing and return False unless all of them do, none named twice."""
 
 
-class ArrivalQueue:
+class ArrivalQueue(deque[Job]):
     """First come, first served: a deque, since jobs arrive in order."""
 
-    def __init__(self) -> None:
-        self.key: Key = first_come_first_served
-        self._jobs: deque[Job] = deque()
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs)
+    key = staticmethod(first_come_first_served)
 
     def push(self, job: Job) -> None:
         """Append an arrival; a job that comes back goes where its arrival puts it, near the head."""
-        jobs = self._jobs
-        if not jobs or (jobs[-1].arrival_s, jobs[-1].id) < (job.arrival_s, job.id):
-            jobs.append(job)
+        if not self or (self[-1].arrival_s, self[-1].id) < (job.arrival_s, job.id):
+            self.append(job)
             return
-        place = next(i for i, other in enumerate(jobs) if (job.arrival_s, job.id) <= (other.arrival_s, other.id))
-        jobs.insert(place, job)
+        place = next(i for i, other in enumerate(self) if (job.arrival_s, job.id) <= (other.arrival_s, other.id))
+        self.insert(place, job)
 
-    def holds(self, jobs: Sequence[Job]) -> bool:
-        """Whether all these jobs wait, none named twice."""
-        waiting = iter(self._jobs)
+    def extend_arrivals(self, jobs: Iterable[Job]) -> None:
+        """Append new arrivals, which are in order."""
+        self.extend(jobs)
+
+    def take(self, jobs: Sequence[Job]) -> bool:
+        """Remove jobs that wait, most often the first ones."""
+        if len(jobs) == 1 and self and self[0] is jobs[0]:
+            self.popleft()
+            return True
+        if len(jobs) > len(self):
+            return False
+        if all(job is head for job, head in zip(jobs, self, strict=False)):
+            for _ in jobs:
+                self.popleft()
+            return True
+        if len({job.id for job in jobs}) < len(jobs) or not all(job in self for job in jobs):
+            return False
         for job in jobs:
-            if next(waiting, None) is not job:
-                return len(set(jobs)) == len(jobs) and all(job in self._jobs for job in jobs)
+            self.remove(job)
         return True
-
-    def take(self, jobs: Sequence[Job]) -> None:
-        """Remove jobs that wait."""
-        for job in jobs:
-            if self._jobs[0] is job:
-                self._jobs.popleft()
-            else:
-                self._jobs.remove(job)
 
 
 class OrderedQueue:
@@ -129,6 +125,9 @@ class OrderedQueue:
             yield front[place][1]
             place += 1
 
+    def __contains__(self, job: object) -> bool:
+        return any(entry[1] is job for entry in self._front) or any(entry[1] is job for entry in self._heap)
+
     def push(self, job: Job) -> None:
         """Put a job in its place."""
         entry = (self.key(job), job)
@@ -137,21 +136,24 @@ class OrderedQueue:
         else:
             heapq.heappush(self._heap, entry)
 
-    def holds(self, jobs: Sequence[Job]) -> bool:
-        """Whether all these jobs wait, none named twice."""
-        ids = {job.id for job in jobs}
-        if len(ids) != len(jobs):
-            return False
-        front = {job.id for _, job in self._front}
-        return ids <= front or ids <= front | {job.id for _, job in self._heap}
+    def extend_arrivals(self, jobs: Iterable[Job]) -> None:
+        """Put new arrivals in their places."""
+        for job in jobs:
+            self.push(job)
 
-    def take(self, jobs: Sequence[Job]) -> None:
-        """Remove jobs that wait."""
+    def take(self, jobs: Sequence[Job]) -> bool:
+        """Remove jobs that wait, most often from the front."""
         ids = {job.id for job in jobs}
-        self._front = [entry for entry in self._front if entry[1].id not in ids]
-        if any(entry[1].id in ids for entry in self._heap):
+        if len(ids) < len(jobs):
+            return False
+        in_front = sum(entry[1].id in ids for entry in self._front)
+        if in_front < len(ids):
+            if in_front + sum(entry[1].id in ids for entry in self._heap) < len(ids):
+                return False
             self._heap = [entry for entry in self._heap if entry[1].id not in ids]
             heapq.heapify(self._heap)
+        self._front = [entry for entry in self._front if entry[1].id not in ids]
+        return True
 
 
 def make_queue(order: str, predictor: Predictor = declared) -> Queue:

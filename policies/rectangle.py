@@ -24,9 +24,12 @@ class Rectangle:
         limit: Tokens that the memory holds.
         rows: Rows allocated.
         capacity: Columns allocated.
+        grows: Whether the capacity follows the window rather than reservations.
         slots: Request id by row, None for a hole.
         moves: Rows moved into holes by the last `decode`, as (id, from, to).
     """
+
+    follows_rows = shaped = True
 
     def __init__(self, limit: int, batch: Batch, max_rows: int, reserve: str) -> None:
         self.limit = limit
@@ -36,7 +39,7 @@ class Rectangle:
         self.moves: list[tuple[int, int, int]] = []
         self._batch = batch
         self._max_rows = max_rows
-        self._follow_window = reserve == "window"
+        self.grows = reserve == "window"
         self._places: dict[int, int] = {}
         self._holes: list[int] = []
         self._needs: dict[int, int] = {}
@@ -49,7 +52,7 @@ class Rectangle:
         return self.rows * self.capacity + self._beside_sum
 
     def _need(self, job: Job, length: int) -> int:
-        return length + 1 if self._follow_window else job.prompt_tokens + job.max_new_tokens
+        return length + 1 if self.grows else job.prompt_tokens + job.max_new_tokens
 
     def _shape(self, newcomers: int, need: int, beside: int, leavers: int = 0) -> tuple[int, int] | None:
         """Return the (rows, capacity) that holds everyone and `newcomers`, or None if memory does not allow it."""
@@ -57,10 +60,10 @@ class Rectangle:
         size = self.rows * self.capacity
         if occupants <= self.rows and need <= self.capacity and size + beside <= self.limit:
             return self.rows, self.capacity
-        if not self._follow_window:
-            need = max(need, max(self._needs.values(), default=0))
+        fixed = (self._needs[request] for request in self._beside) if self.grows else self._needs.values()
+        need = max(need, max(fixed, default=0))
         space = self.limit - beside - (size if self._places else 0)
-        capacity = -(-need // GRANULE) * GRANULE if self._follow_window else need
+        capacity = -(-need // GRANULE) * GRANULE if self.grows else need
         if occupants * capacity > space:
             capacity = need
         room_for_one_beside = (space - capacity) // capacity
@@ -90,7 +93,7 @@ class Rectangle:
         return taken
 
     def _window_need(self) -> int:
-        return self._batch.longest + 1 if self._follow_window and self._places else 0
+        return self._batch.longest + 1 if self.grows and self._places else 0
 
     def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
         """Shape the rectangle for the newcomers, and take the padded group beside it if `apart`."""
@@ -149,20 +152,20 @@ class Rectangle:
             count += 1
         return count
 
-    def resume(self, job: Job, length: int) -> int:
-        """Shape the rectangle for the request and move its KV back from host memory."""
-        need = self._need(job, length)
-        self._reshape(self._shape(1, max(need, self._window_need()), self._beside_sum))
-        self._needs[job.id] = need
-        return length
+    def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
+        """Shape the rectangle for the requests and move their KV back from host memory."""
+        needs = {job.id: self._need(job, length) for job, length in jobs}
+        self._reshape(self._shape(len(jobs), max(*needs.values(), self._window_need()), self._beside_sum))
+        self._needs.update(needs)
+        return sum(length for _, length in jobs)
 
     def further_steps(self) -> int:
         """Columns that the window may still grow into."""
-        return self.capacity - self._batch.longest - 1 if self._follow_window and self._places else UNBOUNDED
+        return self.capacity - self._batch.longest - 1 if self.grows and self._places else UNBOUNDED
 
     def decode(self, steps: int, longest: int) -> None:
         """Close the holes and let the rectangle grow with the window."""
-        if self._follow_window and longest + steps > self.capacity:
+        if self.grows and longest + steps > self.capacity:
             self._reshape(self._shape(0, longest + steps, self._beside_sum))
 
     def compact(self) -> None:
@@ -182,9 +185,9 @@ class Rectangle:
 
     def overflow(self) -> int:
         """Count the newest rows that must be parked for the rest to decode one step."""
-        if not self._follow_window or self._batch.longest < self.capacity:
+        if not self.grows or self._batch.longest < self.capacity:
             return 0
-        offsets = [row.offset for row in self._batch.rows.values()]
+        offsets = [offset for _, offset in self._batch.rows.values()]
         for leavers in range(len(offsets)):
             need = self._batch.clock + max(offsets[: len(offsets) - leavers]) + 1
             if self._shape(0, need, self._beside_sum, leavers) is not None:

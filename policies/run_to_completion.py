@@ -43,8 +43,8 @@ class RunToCompletion(Policy):
             return CARRY_ON
         if not view.waiting:
             return IDLE
-        if self.max_wait and view.waiting < self.max_batch:
-            oldest = min(job.arrival_s for job in view.head(view.waiting))
+        if self.max_wait and len(view.waiting) < self.max_batch:
+            oldest = min(job.arrival_s for job in view.waiting)
             if now < oldest + self.max_wait:
                 return Plan(ask_at=oldest + self.max_wait)
-        return Plan(prefill=view.fitting(view.head(self.max_batch)))
+        return Plan(prefill=view.admissible(self.max_batch))

@@ -1,7 +1,6 @@
 """What a policy sees."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from policies.batch import Row
@@ -10,27 +9,28 @@ from policies.ledger import Ledger
 
 
 class View:
-    """A read-only window on the ledger. Nothing here tells how long an answer will be."""
+    """A read-only window on the ledger. Nothing here tells how long an answer will be.
 
-    __slots__ = ("_ledger", "parked", "ready", "rows")
+    Attributes:
+        waiting: The jobs to prefill, in queue order.
+        rows: Live rows by request id, in the order in which they joined.
+        ready: Prefilled requests that are not yet in the batch.
+        parked: Preempted requests with their KV kept, and its length in tokens.
+        admissible: `admissible(count, apart=False)`: of the first `count` waiting jobs, those that memory can take
+            together, from the first to the last before one that does not fit; `apart`: their KV is to lie beside the
+            batch at first.
+    """
+
+    __slots__ = ("_ledger", "admissible", "parked", "ready", "rows", "waiting")
 
     def __init__(self, ledger: Ledger) -> None:
+        """Look at a ledger."""
         self._ledger = ledger
+        self.admissible = ledger.admissible
+        self.waiting: Collection[Job] = ledger.waiting
         self.rows: Mapping[int, Row] = MappingProxyType(ledger.batch.rows)
-        """Live rows by request id, in the order in which they joined."""
         self.ready: Mapping[int, Job] = MappingProxyType(ledger.ready)
-        """Prefilled requests that are not yet in the batch."""
         self.parked: Mapping[int, tuple[Job, int]] = MappingProxyType(ledger.parked)
-        """Preempted requests with their KV kept, and its length in tokens."""
-
-    @property
-    def waiting(self) -> int:
-        """How many jobs wait to be prefilled."""
-        return len(self._ledger.waiting)
-
-    def head(self, count: int) -> Iterator[Job]:
-        """The first `count` waiting jobs, in queue order."""
-        return islice(self._ledger.waiting, count)
 
     def key(self, job: Job) -> tuple[float, ...]:
         """The place of a job in the queue order, smallest first."""
@@ -54,10 +54,6 @@ class View:
     def prefill_length(self, job: Job) -> int:
         """Tokens that a prefill of the job would compute."""
         return self._ledger.prefill_length(job)
-
-    def fitting(self, jobs: Iterable[Job], apart: bool = False) -> list[Job]:
-        """Return the jobs, from the first, that KV memory can take together; stop at the first that does not fit."""
-        return self._ledger.fitting(jobs, apart)
 
     def resumable(self) -> int:
         """How many parked requests, from the first parked, KV memory can take back together."""

@@ -1,9 +1,8 @@
 """The true output lengths, which only the engine knows, and what became of every request."""
 
-import heapq
 from array import array
-from collections.abc import Sequence
-from enum import IntEnum
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 
 from policies.job import Job
 from workloads.requests import Requests
@@ -12,29 +11,24 @@ _ID_BITS = 32
 _ID = (1 << _ID_BITS) - 1
 
 
-class Status(IntEnum):
-    """How a request stands when the run is over."""
-
-    UNFINISHED = 0
-    FINISHED = 1
-    REJECTED = 2
-
-
 class Answers:
     """When each request ends, on the decode clock of the batch, and when things happened to it, in seconds.
 
     Attributes:
-        first_scheduled_s: Start of its first prefill; NaN until then. One entry per request, as below.
+        arrival_s: When it arrived (known only then in a closed loop). One entry per request, as below.
+        first_scheduled_s: Start of its first prefill; NaN until then.
         first_token_s: End of its first prefill.
         finish_s: End of the iteration that gave its last token, or that released it.
         join_clock: Decode clock when it first joined the batch; -1 if it never did.
-        preemptions: How often it was parked or dropped.
-        status: A `Status`.
+        preemptions: How often a request was parked or dropped, by id.
         rejoins: (decode clock, time of the token before) of every return to the batch after a preemption.
+        recomputed: (time of the token before, time of the token) of every prefill after a drop.
+        rejected: Requests that can never be served.
         finished: How many requests have finished.
     """
 
     def __init__(self, requests: Requests) -> None:
+        """Know the output lengths of a workload."""
         count = len(requests)
         unknown = array("d", [float("nan")]) * count
         self.arrival_s = array("d", requests.arrival_s.tobytes())
@@ -42,13 +36,14 @@ class Answers:
         self.first_token_s = unknown[:]
         self.finish_s = unknown
         self.join_clock = array("q", [-1]) * count
-        self.preemptions = array("q", [0]) * count
-        self.status = array("b", [Status.UNFINISHED]) * count
+        self.preemptions: dict[int, int] = {}
         self.rejoins: list[tuple[int, float]] = []
+        self.recomputed: list[tuple[float, float]] = []
+        self.rejected: set[int] = set()
         self.finished = 0
         self._output_tokens = array("q", requests.output_tokens.tobytes())
         self._left: dict[int, int] = {}
-        self._interrupted_s: dict[int, float] = {}
+        self._token_s: dict[int, float] = {}
         self._due: list[int] = []
 
     @property
@@ -56,64 +51,67 @@ class Answers:
         """Decode clock at which the next row of the batch ends; only of a batch that has live rows."""
         return self._due[0] >> _ID_BITS
 
-    def scheduled(self, jobs: Sequence[Job], now: float) -> None:
-        """A prefill of these jobs starts."""
+    def prefilled(self, jobs: Sequence[Job], start: float, now: float) -> list[int]:
+        """A prefill gave each job a token; return those for which it was the last."""
+        ended: list[int] = []
+        output_tokens, left, preemptions = self._output_tokens, self._left, self.preemptions
         for job in jobs:
-            if self.preemptions[job.id] == 0:
-                self.first_scheduled_s[job.id] = now
-
-    def prefilled(self, jobs: Sequence[Job], now: float) -> list[int]:
-        """A prefill ended and gave each job a token; return those for which it was the last."""
-        ended = []
-        for job in jobs:
-            request = job.id
-            if self.preemptions[request] == 0:
-                self.first_token_s[request] = now
-                left = self._output_tokens[request] - 1
+            request = job[0]
+            if preemptions and request in preemptions:
+                remaining = left.pop(request) - 1
+                self.recomputed.append((self._token_s[request], now))
+                self._token_s[request] = now
             else:
-                left = self._left[request] - 1
-            if left:
-                self._left[request] = left
+                self.first_scheduled_s[request] = start
+                self.first_token_s[request] = now
+                remaining = output_tokens[request] - 1
+            if remaining:
+                left[request] = remaining
             else:
                 ended.append(request)
+                self.finish_s[request] = now
         return ended
 
-    def joined(self, request: int, clock: int) -> None:
-        """A request has become a row; its next token comes with the decode step that starts at `clock`."""
-        heapq.heappush(self._due, (clock + self._left.pop(request)) << _ID_BITS | request)
-        if self.join_clock[request] < 0:
-            self.join_clock[request] = clock
-        else:
-            self.rejoins.append((clock, self._interrupted_s.pop(request)))
+    def landed(self, jobs: Sequence[Job], clock: int) -> None:
+        """Those of the prefilled jobs that have not ended have become rows."""
+        left = self._left
+        for job in jobs:
+            if job[0] in left:
+                self.joined((job[0],), clock)
 
-    def interrupted(self, requests: Sequence[int], clock: int, now: float) -> None:
-        """Rows have left the batch before their end."""
+    def joined(self, requests: Iterable[int], clock: int) -> None:
+        """Requests have become rows; their next tokens come with the decode step that starts at `clock`."""
+        due, left, join_clock = self._due, self._left, self.join_clock
+        for request in requests:
+            heappush(due, (clock + left.pop(request)) << _ID_BITS | request)
+            if join_clock[request] < 0:
+                join_clock[request] = clock
+            else:
+                self.rejoins.append((clock, self._token_s[request]))
+
+    def interrupted(self, requests: Sequence[int], clock: int, token_s: float) -> None:
+        """Rows, whose last tokens came at `token_s`, have left the batch before their end."""
         leaving = set(requests)
         for entry in self._due:
             request = entry & _ID
             if request in leaving:
                 self._left[request] = (entry >> _ID_BITS) - clock
-                self._interrupted_s[request] = now
-                self.preemptions[request] += 1
+                self.preemptions[request] = self.preemptions.get(request, 0) + 1
+                self._token_s[request] = token_s
         self._due = [entry for entry in self._due if entry & _ID not in leaving]
-        heapq.heapify(self._due)
+        heapify(self._due)
 
-    def ending(self, clock: int) -> list[int]:
-        """Return, and forget, the rows whose last token comes with the step that ends at `clock`."""
-        due = self._due
-        ended = []
+    def ending(self, clock: int, now: float) -> list[int]:
+        """Return, and forget, the rows whose last token came with the step that ended at `clock`, at time `now`."""
+        due, ended = self._due, []
         limit = (clock + 1) << _ID_BITS
         while due and due[0] < limit:
-            ended.append(heapq.heappop(due) & _ID)
+            request = heappop(due) & _ID
+            self.finish_s[request] = now
+            ended.append(request)
         return ended
 
-    def finish(self, requests: Sequence[int], now: float) -> None:
-        """Requests have left with their whole answers."""
+    def released(self, requests: Sequence[int], now: float) -> None:
+        """Requests that ended earlier leave only now."""
         for request in requests:
             self.finish_s[request] = now
-            self.status[request] = Status.FINISHED
-        self.finished += len(requests)
-
-    def reject(self, request: int) -> None:
-        """A request can never be served."""
-        self.status[request] = Status.REJECTED

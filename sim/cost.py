@@ -28,13 +28,16 @@ class Demand(NamedTuple):
     traffic_s: float
 
 
-class CostModel:
-    """Prices `Work` on one hardware and model.
+def computed_slots(work: Work) -> Any:
+    """Token slots that went through the linear layers, padding and finished rows counted. Takes counts or arrays."""
+    return work.rows + work.held_rows + work.prefill_tokens + work.prefill_padding + work.insertion_padding
 
-    `seconds` takes the counts of one iteration, or a `Work` of equally long arrays: the formula is the same.
-    """
+
+class CostModel:
+    """Prices `Work` on one hardware and model."""
 
     def __init__(self, hardware: Hardware, model: Model) -> None:
+        """Derive the coefficients, each in seconds per unit of work."""
         self.hardware = hardware
         self.model = model
         flops = hardware.peak_flops * hardware.flops_efficiency
@@ -50,32 +53,40 @@ class CostModel:
         self._copy_s = 2 * kv_bytes / bandwidth
         self._host_s = kv_bytes / hardware.host_bandwidth
         self._launch_s = model.layers * hardware.attention_launch_s
+        self._step_s = hardware.step_overhead_s
         self._pass_s = model.layers * hardware.layer_overhead_s
 
     def seconds(self, work: Work) -> float:
-        """Duration of one iteration alone on its GPU, in seconds."""
-        return self._price(work, max)  # type: ignore[no-any-return]
-
-    def seconds_each(self, work: Work) -> Array:
-        """Durations of many iterations: every field of `work` is an array."""
-        return np.asarray(self._price(work, np.maximum), dtype=np.float64)
-
-    def _price(self, work: Any, maximum: Any) -> Any:
+        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
         (_, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs) = work[:11]
         kv_read, kv_held, kv_padding, copied, host, launches = work[11:]
+        seconds = self._step_s + (kv_read + kv_held + kv_padding) * self._kv_s
         slots = rows + held + tokens + padding + insertion
-        sampled = rows + held + prompts
-        computed = slots > 0
-        return (
-            self.hardware.step_overhead_s
-            + computed * (self._pass_s + maximum(slots * self._layers_flops_s, self._layers_read_s))
-            + computed * maximum(sampled * self._head_flops_s, self._head_read_s)
-            + (kv_read + kv_held + kv_padding) * self._kv_s
-            + (pairs + padding_pairs + insertion_pairs) * self._pair_s
-            + maximum(launches - 1, 0) * self._launch_s
-            + copied * self._copy_s
-            + host * self._host_s
-        )
+        if slots:
+            layers, layers_read = slots * self._layers_flops_s, self._layers_read_s
+            head, head_read = (rows + held + prompts) * self._head_flops_s, self._head_read_s
+            seconds += self._pass_s + (layers if layers > layers_read else layers_read)
+            seconds += head if head > head_read else head_read
+        if prompts:
+            seconds += (pairs + padding_pairs + insertion_pairs) * self._pair_s
+        if launches > 1:
+            seconds += (launches - 1) * self._launch_s
+        if copied or host:
+            seconds += copied * self._copy_s + host * self._host_s
+        return seconds
+
+    def seconds_each(self, work: Work) -> Array:
+        """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
+        kv = work.kv_read + work.kv_held + work.kv_padding
+        pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
+        slots = computed_slots(work)
+        sampled = work.rows + work.held_rows + work.prefill_rows
+        layers = self._pass_s + np.maximum(slots * self._layers_flops_s, self._layers_read_s)
+        head = np.maximum(sampled * self._head_flops_s, self._head_read_s)
+        launches = np.maximum(work.attention_launches - 1, 0)
+        fixed = self._step_s + (slots > 0) * (layers + head) + launches * self._launch_s
+        moved = work.kv_copied * self._copy_s + work.kv_host * self._host_s
+        return np.asarray(fixed + kv * self._kv_s + pairs * self._pair_s + moved, dtype=np.float64)
 
     def growth(self, rows: int) -> float:
         """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""
@@ -85,7 +96,7 @@ class CostModel:
         """What an iteration asks of each shared resource; neither exceeds `seconds`."""
         pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
         kv = work.kv_read + work.kv_held + work.kv_padding
-        slots = work.rows + work.held_rows + work.prefill_tokens + work.prefill_padding + work.insertion_padding
+        slots = computed_slots(work)
         sampled = work.rows + work.held_rows + work.prefill_rows
         flops_s = slots * self._layers_flops_s + sampled * self._head_flops_s + (pairs + kv) * self._pair_s
         traffic_s = kv * self._kv_read_s + work.kv_copied * self._copy_s
@@ -106,7 +117,7 @@ class CostModel:
         """Bytes read or written in GPU memory, padding counted. Takes counts or arrays."""
         model = self.model
         weights = (model.layers * model.layer_parameters + model.head_parameters) * model.bytes_per_value
-        slots = work.rows + work.held_rows + work.prefill_tokens
+        slots = computed_slots(work)
         kv = work.kv_read + work.kv_held + work.kv_padding + 2 * work.kv_copied
         return (slots > 0) * weights + kv * model.kv_bytes_per_token
 

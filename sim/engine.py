@@ -1,8 +1,9 @@
 """The discrete-event engine: the loop view, plan, begin, run, commit, on simulated time.
 
 One lane runs the batch; a policy that prefills beside it has a second lane, on the same GPU or on one of its own.
-Each lane has at most one `Task`, ended by a SimPy timeout. An iteration that a policy has promised to repeat is
-stretched over many steps in one event; whatever ends the promise early cuts the stretch at the next step boundary.
+Each lane has at most one `Task`. With two lanes every task ends by a SimPy timeout, and whatever one lane does
+re-times or cuts short the other's; a lane that is alone runs ahead until it must wait. An iteration that a policy has
+promised to repeat is stretched over many steps at once; whatever ends the promise cuts the stretch at the next step.
 """
 
 import gc
@@ -36,7 +37,8 @@ DECODE, PREFILL = 0, 1
 
 def make_ledger(policy: Policy, kv_tokens: int, predictor: Predictor, remote_tokens: int | None = None) -> Ledger:
     """Return an empty ledger with the KV book and the queue that a policy asks for."""
-    traits, batch = policy.traits, Batch()
+    traits = policy.traits
+    batch = Batch(track_longest=traits.memory in ("rectangle", "static"))
     books: dict[str, Callable[[], KVBook]] = {
         "slots": lambda: Slots(kv_tokens),
         "paged": lambda: Paged(kv_tokens, batch),
@@ -91,14 +93,16 @@ class Engine:
         self._log = log
         self._stretch = stretch
         self._source = source_of(requests)
+        self._closed_loop = requests.concurrency is not None
         self._env = simpy.Environment()
-        lanes = (DECODE,) if self._traits.lanes == "one" else (DECODE, PREFILL)
-        self._lanes = lanes
+        self._now = 0.0
+        self._two_lanes = self._traits.lanes != "one"
         self._tasks: list[Task | None] = [None, None]
         self._alarms: list[Event | None] = [None, None]
         self._on_end = [partial(self._end, lane) for lane in (DECODE, PREFILL)]
         self._on_alarm = [partial(self._wake, lane) for lane in (DECODE, PREFILL)]
         self._shared = self._traits.lanes == "shared"
+        self._release_with_batch = self._traits.release_with_batch
         self._unreleased: list[int] = []
         self._decoded_s = 0.0
         self._link_free_s = 0.0
@@ -106,123 +110,123 @@ class Engine:
     def run(self) -> Answers:
         """Simulate until every request has left, or nothing can happen any more."""
         with _no_garbage_collection():
-            for lane in self._lanes:
-                self._ask(lane)
-            self._share()
+            if self._two_lanes:
+                self._turn(DECODE)
+                self._turn(PREFILL)
+                self._share()
+            else:
+                self._run_alone()
             self._env.run()
         self._log.flush()
         return self.answers
 
-    # the loop: ask, begin, end
+    # the loop: ask, begin, commit
 
-    def _ask(self, lane: int) -> None:
-        now = self._env.now
+    def _run_alone(self) -> None:
+        """Run the only lane until it idles. Nothing else can happen in the meantime, so no event is needed."""
+        task = self._ask(DECODE)
+        while task is not None:
+            self._now = now = task.start + task.left
+            self._log.append(task, task.left, task.first, task.steps)
+            self._tasks[DECODE] = None
+            self._commit(DECODE, task, task.steps, now)
+            task = self._ask(DECODE)
+
+    def _ask(self, lane: int) -> Task | None:
+        now = self._now
         if self._source.next_s <= now:
             self._admit(now)
         plan = self._policy.plan(self._view, now, lane)
-        if plan.idle:
-            self._sleep(lane, plan)
-        else:
-            self._begin(lane, plan)
+        prefill, insert, park, drop, decode, _, _, _ = plan
+        if decode or prefill or insert or park or drop:
+            return self._begin(lane, plan, now)
+        self._sleep(lane, plan)
+        return None
 
-    def _begin(self, lane: int, plan: Plan) -> None:
-        now, ledger, answers = self._env.now, self.ledger, self.answers
+    def _begin(self, lane: int, plan: Plan, now: float) -> Task:
+        if self._two_lanes:
+            self._cut(1 - lane)
+        ledger = self.ledger
         ledger.begin(lane, plan)
-        if plan.park or plan.drop:
-            answers.interrupted([*plan.park, *plan.drop], ledger.batch.clock, self._decoded_s)
-        for request in plan.insert:
-            answers.joined(request, ledger.batch.clock)
-        if plan.prefill:
-            answers.scheduled(plan.prefill, now)
+        prefill, insert, park, drop, _, _, _, steady = plan
+        if park or drop:
+            self.answers.interrupted([*park, *drop], ledger.batch.clock, self._decoded_s)
+        if insert:
+            self.answers.joined(insert, ledger.batch.clock)
         work = self._count(ledger, plan, lane)
         task = Task(plan, work, now, self._cost.seconds(work), ledger)
         self._alarms[lane] = None
         self._tasks[lane] = task
-        if self._stretch and plan.steady and not (plan.prefill or plan.insert or plan.park or plan.drop or work.kv_copied):
+        if steady and self._stretch and not (prefill or insert or park or drop or work.kv_copied):
             self._extend(task, lane)
-        if not self._shared:
-            self._schedule(lane, task, task.left)
+        return task
 
     def _extend(self, task: Task, lane: int) -> None:
         """Let a promised iteration run on until the promise can end."""
         if self._shared and self._tasks[1 - lane] is not None:
             return
-        ledger, now = self.ledger, task.start
-        steps = min(self.answers.next_finish - ledger.batch.clock, 1 + ledger.book.further_steps())
+        ledger = self.ledger
+        steps = self.answers.next_finish - ledger.batch.clock
+        if ledger.book.grows:
+            steps = min(steps, 1 + ledger.book.further_steps())
         if steps > 1:
             task.growth = self._cost.growth(task.work.rows + task.work.held_rows)
-            until = task.plan.ask_at
-            if task.plan.steady is Steady.UNTIL_ARRIVAL:
-                until = min(until, self._source.next_s)
-            if until < now + task.elapsed(steps):
-                steps = min(steps, task.steps_until(until - now))
+            _, _, _, _, _, _, until, steady = task.plan
+            if steady is Steady.UNTIL_ARRIVAL and self._source.next_s < until:
+                until = self._source.next_s
+            if until < math.inf and until < task.start + task.elapsed(steps):
+                steps = min(steps, task.steps_until(until - task.start))
             task.steps = steps
             task.left = task.elapsed(steps)
 
-    def _schedule(self, lane: int, task: Task, delay: float) -> None:
-        task.event = event = Timeout(self._env, delay)
-        event.callbacks.append(self._on_end[lane])
-
-    def _end(self, lane: int, event: Event) -> None:
-        task = self._tasks[lane]
-        if task is None or task.event is not event:
-            return
-        now = self._env.now
-        self._log.append(task.start, now - task.start, task.first_in(now), task.steps, task.waiting, task.kv, task.work)
-        self._tasks[lane] = None
-        self._commit(lane, task.plan, task.steps, now)
-        if len(self._lanes) > 1:
-            self._turn(1 - lane)
-        self._ask(lane)
-        self._share()
-
-    def _commit(self, lane: int, plan: Plan, steps: int, now: float) -> None:
+    def _commit(self, lane: int, task: Task, steps: int, now: float) -> None:
         ledger, answers = self.ledger, self.answers
+        prefill, _, _, _, decode, apart, _, _ = task.plan
         ended: list[int] = []
-        if plan.decode:
+        if decode:
             self._decoded_s = now
-            ended = answers.ending(ledger.batch.clock + steps)
-        if not plan.prefill:
-            ledger.commit(lane, ended, steps)
-        else:
-            at_once = answers.prefilled(plan.prefill, now)
+            ended = answers.ending(ledger.batch.clock + steps, now)
+        if prefill:
+            at_once = answers.prefilled(prefill, task.start, now)
             ended += at_once
             ledger.commit(lane, ended, steps)
-            if not plan.apart:
-                clock = ledger.batch.clock
-                for job in plan.prefill:
-                    if job.id not in at_once:
-                        answers.joined(job.id, clock)
+            if not apart:
+                answers.landed(prefill, ledger.batch.clock)
             elif ledger.sending:
-                self._send([job for job in plan.prefill if job.id not in at_once])
+                self._send([job for job in prefill if job[0] in ledger.sending])
+        else:
+            ledger.commit(lane, ended, steps)
         if ended:
-            self._leave(ended, now)
+            if self._release_with_batch:
+                ended = self._released(ended, now)
+            answers.finished += len(ended)
+            if self._closed_loop:
+                self._source.left(len(ended), now)
 
-    def _leave(self, requests: list[int], now: float) -> None:
-        if self._traits.release_with_batch:
-            self._unreleased += requests
-            if self.ledger.batch.rows:
-                return
-            requests, self._unreleased = self._unreleased, []
-        self.answers.finish(requests, now)
-        self._source.left(len(requests), now)
+    def _released(self, ended: list[int], now: float) -> list[int]:
+        """Of a batch whose answers leave together: all of them once its last row has ended."""
+        self._unreleased += ended
+        if self.ledger.batch.rows:
+            return []
+        released, self._unreleased = self._unreleased, []
+        self.answers.released(released, now)
+        return released
 
     # arrivals and idle lanes
 
     def _admit(self, now: float) -> None:
-        rejected = 0
-        for job in self._source.take(now):
-            self.answers.arrival_s[job.id] = job.arrival_s
-            if not self.ledger.submit(job):
-                self.answers.reject(job.id)
-                rejected += 1
-        if rejected:
-            self._source.left(rejected, now)
-            if self._source.next_s <= now:
-                self._admit(now)
+        while self._source.next_s <= now:
+            jobs = self._source.take(now)
+            if self._closed_loop:
+                for job in jobs:
+                    self.answers.arrival_s[job.id] = job.arrival_s
+            rejected = self.ledger.submit(jobs)
+            if rejected:
+                self.answers.rejected.update(job.id for job in rejected)
+                self._source.left(len(rejected), now)
 
     def _sleep(self, lane: int, plan: Plan) -> None:
-        if plan.ask_at <= self._env.now:
+        if plan.ask_at <= self._now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         until = plan.ask_at
         if plan.steady is not Steady.THROUGH_ARRIVALS:
@@ -233,31 +237,53 @@ class Engine:
             alarm.callbacks.append(self._on_alarm[lane])
 
     def _wake(self, lane: int, alarm: Event) -> None:
-        if self._alarms[lane] is alarm:
+        if self._alarms[lane] is not alarm:
+            return
+        self._now = self._env.now
+        if self._two_lanes:
             self._cut(1 - lane)
-            self._ask(lane)
+            self._turn(lane)
             self._share()
+        else:
+            self._run_alone()
 
-    # two lanes
+    # two lanes: every task is a SimPy event, so that one lane's can be re-timed by the other's
 
     def _turn(self, lane: int) -> None:
-        """Tell a lane that the other has changed: ask it if it idles, cut its stretch short if it runs."""
-        if self._tasks[lane] is None:
-            self._ask(lane)
-        else:
+        """Something has changed: ask a lane that idles, cut the stretch of one that runs."""
+        if self._tasks[lane] is not None:
             self._cut(lane)
+        elif (task := self._ask(lane)) and not self._shared:
+            self._schedule(lane, task, task.left)
+
+    def _schedule(self, lane: int, task: Task, delay: float) -> None:
+        task.event = event = Timeout(self._env, delay)
+        event.callbacks.append(self._on_end[lane])
+
+    def _end(self, lane: int, event: Event) -> None:
+        task = self._tasks[lane]
+        if task is None or task.event is not event:
+            return
+        self._now = now = self._env.now
+        duration = now - task.start
+        self._log.append(task, duration, duration if task.steps == 1 else task.first, task.steps)
+        self._tasks[lane] = None
+        self._commit(lane, task, task.steps, now)
+        self._turn(1 - lane)
+        self._turn(lane)
+        self._share()
 
     def _cut(self, lane: int) -> None:
         """End a stretch with the step now in progress."""
         task = self._tasks[lane]
         if task is None or task.steps == 1:
             return
-        now = self._env.now
+        now = self._now
         done = task.steps_done(now - task.start)
         if done:
             boundary = task.start + task.elapsed(done)
-            self._log.append(task.start, boundary - task.start, task.first, done, task.waiting, task.kv, task.work)
-            self._commit(lane, task.plan, done, boundary)
+            self._log.append(task, boundary - task.start, task.first, done)
+            self._commit(lane, task, done, boundary)
             self.ledger.begin(lane, CARRY_ON)
             work = self._count(self.ledger, CARRY_ON, lane)
             task = self._tasks[lane] = Task(task.plan, work, boundary, self._cost.seconds(work), self.ledger)
@@ -270,7 +296,7 @@ class Engine:
         """Re-time the lanes of a shared GPU: neither of its resources serves more than one second per second."""
         if not self._shared:
             return
-        now = self._env.now
+        now = self._now
         tasks = [task for task in self._tasks if task is not None]
         slowdown = 1.0
         if len(tasks) > 1:
@@ -287,16 +313,17 @@ class Engine:
     def _send(self, jobs: Sequence[Job]) -> None:
         """Queue the KV of prefilled jobs on the link."""
         seconds = self._cost.link_seconds(sum(self.ledger.prefill_length(job) for job in jobs))
-        self._link_free_s = max(self._link_free_s, self._env.now) + seconds
+        self._link_free_s = max(self._link_free_s, self._now) + seconds
         self.link_busy_s += seconds
         arrival = Timeout(self._env, self._link_free_s - self._env.now)
         arrival.callbacks.append(partial(self._deliver, jobs))
 
     def _deliver(self, jobs: Sequence[Job], _: Event) -> None:
+        self._now = self._env.now
         self._cut(DECODE)
         self.ledger.deliver(jobs)
-        for lane in self._lanes:
-            self._turn(lane)
+        self._turn(DECODE)
+        self._turn(PREFILL)
 
 
 @contextmanager

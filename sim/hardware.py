@@ -40,14 +40,17 @@ class Hardware:
     usable_memory: float = 0.9
 
     def __post_init__(self) -> None:
-        """Refuse rates that are not positive and shares outside (0, 1]."""
+        """Refuse what is no number, rates that are not positive and shares outside (0, 1]."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is str or isinstance(value, str):
+            if field.type is str:
+                if not isinstance(value, str):
+                    raise InputError(f"hardware.{field.name}={value}: must be text")
                 continue
             overhead = field.name.endswith("_s")
             share = field.name.endswith("efficiency") or field.name == "usable_memory"
-            low_enough = value <= 1 if share else value < float("inf")
-            if isinstance(value, bool) or not (low_enough and (value >= 0 if overhead else value > 0)):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            low_enough = number and (value <= 1 if share else value < float("inf"))
+            if not (low_enough and (value >= 0 if overhead else value > 0)):
                 bound = "0 or more" if overhead else "above 0 and at most 1" if share else "above 0"
-                raise InputError(f"hardware.{field.name}={value}: must be {bound}")
+                raise InputError(f"hardware.{field.name}={value}: must be a number {bound}")

@@ -15,37 +15,37 @@ _work = tuple.__new__
 
 
 def _lengths(ledger: Ledger, jobs: Sequence[Job]) -> list[int]:
-    return [ledger.prefill_length(job) for job in jobs]
+    if ledger.progress:
+        return [ledger.prefill_length(job) for job in jobs]
+    return [job[2] for job in jobs]
 
 
 def _pairs(lengths: Sequence[int]) -> int:
     """(query, key) pairs of causal attention over prompts of these lengths."""
-    return sum(length * (length + 1) for length in lengths) // 2
+    return sum([length * (length + 1) for length in lengths]) // 2
 
 
-def _selective(ledger: Ledger, plan: Plan, lane: int, per_request: bool) -> Work:
-    """Flattened tokens through the linear layers, attention over each request's own KV: no padding."""
+def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
+    """Flattened tokens through the linear layers, one attention kernel over each request's own KV: no padding."""
     batch = ledger.batch
     rows = kv = inserted = prompts = tokens = pairs = 0
     if plan.decode:
         rows, inserted = len(batch.rows), ledger.inserted
         kv = rows * (batch.clock + 1) + batch.offset_sum
     if plan.prefill:
-        lengths = _lengths(ledger, plan.prefill)
-        prompts, tokens, pairs = len(lengths), sum(lengths), _pairs(lengths)
-    launches = rows + prompts if per_request else 1
-    copied, host = ledger.book.copied, ledger.host_tokens
-    return _work(Work, (lane, rows, 0, inserted, prompts, tokens, pairs, 0, 0, 0, 0, kv, 0, 0, copied, host, launches))
-
-
-def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
-    """One attention kernel per layer for all requests."""
-    return _selective(ledger, plan, lane, per_request=False)
+        prompts, progress = len(plan.prefill), ledger.progress
+        for job in plan.prefill:
+            length = ledger.prefill_length(job) if progress else job[2]
+            tokens += length
+            pairs += length * (length + 1) // 2
+    host = ledger.host_tokens
+    return _work(Work, (lane, rows, 0, inserted, prompts, tokens, pairs, 0, 0, 0, 0, kv, 0, 0, 0, host, 1))
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
-    """One attention kernel per layer and request."""
-    return _selective(ledger, plan, lane, per_request=True)
+    """The same, with one attention kernel per layer and request."""
+    work = selective_fused(ledger, plan, lane)
+    return work._replace(attention_launches=work.rows + work.prefill_rows)
 
 
 def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:

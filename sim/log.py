@@ -7,13 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.work import Work
+from sim.task import Task
 
-HEAD = ("start_s", "duration_s", "first_s", "steps", "waiting", "kv_tokens")
+HEAD = ("start_s", "duration_s", "first_s", "steps", "waiting", "kv_tokens", "live_rows")
 """Columns before the fields of `Work`.
 
 A record is `steps` like iterations in a row: the first took `first_s`, each later one a constant longer than the one
 before, all together `duration_s`. `kv_read` and `kv_held` are those of the first; they grow by `rows` and `held_rows`
-with each. `waiting` is the queue's length as the record began, `kv_tokens` the KV memory then taken.
+with each. As the record began, `waiting` requests were in the queue, `kv_tokens` of KV memory were taken, and the batch
+had `live_rows`, whether this record decodes them or not.
 """
 
 COLUMNS = HEAD + Work._fields
@@ -35,26 +37,27 @@ class IterationLog:
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
-        self._record = struct.Struct("<3d3q" + "q" * len(Work._fields))
+        self._record = struct.Struct("<3d4q" + "q" * len(Work._fields))
         assert self._record.size == DTYPE.itemsize
         self._buffer = bytearray(SLICE * self._record.size)
         self._end = len(self._buffer)
         self._pack = self._record.pack_into
         self._place = 0
 
-    def append(
-        self, start: float, duration: float, first: float, steps: int, waiting: int, kv_tokens: int, work: Work
-    ) -> None:
-        """Add a record; see `HEAD` for the arguments."""
-        self._pack(self._buffer, self._place, start, duration, first, steps, waiting, kv_tokens, *work)
-        self._place += self._record.size
-        if self._place == self._end:
+    def append(self, task: Task, duration: float, first: float, steps: int) -> None:
+        """Record the first `steps` iterations of a task, of which the first took `first` seconds."""
+        place = self._place
+        self._pack(
+            self._buffer, place, task.start, duration, first, steps, task.waiting, task.kv, task.live, *task.work
+        )
+        self._place = place = place + DTYPE.itemsize
+        if place == self._end:
             self.flush()
 
     def flush(self) -> None:
         """Give what is buffered to the sinks."""
         if self._place:
-            part = np.frombuffer(self._buffer, dtype=DTYPE, count=self._place // self._record.size)
+            part = np.frombuffer(self._buffer, dtype=DTYPE, count=self._place // DTYPE.itemsize)
             for sink in self._sinks:
                 sink(part)
             self._place = 0
@@ -68,7 +71,7 @@ def work_of(records: Slice) -> Work:
 def expand(records: Slice) -> Slice:
     """Return one record per iteration: what the log would hold had nothing been stretched.
 
-    `waiting` and `kv_tokens` repeat the value at the start of the stretch.
+    `waiting`, `kv_tokens` and `live_rows` repeat the value at the start of the stretch.
     """
     steps = records["steps"]
     out = np.repeat(records, steps)

@@ -44,8 +44,10 @@ class Model:
         """Refuse dimensions that are not whole positive numbers or do not divide."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"model.{field.name}={value}: must be a whole number of at least 1")
+            if field.type in (bool, str) and not isinstance(value, field.type):  # type: ignore[arg-type]
+                raise InputError(f"model.{field.name}={value}: must be {'true or false' if field.type is bool else 'text'}")
         if self.heads % self.kv_heads:
             raise InputError(f"model.kv_heads={self.kv_heads}: must divide model.heads={self.heads}")
 

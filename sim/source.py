@@ -1,18 +1,21 @@
 """Where jobs come from while a simulation runs."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import Protocol
 
 from policies.job import Job
 from workloads.requests import Requests
 
 CHUNK = 8192
+_arrival = attrgetter("arrival_s")
 
 
-def jobs_of(requests: Requests) -> Iterator[Job]:
-    """Yield the requests as jobs, by id, made a chunk at a time."""
+def chunks_of(requests: Requests) -> Iterator[list[Job]]:
+    """Yield the requests as jobs, by id, a chunk at a time."""
     for start in range(0, len(requests), CHUNK):
         part = slice(start, start + CHUNK)
         columns = (
@@ -23,7 +26,8 @@ def jobs_of(requests: Requests) -> Iterator[Job]:
             requests.prefix_id[part].tolist(),
             requests.prefix_tokens[part].tolist(),
         )
-        yield from map(tuple.__new__, repeat(Job), zip(range(start, start + CHUNK), *columns, strict=False))
+        fields = zip(range(start, start + CHUNK), *columns, strict=False)
+        yield list(map(tuple.__new__, repeat(Job), fields))
 
 
 class Source(Protocol):
@@ -46,20 +50,30 @@ class OpenSource:
     """Jobs arrive at times of their own."""
 
     def __init__(self, requests: Requests) -> None:
-        self._jobs = jobs_of(requests)
-        self._next = next(self._jobs, None)
-        self.next_s = self._next.arrival_s if self._next else math.inf
+        """Begin with the first request."""
+        self._chunks = chunks_of(requests)
+        self._jobs: list[Job] = []
+        self._place = 0
+        self.next_s = -math.inf
+        self._look_ahead()
 
     def take(self, now: float) -> list[Job]:
         """Return the jobs that have arrived by `now` and were not taken yet."""
-        taken = []
-        job = self._next
-        while job is not None and job.arrival_s <= now:
-            taken.append(job)
-            job = next(self._jobs, None)
-        self._next = job
-        self.next_s = job.arrival_s if job else math.inf
+        taken: list[Job] = []
+        while self.next_s <= now:
+            jobs, start = self._jobs, self._place
+            if jobs[-1].arrival_s <= now:
+                self._place = len(jobs)
+            else:
+                self._place = bisect_right(jobs, now, start + 1, key=_arrival)
+            taken += jobs[start : self._place] if start or self._place < len(jobs) else jobs
+            self._look_ahead()
         return taken
+
+    def _look_ahead(self) -> None:
+        if self._place == len(self._jobs):
+            self._jobs, self._place = next(self._chunks, []), 0
+        self.next_s = self._jobs[self._place].arrival_s if self._jobs else math.inf
 
     def left(self, count: int, now: float) -> None:
         """Departures do not matter here."""
@@ -69,7 +83,8 @@ class ClosedLoop:
     """A fixed number of clients, each with one request in flight: the next arrives as one leaves."""
 
     def __init__(self, requests: Requests, concurrency: int) -> None:
-        self._jobs = jobs_of(requests)
+        """Let every client send its first request."""
+        self._jobs = chain.from_iterable(chunks_of(requests))
         self._remaining = len(requests)
         self._due: list[float] = []
         self.next_s = math.inf

@@ -24,6 +24,7 @@ class Task:
         slowdown: How many times slower than alone it has run since.
         waiting: Jobs in the queue as it began.
         kv: KV memory taken as it began, in tokens.
+        live: Live rows of the batch as it began.
         event: The SimPy event that ends it.
     """
 
@@ -33,6 +34,7 @@ class Task:
         "growth",
         "kv",
         "left",
+        "live",
         "plan",
         "since",
         "slowdown",
@@ -51,7 +53,9 @@ class Task:
         self.steps = 1
         self.slowdown = 1.0
         self.waiting = len(ledger.waiting)
-        self.kv = ledger.book.used + ledger.book.transient
+        book = ledger.book
+        self.kv = book.used + book.transient
+        self.live = len(ledger.batch.rows)
         self.event: Event | None = None
 
     def elapsed(self, steps: int) -> float:
@@ -78,7 +82,3 @@ class Task:
         while self.elapsed(steps) > seconds:
             steps -= 1
         return steps
-
-    def first_in(self, now: float) -> float:
-        """Duration of the first iteration of a task that ended at `now`."""
-        return self.first if self.steps > 1 else now - self.start
