@@ -13,8 +13,8 @@ from policies.batch import Batch
 from policies.job import Job
 from policies.kv import UNBOUNDED, KVShortage
 
-GRANULE = 256
-"""Columns by which a rectangle grows that follows the window."""
+HEADROOM = 256
+"""Columns beyond the window that a rectangle which follows it is given whenever it is shaped."""
 
 
 class Rectangle:
@@ -52,7 +52,11 @@ class Rectangle:
         return self.rows * self.capacity + self._beside_sum
 
     def _need(self, job: Job, length: int) -> int:
-        return length + 1 if self.grows else job.prompt_tokens + job.max_new_tokens
+        return self._columns(length) if self.grows else job.prompt_tokens + job.max_new_tokens
+
+    def _columns(self, longest: int) -> int:
+        """Columns for a window that holds `longest` tokens and the next, with room to grow."""
+        return min(self.limit, longest + 1 + HEADROOM)
 
     def _shape(self, newcomers: int, need: int, beside: int, leavers: int = 0) -> tuple[int, int] | None:
         """Return the (rows, capacity) that holds everyone and `newcomers`, or None if memory does not allow it."""
@@ -63,19 +67,16 @@ class Rectangle:
         fixed = (self._needs[request] for request in self._beside) if self.grows else self._needs.values()
         need = max(need, max(fixed, default=0))
         space = self.limit - beside - (size if self._places else 0)
-        capacity = -(-need // GRANULE) * GRANULE if self.grows else need
-        if occupants * capacity > space:
-            capacity = need
-        room_for_one_beside = (space - capacity) // capacity
-        rows = min(self._max_rows, max(room_for_one_beside, min(occupants, space // capacity)))
-        return (rows, capacity) if rows >= occupants else None
+        room_for_one_beside = (space - need) // need
+        rows = min(self._max_rows, max(room_for_one_beside, min(occupants, space // need)))
+        return (rows, need) if rows >= occupants else None
 
     def _reshape(self, shape: tuple[int, int] | None) -> None:
         if shape is None:
             raise KVShortage(f"no rectangle for the batch fits into {self.limit} KV tokens")
         if shape != (self.rows, self.capacity):
             if self._places:
-                self.copied += self._batch.kv_tokens
+                self.copied += sum(self._batch.length(request) for request in self._places)
                 self.transient = self.rows * self.capacity
             self.rows, self.capacity = shape
 
@@ -93,7 +94,7 @@ class Rectangle:
         return taken
 
     def _window_need(self) -> int:
-        return self._batch.longest + 1 if self.grows and self._places else 0
+        return self._columns(self._batch.longest) if self.grows and self._places else 0
 
     def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
         """Shape the rectangle for the newcomers, and take the padded group beside it if `apart`."""
@@ -166,7 +167,7 @@ class Rectangle:
     def decode(self, steps: int, longest: int) -> None:
         """Close the holes and let the rectangle grow with the window."""
         if self.grows and longest + steps > self.capacity:
-            self._reshape(self._shape(0, longest + steps, self._beside_sum))
+            self._reshape(self._shape(0, self._columns(longest), self._beside_sum))
 
     def compact(self) -> None:
         """Move the last rows into the holes that no newcomer filled."""
@@ -189,8 +190,8 @@ class Rectangle:
             return 0
         offsets = [offset for _, offset in self._batch.rows.values()]
         for leavers in range(len(offsets)):
-            need = self._batch.clock + max(offsets[: len(offsets) - leavers]) + 1
-            if self._shape(0, need, self._beside_sum, leavers) is not None:
+            longest = self._batch.clock + max(offsets[: len(offsets) - leavers])
+            if self._shape(0, self._columns(longest), self._beside_sum, leavers) is not None:
                 return leavers
         return len(offsets)
 

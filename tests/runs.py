@@ -1,0 +1,111 @@
+"""Small workloads, GPUs and runs for tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.policy import Policy
+from sim.answers import Answers
+from sim.cost import CostModel
+from sim.engine import Engine
+from sim.hardware import Hardware
+from sim.log import DTYPE, IterationLog, Slice, expand
+from sim.model import Model
+from workloads.requests import Requests
+
+H100 = Hardware(
+    name="h100",
+    source="NVIDIA H100 datasheet",
+    peak_flops=989e12,
+    memory_bandwidth=3.35e12,
+    memory_bytes=80 * 2**30,
+    host_bandwidth=64e9,
+    gpu_bandwidth=450e9,
+)
+LLAMA3_8B = Model(
+    name="llama3_8b",
+    source="config.json",
+    layers=32,
+    hidden=4096,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=14336,
+    gated=True,
+    vocabulary=128256,
+    tied_embeddings=False,
+    max_positions=8192,
+)
+ONE_SECOND_PER_ITERATION = replace(
+    H100, peak_flops=1e40, memory_bandwidth=1e40, host_bandwidth=1e40, gpu_bandwidth=1e40, layer_overhead_s=0.0,
+    step_overhead_s=1.0, attention_launch_s=0.0,
+)  # fmt: skip
+"""A GPU on which every iteration takes one second, whatever it computes: traces can be worked out by hand."""
+
+
+def requests_of(
+    rows: Sequence[tuple[float, int, int]],
+    max_new: int | Sequence[int] | None = None,
+    priority: Sequence[int] | None = None,
+    concurrency: int | None = None,
+) -> Requests:
+    """Return a workload of (arrival_s, prompt_tokens, output_tokens); `max_new` is declared, the output if None."""
+    arrival, prompt, output = (np.array(column) for column in zip(*rows, strict=True))
+    declared = output if max_new is None else np.broadcast_to(np.asarray(max_new), len(rows))
+    none = np.zeros(len(rows), dtype=np.int64)
+    return Requests(
+        arrival_s=arrival.astype(np.float64),
+        prompt_tokens=prompt.astype(np.int64),
+        output_tokens=output.astype(np.int64),
+        max_new_tokens=np.array(declared, dtype=np.int64),
+        priority=none if priority is None else np.array(priority, dtype=np.int64),
+        prefix_id=none - 1,
+        prefix_tokens=none,
+        concurrency=concurrency,
+        name="test",
+    )
+
+
+def random_requests(count: int, seed: int = 0, rate: float | None = None, longest: int = 60) -> Requests:
+    """Return random prompts and outputs, all at once or Poisson at `rate`."""
+    rng = np.random.default_rng(seed)
+    arrival = np.zeros(count) if rate is None else np.cumsum(rng.exponential(1 / rate, count))
+    prompt, output = rng.integers(1, longest, count), rng.integers(1, longest, count)
+    return requests_of(list(zip(arrival, prompt, output, strict=True)), max_new=longest)
+
+
+@dataclass
+class Run:
+    """What a run left behind: the log, one record per iteration, and the engine."""
+
+    log: Slice
+    answers: Answers
+    engine: Engine
+
+    @property
+    def finish_s(self) -> list[float]:
+        """When each request finished, rounded so that hand-made times compare equal."""
+        return [round(time, 6) for time in self.answers.finish_s]
+
+    def total(self, column: str) -> Any:
+        """Sum of a column of the log."""
+        return self.log[column].sum()
+
+
+def run(
+    requests: Requests,
+    policy: Policy,
+    hardware: Hardware = ONE_SECOND_PER_ITERATION,
+    kv_tokens: int = 100_000,
+    **options: Any,
+) -> Run:
+    """Simulate and return everything, stretches expanded."""
+    slices: list[npt.NDArray[np.void]] = []
+    log = IterationLog(lambda part: slices.append(part.copy()))
+    engine = Engine(requests, policy, CostModel(hardware, LLAMA3_8B), log, kv_tokens, **options)
+    answers = engine.run()
+    records = np.concatenate(slices) if slices else np.empty(0, dtype=DTYPE)
+    return Run(expand(records), answers, engine)
