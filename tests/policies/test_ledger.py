@@ -15,18 +15,19 @@ from policies.plan import CARRY_ON, Plan
 from policies.queue import make_queue
 from policies.rectangle import Rectangle
 
-LIMIT, MAX_ROWS = 160, 4
-BOOKS = ("slots", "paged", "static", "rectangle_max", "rectangle_window")
+MAX_ROWS = 4
+LIMITS = {"slots": 160, "paged": 160, "static": 160, "rectangle_max": 160, "rectangle_window": 1500}
+BOOKS = tuple(LIMITS)
 
 
 def make_ledger(kind: str, order: str = "fcfs", remote_limit: int | None = None) -> Ledger:
-    batch = Batch()
+    batch, limit = Batch(), LIMITS[kind]
     books: dict[str, KVBook] = {
-        "slots": Slots(LIMIT),
-        "paged": Paged(LIMIT, batch),
-        "static": StaticRectangle(LIMIT, batch),
-        "rectangle_max": Rectangle(LIMIT, batch, MAX_ROWS, "max"),
-        "rectangle_window": Rectangle(LIMIT, batch, MAX_ROWS, "window"),
+        "slots": Slots(limit),
+        "paged": Paged(limit, batch),
+        "static": StaticRectangle(limit, batch),
+        "rectangle_max": Rectangle(limit, batch, MAX_ROWS, "max"),
+        "rectangle_window": Rectangle(limit, batch, MAX_ROWS, "window"),
     }
     return Ledger(batch, books[kind], make_queue(order), MAX_ROWS, kind == "static", remote_limit)
 
@@ -62,13 +63,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def ids(self, *places: str) -> list[int]:
         return [request for request, place in self.where.items() if place in places]
 
-    @rule(prompt=st.integers(1, 60), new=st.integers(1, 120), priority=st.integers(0, 2))
+    @rule(prompt=st.integers(1, 60) | st.integers(61, 400), new=st.integers(1, 120), priority=st.integers(0, 2))
     def submit(self, prompt: int, new: int, priority: int) -> None:
         job = Job(len(self.jobs), float(len(self.jobs)), prompt, new, priority)
         self.jobs[job.id] = job
         rejected = self.ledger.submit([job])
         remote_limit = self.ledger._remote_limit
-        too_large = prompt + new > LIMIT or (remote_limit is not None and prompt > remote_limit)
+        too_large = prompt + new > self.ledger.book.limit or (remote_limit is not None and prompt > remote_limit)
         assert bool(rejected) == too_large
         if not rejected:
             self.where[job.id] = "waiting"
@@ -87,12 +88,15 @@ class LedgerMachine(RuleBasedStateMachine):
         head = self.ledger.admissible(count, apart) if count else []
         insert = data.draw(st.lists(st.sampled_from(self.ids("ready", "parked") or [-1]), unique=True, max_size=2))
         rows = data.draw(st.lists(st.sampled_from(self.ids("running") or [-1]), unique=True, max_size=2))
-        choice = data.draw(st.sampled_from(["prefill", "insert", "park", "drop"]))
+        choice = data.draw(st.sampled_from(["prefill", "insert", "park", "drop", "all at once"]))
+        waiting = list(self.ledger.waiting)[: data.draw(st.integers(0, 3))]
+        inserted, leaving = [request for request in insert if request >= 0], [r for r in rows if r >= 0]
         plan = {
             "prefill": Plan(head, decode=decode and not apart, apart=apart),
-            "insert": Plan(insert=[request for request in insert if request >= 0], decode=decode),
-            "park": Plan(park=[request for request in rows if request >= 0], decode=decode),
-            "drop": Plan(drop=[request for request in rows if request >= 0], decode=decode),
+            "insert": Plan(insert=inserted, decode=decode),
+            "park": Plan(park=leaving, decode=decode),
+            "drop": Plan(drop=leaving, decode=decode),
+            "all at once": Plan(waiting, inserted, leaving[:1], leaving[1:], decode=decode),
         }[choice]
         self.attempt(lane, plan)
 
@@ -165,7 +169,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "ledger"):
             return
         ledger, book = self.ledger, self.ledger.book
-        assert 0 <= book.used <= LIMIT
+        assert 0 <= book.used <= book.limit
         in_memory = self.ids("prefilling", "ready", "sending", "running", "held")
         if self.kind in ("slots", "paged"):
             in_memory += self.ids("parked")
@@ -216,3 +220,20 @@ def test_an_illegal_plan_names_its_reason() -> None:
     ledger.begin(0, Plan([job]))
     with pytest.raises(IllegalPlan, match="busy"):
         ledger.begin(0, CARRY_ON)
+
+
+@pytest.mark.parametrize("kind", ["slots", "paged", "rectangle_max", "rectangle_window"])
+@pytest.mark.parametrize("leave", ["park", "drop"])
+def test_a_plan_of_several_parts_happens_whole_or_not_at_all(kind: str, leave: str) -> None:
+    ledger = make_ledger(kind)
+    running = [Job(0, 0.0, 20, 20), Job(1, 0.0, 20, 20)]
+    large = Job(2, 1.0, ledger.book.limit - 50, 50)  # fits alone, not beside either of the two
+    ledger.submit([*running, large])
+    for job in running:
+        ledger.begin(0, Plan([job], decode=bool(ledger.batch.rows)))
+        ledger.commit(0, [])
+    before = state(ledger)
+    with pytest.raises(IllegalPlan, match="KV"):
+        ledger.begin(0, Plan([large], decode=True, **{leave: [0]}))
+    assert state(ledger) == before
+    ledger.begin(0, CARRY_ON)
