@@ -46,8 +46,10 @@ class Model:
             value = getattr(self, field.name)
             if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"model.{field.name}={value}: must be a whole number of at least 1")
-            if field.type in (bool, str) and not isinstance(value, field.type):  # type: ignore[arg-type]
-                raise InputError(f"model.{field.name}={value}: must be {'true or false' if field.type is bool else 'text'}")
+            if field.type is bool and not isinstance(value, bool):
+                raise InputError(f"model.{field.name}={value}: must be true or false")
+            if field.type is str and not isinstance(value, str):
+                raise InputError(f"model.{field.name}={value}: must be text")
         if self.heads % self.kv_heads:
             raise InputError(f"model.kv_heads={self.kv_heads}: must divide model.heads={self.heads}")
 
@@ -88,8 +90,9 @@ def kv_capacity(hardware: Hardware, model: Model) -> int:
     free = hardware.memory_bytes * hardware.usable_memory - model.weight_bytes
     tokens = int(free // model.kv_bytes_per_token)
     if tokens < 1:
+        usable = hardware.memory_bytes * hardware.usable_memory
         raise InputError(
-            f"model={model.name} does not fit on hardware={hardware.name}: {model.weight_bytes / 1e9:.1f} GB of weights,"
-            f" {hardware.memory_bytes * hardware.usable_memory / 1e9:.1f} GB usable; choose another, or give kv_tokens="
+            f"model={model.name} does not fit on hardware={hardware.name}: {model.weight_bytes / 1e9:.1f} GB of "
+            f"weights, {usable / 1e9:.1f} GB usable; choose another, or give kv_tokens="
         )
     return tokens

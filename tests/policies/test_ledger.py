@@ -227,7 +227,7 @@ def test_an_illegal_plan_names_its_reason() -> None:
 def test_a_plan_of_several_parts_happens_whole_or_not_at_all(kind: str, leave: str) -> None:
     ledger = make_ledger(kind)
     running = [Job(0, 0.0, 20, 20), Job(1, 0.0, 20, 20)]
-    large = Job(2, 1.0, ledger.book.limit - 50, 50)  # fits alone, not beside either of the two
+    large = Job(2, 1.0, ledger.book.limit - 20, 20)  # fits alone, not beside either of the two
     ledger.submit([*running, large])
     for job in running:
         ledger.begin(0, Plan([job], decode=bool(ledger.batch.rows)))

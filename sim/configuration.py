@@ -1,0 +1,205 @@
+"""From a composed configuration to the objects of a run. What it names is checked before anything is imported."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from importlib import import_module
+from typing import Any
+
+from policies.errors import InputError
+from policies.policy import Policy
+from sim.hardware import Hardware
+from sim.metrics import SLO
+from sim.model import Model, kv_capacity
+from workloads.checks import shown, whole_number
+from workloads.requests import MAX_TOKENS, Workload
+from workloads.streams import MAX_SEED
+
+Config = Mapping[str, Any]
+
+PACKAGES = ("policies.", "workloads.", "sim.", "real.")
+"""What a `_target_` may begin with."""
+
+GROUPS = ("workload", "hardware", "model", "policy")
+
+OPTIONS = (*GROUPS, "policies", "max_batch", "kv_tokens", "seed", "slo", "timeline", "stretch")
+"""What a configuration may hold at its top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that a run needs.
+
+    Attributes:
+        policies: The policies to run, by name, in order.
+        workload: What arrives.
+        hardware: The GPU.
+        model: The model on it.
+        kv_tokens: KV memory of a GPU, in tokens.
+        seed: Of all random streams.
+        slo: What goodput is judged by.
+        timeline: Whether to write a trace for Perfetto.
+        stretch: Whether promised iterations are run in one event.
+    """
+
+    policies: dict[str, Policy]
+    workload: Workload
+    hardware: Hardware
+    model: Model
+    kv_tokens: int
+    seed: int
+    slo: SLO
+    timeline: bool
+    stretch: bool
+
+
+def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
+    """Make the objects that a configuration describes.
+
+    Args:
+        config: The composed configuration, resolved, in plain containers.
+        policies: The configuration of each policy to run, by name.
+
+    Raises:
+        InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
+    """
+    for option in config:
+        if option not in OPTIONS:
+            raise InputError(f"{option}: there is no such option; choose from {', '.join(OPTIONS)}")
+    if not policies:
+        raise InputError("policies is empty: name at least one, as in policies=[orca,baton]")
+    refuse_foreign(config)
+    refuse_foreign(policies)
+    hardware = _object(config, "hardware", Hardware)
+    model = _object(config, "model", Model)
+    return Settings(
+        policies=_policies(policies, config.get("max_batch")),
+        workload=_object(config, "workload", Workload),
+        hardware=hardware,
+        model=model,
+        kv_tokens=_kv_tokens(config.get("kv_tokens"), hardware, model),
+        seed=_seed(config.get("seed")),
+        slo=_slo(config.get("slo")),
+        timeline=_switch(config, "timeline"),
+        stretch=_switch(config, "stretch"),
+    )
+
+
+def refuse_foreign(settings: Any, option: str = "", packages: tuple[str, ...] = PACKAGES) -> None:
+    """Raise InputError at any `_target_`, however deep, that does not begin with one of these packages.
+
+    Args:
+        settings: Plain containers and values.
+        option: Where they are in the configuration, for messages.
+        packages: What a target may begin with.
+    """
+    if isinstance(settings, list | tuple):
+        settings = dict(enumerate(settings))
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            place = f"{option}.{key}" if option else str(key)
+            if key == "_target_" and not str(value).startswith(packages):
+                raise InputError(f"{place}={value} is refused: give a class of {', '.join(f'{p}*' for p in PACKAGES)}")
+            refuse_foreign(value, place, packages)
+
+
+def build(settings: Any, option: str) -> Any:
+    """Return what settings describe: each mapping with a `_target_` becomes an object, the innermost first.
+
+    Args:
+        settings: Plain containers and values.
+        option: Where they are in the configuration, for messages.
+
+    Raises:
+        InputError: if a target is no dataclass of ours, or its options are not the ones it takes.
+    """
+    if isinstance(settings, Mapping) and "_target_" in settings:
+        refuse_foreign(settings, option)
+        target = _target(settings["_target_"], option)
+        options = {str(key): build(value, f"{option}.{key}") for key, value in settings.items() if key != "_target_"}
+        _check_names(target, options, option)
+        return target(**options)
+    if isinstance(settings, list):
+        return [build(value, option) for value in settings]
+    return settings
+
+
+def _target(path: str, option: str) -> type[Any]:
+    """Import a class; it must be a dataclass defined in the module that the path names, not one it has imported."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise InputError(f"{option}._target_={path}: {error}; correct the path") from None
+    ours = inspect.isclass(found) and is_dataclass(found) and not inspect.isabstract(found)
+    if not ours or found.__module__ != module:
+        raise InputError(f"{option}._target_={path}: there is no such class to configure; correct the path")
+    assert isinstance(found, type)
+    return found
+
+
+def _check_names(target: type[Any], options: Config, option: str) -> None:
+    known = [field for field in fields(target) if field.init]
+    names = [field.name for field in known]
+    for name in options:
+        if name not in names:
+            raise InputError(f"{option}.{name}: there is no such option; {target.__name__} takes {', '.join(names)}")
+    for field in known:
+        if field.name not in options and field.default is MISSING and field.default_factory is MISSING:
+            raise InputError(f"{option}.{field.name} is missing: give {option}.{field.name}=VALUE")
+
+
+def _object(config: Config, group: str, kind: type[Any]) -> Any:
+    """Build a group of the configuration, which must become an object of this kind."""
+    settings = config.get(group)
+    if not isinstance(settings, Mapping) or "_target_" not in settings:
+        raise InputError(f"{group} names no _target_: choose one by name; python -m sim --help lists the names")
+    refuse_foreign(settings, group)
+    target = _target(settings["_target_"], group)
+    if not (hasattr(target, "build") if kind is Workload else issubclass(target, kind)):
+        raise InputError(f"{group}._target_={settings['_target_']} is no {kind.__name__}: choose another {group}")
+    return build(settings, group)
+
+
+def _policies(settings: Mapping[str, Any], max_batch: object) -> dict[str, Policy]:
+    """Build all policies, each with `max_batch` if it is given."""
+    if max_batch is not None:
+        whole_number("max_batch", max_batch, 1, MAX_TOKENS)
+    policies = {}
+    for name, options in settings.items():
+        if max_batch is not None and isinstance(options, Mapping):
+            options = {**options, "max_batch": max_batch}
+        try:
+            policies[name] = _object({"policy": options}, "policy", Policy)
+        except InputError as error:
+            raise InputError(f"{error} (in policy {name})" if len(settings) > 1 else str(error)) from None
+    return policies
+
+
+def _kv_tokens(given: object, hardware: Hardware, model: Model) -> int:
+    if given is None:
+        return kv_capacity(hardware, model)
+    whole_number("kv_tokens", given, 1, MAX_TOKENS)
+    assert isinstance(given, int)
+    return given
+
+
+def _seed(given: object) -> int:
+    whole_number("seed", given, 0, MAX_SEED)
+    assert isinstance(given, int)
+    return given
+
+
+def _slo(given: object) -> SLO:
+    names = [field.name for field in fields(SLO)]
+    if not isinstance(given, Mapping):
+        raise InputError(f"slo={shown(given)}: give {' or '.join(f'slo.{name}=SECONDS' for name in names)}")
+    _check_names(SLO, given, "slo")
+    return SLO(**given)
+
+
+def _switch(config: Config, option: str) -> bool:
+    value = config.get(option)
+    if not isinstance(value, bool):
+        raise InputError(f"{option}={shown(value)}: give true or false")
+    return value

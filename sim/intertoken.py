@@ -1,0 +1,87 @@
+"""The time between a request's tokens, of all requests together, without a record per token."""
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.answers import Answers
+from sim.histogram import WIDTH, LogHistogram
+from sim.log import Slice
+
+Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_GROUPS = 1 << 20
+"""Most groups of steps looked at together, to bound memory."""
+
+
+class InterTokenLatency:
+    """A log sink that counts every gap between two tokens of a request.
+
+    All rows share one decode clock, so a decode step closes one gap per row. For a row that decoded in the step
+    before, the gap is the time between the ends of the two steps, whatever came between them. For a row that has
+    just joined it runs from the token before, which its request remembers, to the end of its first step; these are
+    added in `finished`. Steps of one record whose lengths differ by less than a histogram bin are counted together.
+    """
+
+    def __init__(self) -> None:
+        self._gaps = LogHistogram()
+        self._clock = 0
+        self._decoded_s = 0.0
+        self._joins: list[tuple[Ints, Array]] = []
+
+    def __call__(self, records: Slice) -> None:
+        """Count the gaps of a slice."""
+        decodes = np.flatnonzero((records["rows"] > 0) & (records["lane"] == 0))
+        if not len(decodes):
+            return
+        start, duration, first, steps, rows, inserted = (
+            records[name][decodes] for name in ("start_s", "duration_s", "first_s", "steps", "rows", "inserted_rows")
+        )
+        end, first_end = start + duration, start + first
+        self._gaps.add(first_end - np.concatenate([[self._decoded_s], end[:-1]]), np.maximum(rows - inserted, 0))
+        joined, long = inserted > 0, steps > 1
+        clocks = self._clock + np.cumsum(steps) - steps
+        self._joins.append((clocks[joined], first_end[joined]))
+        self._add_later_steps(duration[long], first[long], steps[long], rows[long])
+        self._clock += int(steps.sum())
+        self._decoded_s = float(end[-1])
+
+    def _add_later_steps(self, duration: Array, first: Array, steps: Ints, rows: Ints) -> None:
+        """Count all steps of records but the first of each: `first` and once, twice, ... the same growth."""
+        later = steps - 1
+        growth = (duration - steps * first) / (steps * later / 2)
+        with np.errstate(divide="ignore"):
+            size = np.clip(np.floor(WIDTH * first / np.abs(growth)), 1, later).astype(np.int64)
+        groups = -(-later // size)
+        cuts = np.searchsorted(np.cumsum(groups), np.arange(_GROUPS, int(groups.sum()), _GROUPS))
+        for part in np.split(np.arange(len(steps)), cuts):
+            record = np.repeat(part, groups[part])
+            place = np.arange(len(record)) - np.repeat(np.cumsum(groups[part]) - groups[part], groups[part])
+            low = place * size[record] + 1
+            high = np.minimum(low + size[record] - 1, later[record])
+            self._gaps.add(first[record] + growth[record] * (low + high) / 2, rows[record] * (high - low + 1))
+
+    def finished(self, answers: Answers) -> LogHistogram:
+        """Return all gaps, in seconds, once the run is over."""
+        gaps = copy.deepcopy(self._gaps)
+        joined = np.asarray(answers.join_clock)
+        once = joined >= 0
+        again_clock, again_s = _columns(answers.rejoins)
+        clocks = np.concatenate([joined[once], again_clock.astype(np.int64)])
+        token_s = np.concatenate([np.asarray(answers.first_token_s)[once], again_s])
+        starts = np.concatenate([np.zeros(0, np.int64), *(clock for clock, _ in self._joins)])
+        ends = np.concatenate([np.zeros(0), *(end for _, end in self._joins)])
+        place = np.searchsorted(starts, clocks)
+        logged = place < len(starts)
+        joining = ends[place[logged]] - token_s[logged]
+        before, after = _columns(answers.recomputed)
+        for extra in (joining, after - before):
+            gaps.add(extra, np.ones(len(extra), dtype=np.int64))
+        return gaps
+
+
+def _columns(pairs: list[tuple[int, float]] | list[tuple[float, float]]) -> npt.NDArray[np.float64]:
+    """Return a list of pairs as float64 [2, n]."""
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2).T

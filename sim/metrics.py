@@ -1,0 +1,242 @@
+"""What a run achieved: latency, throughput, and how much of the GPU's work was idle.
+
+Names follow vLLM's `bench serve` where it has them; fractions are in [0, 1]; a value that is not defined is None.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.errors import InputError
+from policies.work import Work
+from sim.answers import Answers
+from sim.busy import BusyTime
+from sim.cost import CostModel
+from sim.idle import STALL, IdleTime, IdleTokens
+from sim.intertoken import InterTokenLatency
+from sim.log import Slice, work_of
+from sim.request_table import Columns, request_columns
+from sim.saturation import Saturation
+from workloads.requests import Requests
+
+__all__ = ["SLO", "Metrics", "Summary", "request_columns"]
+
+Array = npt.NDArray[np.float64]
+Value = float | int | bool | None
+Summary = dict[str, Value]
+
+_QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass(frozen=True)
+class SLO:
+    """Service-level objective: a request meets it if no latency exceeds its limit; None is no limit.
+
+    Attributes:
+        ttft_s: Most seconds to the first token.
+        tpot_s: Most seconds per token after the first.
+
+    Raises:
+        InputError: if a limit is not a positive number.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("ttft_s", self.ttft_s), ("tpot_s", self.tpot_s)):
+            number = isinstance(limit, int | float) and not isinstance(limit, bool)
+            if limit is not None and not (number and 0 < limit < float("inf")):
+                raise InputError(f"slo.{name}={limit}: must be a positive number of seconds, or null for no limit")
+
+    def met(self, columns: Columns, release_with_batch: bool) -> npt.NDArray[np.bool_] | None:
+        """Return which requests [n] finished and met it; None without any limit.
+
+        Answers that are released with their batch have no first token of their own: they are judged by E2E, and by
+        E2E per output token.
+        """
+        if self.ttft_s is None and self.tpot_s is None:
+            return None
+        met = np.isfinite(columns["e2e_s"])
+        if self.ttft_s is not None:
+            met &= columns["ttft_s"] <= self.ttft_s
+        if self.tpot_s is not None:
+            per_token = columns["normalized_latency_s" if release_with_batch else "tpot_s"]
+            met &= ~(per_token > self.tpot_s)  # an answer of one token has no TPOT to miss
+        return met
+
+
+class Metrics:
+    """A log sink that sums a run up, in memory that grows with the requests but not with the iterations."""
+
+    def __init__(self, cost: CostModel, release_with_batch: bool, gpus: int) -> None:
+        """Begin a run.
+
+        Args:
+            cost: What iterations cost; idle time is a difference of costs.
+            release_with_batch: Whether answers leave with their batch rather than token by token.
+            gpus: GPUs in use: 2 if the second lane has one of its own.
+        """
+        self._cost = cost
+        self._release_with_batch = release_with_batch
+        self._gpus = gpus
+        self._busy = BusyTime()
+        self._gaps = InterTokenLatency()
+        self._saturation = Saturation()
+        self._idle_time = IdleTime(cost)
+        self._idle_tokens = IdleTokens()
+        self._end_s = 0.0
+        self._kv_peak = 0
+        self._flops = self._bytes = 0.0
+        self._iterations = self._prefill_iterations = self._decode_steps = self._row_steps = 0
+        self._kv_padding = self._kv_read = self._kv_host = self._kv_copied = 0
+
+    def __call__(self, records: Slice) -> None:
+        """Add a slice of the log."""
+        for part in (self._busy, self._gaps, self._saturation):
+            part(records)
+        steps, work = records["steps"].astype(np.float64), mean_work(records)
+        self._idle_time.add(records, work)
+        self._idle_tokens.add(work, steps)
+        self._flops += float((self._cost.useful_flops(work) * steps).sum())
+        self._bytes += float((self._cost.moved_bytes(work) * steps).sum())
+        self._end_s = max(self._end_s, float((records["start_s"] + records["duration_s"]).max()))
+        self._kv_peak = max(self._kv_peak, int(records["kv_tokens"].max()))
+        self._count(records, work, steps)
+
+    def _count(self, records: Slice, work: Any, steps: Array) -> None:
+        self._iterations += int(records["steps"].sum())
+        self._prefill_iterations += int((records["prefill_rows"] > 0).sum())
+        self._decode_steps += int(records["steps"][records["rows"] > 0].sum())
+        self._row_steps += round((work.rows * steps).sum())
+        self._kv_padding += round((work.kv_padding * steps).sum())
+        self._kv_read += round(((work.kv_read + work.kv_held + work.kv_padding) * steps).sum())
+        self._kv_host += round((work.kv_host * steps).sum())
+        self._kv_copied += round((work.kv_copied * steps).sum())
+
+    def summary(self, requests: Requests, answers: Answers, slo: SLO) -> Summary:
+        """Return the metrics of a run that is over.
+
+        Latencies are those of completed requests. The makespan `duration_s` runs from 0 to the end of the last
+        iteration; the saturated part of it ends where the drain begins (see `Window`), and without a newcomer after
+        the start there is none. Fractions of idle time are of busy lane time, those of idle tokens of computed slots;
+        `mean_batch_rows` is the mean of live rows over decode steps; MFU and MBU count useful FLOPs and moved bytes
+        over busy GPU time at datasheet rates; `kv_peak_tokens` is the largest of the values logged as iterations began,
+        the first of each stretch. `slo_attainment` is a share of all requests, rejected ones included.
+        """
+        columns = request_columns(requests, answers, self._release_with_batch)
+        return {
+            **self._throughput(columns),
+            **self._saturated(requests, answers),
+            **self._goodput(columns, slo),
+            **self._latency(columns, answers),
+            **self._idle(),
+            **self._gpu(),
+            "iterations": self._iterations,
+            "decode_steps": self._decode_steps,
+            "prefill_iterations": self._prefill_iterations,
+            "mean_batch_rows": _ratio(self._row_steps, self._decode_steps),
+            "preemptions": int(columns["preemptions"].sum()),
+        }
+
+    def _throughput(self, columns: Columns) -> Summary:
+        finished = columns["status"] == "finished"
+        completed, rejected = int(finished.sum()), int((columns["status"] == "rejected").sum())
+        prompt, output = (int(columns[name][finished].sum()) for name in ("prompt_tokens", "output_tokens"))
+        rates = {
+            "request_throughput": _ratio(completed, self._end_s),
+            "output_throughput": _ratio(output, self._end_s),
+            "total_token_throughput": _ratio(prompt + output, self._end_s),
+            "request_throughput_per_gpu": _ratio(completed, self._end_s * self._gpus),
+            "output_throughput_per_gpu": _ratio(output, self._end_s * self._gpus),
+        }
+        return {
+            "completed": completed,
+            "rejected": rejected,
+            "unfinished": len(finished) - completed - rejected,
+            "duration_s": self._end_s,
+            "total_input_tokens": prompt,
+            "total_output_tokens": output,
+            **rates,
+        }
+
+    def _saturated(self, requests: Requests, answers: Answers) -> Summary:
+        window = self._saturation.window(requests, answers)
+        return {
+            "saturated": window.saturated(self._end_s),
+            "saturated_duration_s": window.duration_s,
+            "saturated_request_throughput": _ratio(window.requests, window.duration_s),
+            "saturated_output_throughput": _ratio(window.output_tokens, window.duration_s),
+            "waiting_time_fraction": window.waiting_share,
+        }
+
+    def _goodput(self, columns: Columns, slo: SLO) -> Summary:
+        met = slo.met(columns, self._release_with_batch)
+        if met is None:
+            return {"request_goodput": None, "slo_attainment": None}
+        good = int(met.sum())
+        return {"request_goodput": _ratio(good, self._end_s), "slo_attainment": _ratio(good, len(met))}
+
+    def _latency(self, columns: Columns, answers: Answers) -> Summary:
+        finished = columns["status"] == "finished"
+        summary: Summary = {}
+        for name, column in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_s"), ("queue", "queue_s")):
+            summary |= _spread(f"{name}_ms", columns[column][finished] * 1e3)
+        summary |= _spread("normalized_latency_s", columns["normalized_latency_s"][finished])
+        gaps = self._gaps.finished(answers)
+        if self._release_with_batch or not gaps.count:
+            return summary | _named("itl_ms", None)
+        seconds = [gaps.total / gaps.count, *gaps.quantiles(tuple(_QUANTILES.values()))]
+        return summary | _named("itl_ms", [value * 1e3 for value in seconds])
+
+    def _idle(self) -> Summary:
+        tokens, time = self._idle_tokens, self._idle_time
+        total_s = sum(time.seconds.values())
+        shares = {"idle_token_fraction": _ratio(sum(tokens.idle.values()), tokens.slots)}
+        shares |= {f"idle_token_fraction_{cause}": _ratio(idle, tokens.slots) for cause, idle in tokens.idle.items()}
+        shares["idle_time_fraction"] = _ratio(total_s, time.lane_s)
+        shares |= {f"idle_time_fraction_{cause}": _ratio(lost, time.lane_s) for cause, lost in time.seconds.items()}
+        shares["wasted_time_fraction"] = _ratio(total_s - time.seconds[STALL], time.lane_s)
+        return {**shares, "kv_padding_fraction": _ratio(self._kv_padding, self._kv_read)}
+
+    def _gpu(self) -> Summary:
+        busy_s = self._busy.seconds if self._gpus == 1 else self._idle_time.lane_s
+        hardware = self._cost.hardware
+        return {
+            "gpus": self._gpus,
+            "busy_s": busy_s,
+            "gpu_busy_fraction": _ratio(busy_s, self._end_s * self._gpus),
+            "mfu": _ratio(self._flops, busy_s * hardware.peak_flops),
+            "mbu": _ratio(self._bytes, busy_s * hardware.memory_bandwidth),
+            "kv_peak_tokens": self._kv_peak,
+            "kv_host_tokens": self._kv_host,
+            "kv_copied_tokens": self._kv_copied,
+        }
+
+
+def mean_work(records: Slice) -> Work:
+    """Return the mean iteration of each record, every field float64 [n]: what a cost linear in KV is exact for."""
+    later: Any = (records["steps"] - 1) / 2
+    work: Any = Work._make(np.asarray(field, dtype=np.float64) for field in work_of(records))
+    mean: Work = work._replace(kv_read=work.kv_read + later * work.rows, kv_held=work.kv_held + later * work.held_rows)
+    return mean
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _spread(name: str, values: Array) -> Summary:
+    """Mean, median, p90 and p99 of the values that are defined."""
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return _named(name, None)
+    quantiles = np.quantile(defined, list(_QUANTILES.values()))
+    return _named(name, [float(defined.mean()), *quantiles.tolist()])
+
+
+def _named(name: str, values: list[float] | None) -> Summary:
+    keys = [f"{statistic}_{name}" for statistic in ("mean", *_QUANTILES)]
+    return dict.fromkeys(keys) if values is None else dict(zip(keys, values, strict=True))

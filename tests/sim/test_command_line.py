@@ -1,0 +1,283 @@
+"""`python -m sim` as a person uses it: what it writes and shows, and how it answers what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sim import __main__ as command_line
+from sim import __version__, run
+from sim.simulation import Simulation
+
+ROOT = Path(__file__).parents[2]
+OF_A_POLICY = {"requests.parquet", "iterations.parquet", "summary.json"}
+PICTURES = {"comparison.png", "latency_cdf.png", "throughput.png", "idle_time.png", "occupancy.png"}
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder; nothing is drawn, for that takes longest."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BATON_DATA", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(run, "write_plots", lambda folder, results: [])
+    return tmp_path
+
+
+def sim(*arguments: str) -> int:
+    """Run the command line here and return its exit code."""
+    given = sys.argv
+    sys.argv = ["sim", *arguments]
+    try:
+        command_line.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.argv = given
+    return 0
+
+
+def files(folder: Path) -> set[str]:
+    return {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts
+    }
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+def test_one_policy_leaves_its_files_in_the_folder(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("+policy=baton", "policy.max_batch=4", "workload.num_requests=20", "hydra.run.dir=out") == 0
+    assert files(scratch / "out") == OF_A_POLICY
+    found = summary(scratch / "out")
+    assert list(found["policies"]) == ["baton"]
+    assert found["policies"]["baton"]["completed"] == 20
+    assert {key: found[key] for key in ("workload", "hardware", "model", "seed", "version")} == {
+        "workload": "sharegpt", "hardware": "h100_sxm", "model": "llama3_8b", "seed": 0, "version": __version__,
+    }  # fmt: skip
+    assert found["options"]["baton"]["max_batch"] == 4
+    assert "num_requests: 20" in (scratch / "out/.hydra/config.yaml").read_text()
+    shown = capsys.readouterr()
+    assert "baton" in shown.out
+    assert "max (cap 2048)" in shown.out
+    assert shown.err == ""
+
+
+def test_without_a_policy_several_are_compared_on_the_same_requests(scratch: Path) -> None:
+    assert sim("workload.num_requests=20", "workload.rate=5", "max_batch=3", "timeline=true", "hydra.run.dir=out") == 0
+    names = ["run_to_completion", "orca", "baton"]
+    each = {f"{name}/{file}" for name in names for file in OF_A_POLICY | {"timeline.json"}}
+    assert files(scratch / "out") == each | {"summary.json"}
+    found = summary(scratch / "out")
+    assert list(found["policies"]) == names
+    assert {policy["max_batch"] for policy in found["options"].values()} == {3}
+    given = ["request_id", "arrival_s", "prompt_tokens", "output_tokens", "max_new_tokens"]
+    tables = [pq.read_table(scratch / "out" / name / "requests.parquet", columns=given) for name in names]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    for name in names:
+        assert summary(scratch / "out" / name)["policies"] == {name: found["policies"][name]}
+
+
+def test_a_sweep_runs_every_combination(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swept = ("+policy=orca,baton", "policy.max_batch=2,3")
+    assert sim("-m", *swept, "workload.num_requests=5", "hydra.sweep.dir=sweep") == 0
+    runs = [summary(scratch / "sweep" / str(place))["options"] for place in range(4)]
+    assert [(name, options["max_batch"]) for each in runs for name, options in each.items()] == [
+        ("orca", 2), ("orca", 3), ("baton", 2), ("baton", 3),
+    ]  # fmt: skip
+    assert "run 3: +policy=baton" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_results(scratch: Path) -> None:
+    texts = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert sim("+policy=orca", "workload.num_requests=20", f"seed={seed}", f"hydra.run.dir={folder}") == 0
+        texts.append((scratch / folder / "requests.parquet").read_bytes())
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_policies_of_ones_own_may_build_on_ours(scratch: Path) -> None:
+    (scratch / "my/policy").mkdir(parents=True)
+    (scratch / "my/policy/mine.yaml").write_text("defaults: [baton]\nmax_batch: 5\n")
+    assert sim("policies=[mine,baton]", "--config-dir", "my", "workload.num_requests=5", "hydra.run.dir=out") == 0
+    options = summary(scratch / "out")["options"]
+    assert options["mine"] == options["baton"] | {"max_batch": 5}
+
+
+def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) -> None:
+    rows = "".join(f"0,10,{output}\n" for output in (30, 10, 20))
+    (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    trace = ("workload=trace", "workload.path=trace.csv", "+policy=orca", "policy.max_batch=1", "policy.order=sjf")
+    for predictor, order in (("oracle", [1, 2, 0]), ("declared", [0, 1, 2])):
+        assert sim(*trace, f"policy.predictor={predictor}", f"hydra.run.dir={predictor}") == 0
+        ends = pq.read_table(scratch / predictor / "requests.parquet")["e2e_s"].to_numpy()
+        assert ends.argsort().tolist() == order
+    notes = "orca: all requests declare the same max_new_tokens: sjf orders them by prompt length alone"
+    assert notes in summary(scratch / "declared")["notes"]
+    assert notes not in summary(scratch / "oracle")["notes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("workload=foo", "workload=foo is unknown; choose from azure_code, "),
+        ("+policy=foo", "policy=foo is unknown; choose from baton, "),
+        ("-m workload=sharegpt,foo", "workload=foo is unknown; choose from "),
+        ("workload=", "workload=: choose one by name, workload=NAME"),
+        ("~workload", "~workload: choose one by name"),
+        ("+hardware=a100_sxm", "+hardware=a100_sxm: write hardware=a100_sxm"),
+        ("foo=1", "foo: there is no such option; choose from policies, max_batch, "),
+        ("+foo=1", "foo: there is no such option; choose from workload, "),
+        ("workload.path=x", "workload.path: there is no such option; workload takes turns, "),
+        ("+workload.path=x", "workload.path: there is no such option; ShareGPT takes "),
+        ("-m +policy=orca,baton policy.foo=1", "policy.foo: there is no such option; Orca takes "),
+        ("policy=baton", "policy=baton: write +policy=baton"),
+        ("policy.max_batch=3", "policy.max_batch needs +policy=NAME"),
+        ("+policy=orca,baton", "+policy=orca,baton: give one name; compare with policies=[orca,baton], or run each"),
+        ("+policy=orca policies=[orca,baton]", "policy= and policies= contradict each other"),
+        ("+policy=orca policy.max_batch=3 max_batch=3", "max_batch= and policy.max_batch= contradict each other"),
+        ("policies=orca", "policies=orca: give a list"),
+        ("policies=[]", "policies=[]: give a list"),
+        ("policies=[orca,orca]", "policies: orca is named twice"),
+        ("policies=[orca,foo]", "policies: foo is unknown; choose from baton, "),
+        ("seed=1 seed=2", "seed is given twice"),
+        ("seed=", "seed is '': give a whole number"),
+        ("seed", "'seed' is no option: give KEY=VALUE"),
+        ("=3", "'=3' is no option: give KEY=VALUE"),
+        ("seed=[1", "seed=[1: "),
+        ("seed=${nowhere}", "seed: Interpolation key 'nowhere' not found"),
+        ("--foo", "--foo: there is no such flag; see python -m sim --help"),
+        ("--cfg", "argument --cfg/-c: expected one argument"),
+        ("--resolve", "The --resolve flag can only be used"),
+        ("--config-dir=nowhere", "Additional config directory "),
+        ("--config-name=foo", "Cannot find primary config 'foo'"),
+        ("--experimental-rerun=x", "--experimental-rerun is refused"),
+        ("hydra.job.chdir=foo", "Error merging override hydra.job.chdir=foo; Value 'foo' is not a valid bool"),
+        ("hydra.run.dir=/dev/null/x", "/dev/null/x: Not a directory; choose another folder with hydra.run.dir="),
+        ("-m hydra.sweep.dir=/dev/null/x seed=1,2", "/dev/null/x: Not a directory; choose another folder"),
+        ("hydra.launcher._target_=os.system", "hydra.launcher._target_=os.system is refused"),
+        ("+hydra.callbacks.x._target_=os.system", "hydra.callbacks.x._target_=os.system is refused"),
+        ("hardware._target_=os.system", "hardware._target_=os.system is refused"),
+        ("hardware=rtx4090 model=qwen3_32b", "model=qwen3_32b does not fit on hardware=rtx4090"),
+        ("+policy=baton policy.prefill=foo", "policy.prefill=foo: unknown; choose one of inline, "),
+        ("slo.ttft_s=-1", "slo.ttft_s=-1: must be a positive number"),
+        ("workload=trace workload.path=nowhere.csv", "workload.path=nowhere.csv: there is no such file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    arguments: str, message: str, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sim(*arguments.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: {message}")
+    assert shown.err.count("\n") == 1
+    assert not [path for path in files(scratch) if "multirun.yaml" not in path]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\nb: }{", "line 2: not valid YAML"),
+        ("just text", "policy names no _target_"),
+        ("_target_: policies.orca.Orca\nmax_batch: !!python/object/apply:os.mkdir [hurt]", "not valid YAML"),
+        ("_target_: os.mkdir\npath: hurt", "policy._target_=os.mkdir is refused"),
+        ("_target_: workloads.files.os.mkdir\npath: hurt", "policy._target_=workloads.files.os.mkdir: "),
+        (
+            "# @package _global_\nhydra: {callbacks: {x: {_target_: os.mkdir, path: hurt}}}",
+            "hydra.callbacks.x._target_=os.mkdir is refused",
+        ),
+        (
+            "# @package _global_\nhydra: {job_logging: {handlers: {x: {class: os.mkdir, path: hurt}}}}",
+            "hydra.job_logging: only classes of Python's logging may be named",
+        ),
+        (
+            "# @package _global_\nhydra: {hydra_logging: {formatters: {x: {(): os.mkdir, path: hurt}}}}",
+            "hydra.hydra_logging: only classes of Python's logging may be named",
+        ),
+    ],
+)
+def test_a_file_of_ones_own_cannot_hurt(
+    text: str, message: str, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scratch / "my/policy").mkdir(parents=True)
+    (scratch / "my/policy/mine.yaml").write_text(text)
+    assert sim("--config-dir=my", "+policy=mine") == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert not (scratch / "hurt").exists()
+
+
+def test_a_binary_file_is_no_configuration(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scratch / "my/policy").mkdir(parents=True)
+    (scratch / "my/policy/mine.yaml").write_bytes(b"\xff\xfe\x00")
+    assert sim("--config-dir=my", "+policy=mine") == 2
+    assert capsys.readouterr().err == "error: a configuration file is not UTF-8 text: correct or remove it\n"
+
+
+def test_an_interruption_saves_what_is_finished(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate = Simulation.run
+
+    def interrupted(self: Simulation) -> Any:
+        result = simulate(self)
+        if result.policy.traits.memory == "rectangle":
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Simulation, "run", interrupted)
+    assert sim("policies=[orca,baton]", "workload.num_requests=5", "timeline=true", "hydra.run.dir=out") == 130
+    assert files(scratch / "out") == {f"orca/{file}" for file in OF_A_POLICY | {"timeline.json"}} | {"summary.json"}
+    assert list(summary(scratch / "out")["policies"]) == ["orca"]
+    assert capsys.readouterr().err == f"interrupted: saved what was finished (orca) in {scratch / 'out'}\n"
+    assert sim("+policy=baton", "workload.num_requests=5", "timeline=true", "hydra.run.dir=other") == 130
+    assert files(scratch / "other") == set()
+    assert capsys.readouterr().err == "interrupted: no policy was finished, nothing was saved\n"
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def defect(self: Simulation) -> Any:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(Simulation, "run", defect)
+    assert sim("+policy=orca", "workload.num_requests=5") == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "ZeroDivisionError: ours" in shown
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("--version") == 0
+    assert capsys.readouterr().out == f"baton-sim {__version__}\n"
+    assert sim("--help") == 0
+    shown = capsys.readouterr().out
+    for told in ("python -m sim +policy=baton workload=sharegpt", "policy: baton, ", "kv_tokens=N", "hydra.run.dir="):
+        assert told in shown
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_it_runs_from_any_folder_and_draws(scratch: Path) -> None:
+    done = python(scratch, "-m", "sim", "+policy=baton", "workload.num_requests=5", "hydra.run.dir=out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files(scratch / "out") == OF_A_POLICY | PICTURES
+
+
+def test_what_is_slow_to_import_is_imported_when_needed(scratch: Path) -> None:
+    slow = "{'pandas', 'matplotlib', 'scipy'}"
+    code = f"import sys, sim.__main__, sim.run; sys.exit(', '.join({slow} & set(sys.modules)) or None)"
+    done = python(scratch, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,91 @@
+"""The table: what it says, and that it fits where it is printed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sim.metrics import SLO
+from sim.table import Context, Summary, print_table
+from tests.sim.small_run import POLICIES, make_requests, run
+
+REQUESTS = make_requests(rate=0.0)
+SUMMARIES: dict[str, Summary] = {name: run(policy, REQUESTS).summary() for name, policy in POLICIES.items()}
+CONTEXT = Context(
+    workload="toy",
+    requests=120,
+    arrivals="all at once",
+    declared="max (cap 40)",
+    hardware="h100_sxm",
+    model="llama3_8b",
+    kv_tokens=100_000,
+    max_positions=8192,
+    notes=("Something was sorted.",),
+    folder=Path("/results"),
+    pictures=("comparison.png",),
+)
+
+
+def shown(summaries: Mapping[str, Summary], width: int = 80, context: Context = CONTEXT) -> str:
+    text = StringIO()
+    print_table(Console(file=text, width=width), summaries, context)
+    return text.getvalue()
+
+
+def row(text: str, label: str) -> list[str]:
+    """Cells of the first line that starts with a label."""
+    line = next(line for line in text.splitlines() if line.strip().startswith(label))
+    return line.strip()[len(label) :].split()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_tables_fit_the_width_and_show_every_policy_whole(width: int) -> None:
+    lines = shown(SUMMARIES, width).splitlines()
+    table = [line for line in lines[3:] if not line.startswith("- ")]
+    assert max(map(len, table)) <= width
+    names = [name for line in lines if line.startswith("   ") for name in line.split()]
+    assert names == list(SUMMARIES)
+    assert "…" not in "".join(lines)
+
+
+def test_values_are_those_of_the_summaries() -> None:
+    names = ("run_to_completion", "orca", "baton")
+    chosen = {name: dict(SUMMARIES[name]) for name in names}
+    chosen["baton"] |= {"saturated": False, "preemptions": 12, "rejected": 1234}
+    text = shown(chosen, 100)
+    rates = [
+        float(chosen[name][key] or 0)
+        for name, key in zip(names, ["saturated_output_throughput"] * 2 + ["output_throughput"], strict=True)
+    ]
+    assert row(text, "saturated") == ["yes", "yes", "no"]
+    assert row(text, "output tokens/s") == [f"{rate:,.0f}" for rate in rates]
+    assert row(text, "ratio to the first") == [f"{rate / rates[0]:.2f}x" for rate in rates]
+    assert row(text, "idle share of GPU busy time") == [f"{chosen[name]['idle_time_fraction']:.1%}" for name in names]
+    assert row(text, "TPOT mean / p99, ms")[0] == "-"
+    assert row(text, "KV memory taken at its peak")[1] == f"{(chosen['orca']['kv_peak_tokens'] or 0) / 100_000:.1%}"
+    assert row(text, "preemptions") == ["0", "0", "12"]
+    assert "goodput" not in text
+    assert "baton: not saturated, so the throughput is that of the arrivals." in text
+    assert "Requests rejected because the KV memory can never hold them: baton 1,234." in text
+    for said in ("max (cap 40)", "Something was sorted.", "/results", "comparison.png"):
+        assert said in text
+
+
+def test_what_a_reader_must_know_is_said_when_it_is_so() -> None:
+    plain = shown({"orca": SUMMARIES["orca"]})
+    assert "ratio" not in plain
+    for note in ("Inline BATON", "GPUs; compare", "longer than", "rejected", "not finished"):
+        assert note not in plain
+    several = {name: SUMMARIES[name] for name in ("baton", "prefill_first", "baton_dedicated")}
+    text = shown(several, context=replace(CONTEXT, too_long=3))
+    assert row(text, "GPUs used") == ["1", "1", "2"]
+    for note in ("Inline BATON schedules almost as prefill_first does", "GPUs; compare", "3 requests are longer than"):
+        assert note in text
+
+
+def test_goodput_is_shown_under_an_slo() -> None:
+    summary = run(POLICIES["orca"], REQUESTS).summary(SLO(ttft_s=1e9, tpot_s=1e9))
+    assert row(shown({"orca": summary}), "share that met the SLO") == ["100.0%"]
