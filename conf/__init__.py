@@ -1,0 +1,1 @@
+"""The configuration tree of the command lines: YAML files only."""

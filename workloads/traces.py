@@ -3,16 +3,17 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from policies.errors import InputError
 from workloads.checks import choice
 from workloads.demand import Demand, counted, in_order, spread_within_ticks, with_duplicates_noted, without_failures
 from workloads.files import PublishedFile, given_file, in_data_folder
 from workloads.options import Options
-from workloads.reading import read_table
 from workloads.requests import Requests
-from workloads.table import Table
+
+if TYPE_CHECKING:
+    from workloads.table import Table
 
 _AZURE = "https://raw.githubusercontent.com/Azure/AzurePublicDataset/master/data/AzureLLMInferenceTrace_"
 _MOONCAKE = "https://raw.githubusercontent.com/kvcache-ai/Mooncake/main/FAST25-release/traces/"
@@ -108,7 +109,7 @@ class Azure(RecordedWorkload):
     def read(self) -> tuple[str, Demand]:
         """Read the columns TIMESTAMP, ContextTokens and GeneratedTokens."""
         path = AZURE_FILES[self.service].locate(self.path)
-        table = read_table(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"))
+        table = _read_table(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"))
         demand = Demand(
             prompt_tokens=table.counts("ContextTokens", low=0),
             output_tokens=table.counts("GeneratedTokens", low=0),
@@ -138,7 +139,7 @@ class Mooncake(RecordedWorkload):
     def read(self) -> tuple[str, Demand]:
         """Read the columns timestamp (ms), input_length and output_length."""
         path = MOONCAKE_FILES[self.trace].locate(self.path)
-        table = read_table(path, ("timestamp", "input_length", "output_length"))
+        table = _read_table(path, ("timestamp", "input_length", "output_length"))
         demand = Demand(
             prompt_tokens=table.counts("input_length", low=0),
             output_tokens=table.counts("output_length", low=0),
@@ -159,7 +160,7 @@ class BurstGPT(RecordedWorkload):
     def read(self) -> tuple[str, Demand]:
         """Read the columns Timestamp (s), Request tokens and Response tokens."""
         path = self._locate()
-        table = read_table(path, ("Timestamp", "Request tokens", "Response tokens"))
+        table = _read_table(path, ("Timestamp", "Request tokens", "Response tokens"))
         demand = Demand(
             prompt_tokens=table.counts("Request tokens", low=0),
             output_tokens=table.counts("Response tokens", low=0),
@@ -199,7 +200,7 @@ class Trace(RecordedWorkload):
     def read(self) -> tuple[str, Demand]:
         """Read the columns above."""
         path = given_file(self.path)
-        table = read_table(
+        table = _read_table(
             path, ("arrival_s", "prompt_tokens", "output_tokens"), ("priority", "prefix_id", "prefix_tokens")
         )
         demand = Demand(
@@ -214,6 +215,13 @@ class Trace(RecordedWorkload):
         return path.name, in_order(demand)
 
 
+def _read_table(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> "Table":
+    # pandas takes a third of a second to import: only those who read a trace shall pay.
+    from workloads.reading import read_table
+
+    return read_table(path, columns, optional)
+
+
 def _published(path: Path, demand: Demand) -> Demand:
     """Drop the failed requests of a published trace and bring the rest into order."""
     demand = without_failures(demand)
@@ -222,7 +230,7 @@ def _published(path: Path, demand: Demand) -> Demand:
     return in_order(demand)
 
 
-def _with_prefixes(table: Table, demand: Demand) -> Demand:
+def _with_prefixes(table: "Table", demand: Demand) -> Demand:
     if ("prefix_id" in table) != ("prefix_tokens" in table):
         raise InputError(f"{table.path}: prefix_id and prefix_tokens need each other: add or rename a column")
     if "prefix_id" not in table:
