@@ -225,6 +225,8 @@ class Ledger:
             raise IllegalPlan("KV memory of the prefill GPU is full")
         if decode and (lane or apart or not rows):
             raise IllegalPlan("only rows on lane 0 decode, and never beside a prefill apart from the batch")
+        if apart and self._hold_finished:
+            raise IllegalPlan("a batch that runs to completion takes no newcomer, so none is prefilled apart from it")
         if not apart:
             if lane and (rows or self._active[0]):
                 raise IllegalPlan("only an idle, empty batch is prefilled in place from the other lane")

@@ -47,6 +47,8 @@ def main() -> None:
         task()
     except KeyboardInterrupt:
         _exit(130, "interrupted")
+    except BrokenPipeError:
+        _leave_pipe()
     except Exception as error:  # `task` lets none pass: this one is Hydra's, about what it was given
         _exit(2, f"error: {in_one_line(error)}")
 
@@ -59,8 +61,7 @@ def task(config: DictConfig) -> None:
     except InputError as error:
         _exit(2, f"error: {error}")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _leave_pipe()
     except Exception:
         traceback.print_exc()
         sys.exit(1)
@@ -152,6 +153,12 @@ def _refuse_factories(settings: Mapping[str, Any]) -> None:
         found = str(settings.get(part))
         if "'()'" in found or re.search(r"'class': '(?!logging\.)", found):
             raise InputError(f"hydra.{part}: only classes of Python's logging may be named")
+
+
+def _leave_pipe() -> NoReturn:
+    """End as other programs do when nobody reads on: silently, with 128 + SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def _exit(code: int, message: str) -> NoReturn:

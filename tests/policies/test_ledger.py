@@ -126,10 +126,12 @@ class LedgerMachine(RuleBasedStateMachine):
             with pytest.raises(IllegalPlan):
                 self.ledger.commit(lane, [])
             return
-        could_end = [job.id for job in plan.prefill] + (self.ids("running") if plan.decode else [])
-        ended = data.draw(st.lists(st.sampled_from(could_end), unique=True)) if could_end else []
-        steps = steps if plan.decode and not plan.prefill else 1
-        steps = min(steps, 1 + self.ledger.book.further_steps()) if plan.decode else 1
+        left = {request: self.left(request) for request in (self.ids("running") if plan.decode else [])}
+        steps = 1 if plan.prefill else min([steps, 1 + self.ledger.book.further_steps(), *left.values()])
+        left = {request: tokens - steps for request, tokens in left.items()}
+        left |= {job.id: job.max_new_tokens - 1 - self.ledger.progress.get(job.id, 0) for job in plan.prefill}
+        ended = data.draw(st.lists(st.sampled_from(sorted(left)), unique=True)) if left else []
+        ended += [request for request, tokens in left.items() if tokens == 0 and request not in ended]
         self.ledger.commit(lane, ended, steps)
         for job in plan.prefill:
             beside = "sending" if self.ledger._remote_limit is not None else "ready"
@@ -138,6 +140,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.where[request] = "held" if self.kind == "static" else "finished"
         if self.kind == "static" and not self.ids("running"):
             self.where.update(dict.fromkeys(self.ids("held"), "finished"))
+
+    def left(self, request: int) -> int:
+        """Tokens that a live row may still generate: its prefill gave the first."""
+        job = self.jobs[request]
+        return job.prompt_tokens + job.max_new_tokens - 1 - self.ledger.batch.length(request)
 
     @rule()
     def deliver(self) -> None:

@@ -17,7 +17,7 @@ from sim.model import Model, kv_capacity
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = {group: sorted((CONF / group).glob("*.yaml")) for group in ("policy", "hardware", "model")}
-KINDS = {"policy": Policy, "hardware": Hardware, "model": Model}
+KINDS: dict[str, type[Any]] = {"policy": Policy, "hardware": Hardware, "model": Model}
 ALL = [file for files in FILES.values() for file in files]
 
 PARAMETERS = {
