@@ -222,7 +222,7 @@ def test_an_illegal_plan_names_its_reason() -> None:
     with pytest.raises(IllegalPlan, match="waiting"):
         ledger.begin(0, Plan([job]))
     ledger.submit([job])
-    with pytest.raises(IllegalPlan, match="nothing|rows that decode"):
+    with pytest.raises(IllegalPlan, match="rows that decode"):
         ledger.begin(0, CARRY_ON)
     ledger.begin(0, Plan([job]))
     with pytest.raises(IllegalPlan, match="busy"):

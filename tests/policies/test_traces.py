@@ -14,9 +14,7 @@ A, B, C, D = (0.0, 3, 2), (0.0, 2, 4), (0.0, 4, 1), (0.0, 1, 2)
 
 def rows(result: Run) -> list[tuple[int, int, int]]:
     """Per iteration: live rows decoded, held rows computed, prompts prefilled."""
-    return [
-        (int(record["rows"]), int(record["held_rows"]), int(record["prefill_rows"])) for record in result.log
-    ]
+    return [(int(record["rows"]), int(record["held_rows"]), int(record["prefill_rows"])) for record in result.log]
 
 
 def test_run_to_completion_waits_for_the_longest_answer() -> None:
