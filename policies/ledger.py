@@ -16,7 +16,7 @@ A lane is busy from `begin` to `commit`. `begin` refuses an illegal plan with `I
 checks KV memory for "carry on" too. Output lengths are not known here: `commit` is told which requests finished.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import compress, islice
 
 from policies.batch import Batch
