@@ -86,7 +86,9 @@ class KVBook(Protocol):
 class Slots:
     """Orca's reservation: a request takes prompt + max_new_tokens from admission to its end, parked or not."""
 
-    grows = follows_rows = shaped = False
+    grows = False
+    follows_rows = False
+    shaped = False
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -159,7 +161,8 @@ class Slots:
 class Paged:
     """Blocks of 16 tokens, taken as a row grows. A row of n tokens holds ceil(n / 16) blocks."""
 
-    grows = follows_rows = True
+    grows = True
+    follows_rows = True
     shaped = False
 
     def __init__(self, limit: int, batch: Batch) -> None:
@@ -271,7 +274,9 @@ class Paged:
 class StaticRectangle:
     """Run-to-completion: rows x (longest prompt + most new tokens), taken and freed with the whole batch."""
 
-    grows = follows_rows = shaped = False
+    grows = False
+    follows_rows = False
+    shaped = False
 
     def __init__(self, limit: int, batch: Batch) -> None:
         self.limit = limit

@@ -29,7 +29,8 @@ class Rectangle:
         moves: Rows moved into holes by the last `decode`, as (id, from, to).
     """
 
-    follows_rows = shaped = True
+    follows_rows = True
+    shaped = True
 
     def __init__(self, limit: int, batch: Batch, max_rows: int, reserve: str) -> None:
         self.limit = limit

@@ -241,6 +241,8 @@ def test_a_plan_of_several_parts_happens_whole_or_not_at_all(kind: str, leave: s
         ledger.commit(0, [])
     before = state(ledger)
     with pytest.raises(IllegalPlan, match="KV"):
-        ledger.begin(0, Plan([large], decode=True)._replace(**{leave: [0]}))
+        ledger.begin(
+            0, Plan([large], park=[0] if leave == "park" else (), drop=[0] if leave == "drop" else (), decode=True)
+        )
     assert state(ledger) == before
     ledger.begin(0, CARRY_ON)
