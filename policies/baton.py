@@ -55,7 +55,10 @@ class Baton(Policy):
         """Shape the batch, then prefill, then carry on; with two lanes, prefill has its own."""
         if lane == PREFILL_LANE:
             return self._group(view) or (IDLE if self._heeds_arrivals(view) else IDLE_THROUGH_ARRIVALS)
-        return self._shaping(view) or self._inline_group(view) or self._carry_on(view)
+        plan = self._shaping(view) if view.ready or self.reserve == "window" else None
+        if plan is None and self.prefill == "inline":
+            plan = self._group(view)
+        return plan or self._carry_on(view)
 
     def _shaping(self, view: View) -> Plan | None:
         """Park what overflows; else embed what is ready; else resume what was parked."""
@@ -74,16 +77,15 @@ class Baton(Policy):
                 return Plan(insert=list(view.parked)[:resumable], decode=True)
         return None
 
-    def _inline_group(self, view: View) -> Plan | None:
-        return self._group(view) if self.prefill == "inline" else None
-
     def _group(self, view: View) -> Plan | None:
         """All waiting requests that have a free row, or a place ahead, and memory."""
         if not view.waiting or view.parked:
             return None
         beside = view.beside
+        room = self.max_batch - len(view.rows) - beside
         apart = self.prefill == "dedicated" or bool(view.rows or beside)
-        room = self.max_batch - len(view.rows) - beside + (self.prefill_ahead if apart else 0)
+        if apart:
+            room += self.prefill_ahead
         if self.max_prefill is not None:
             room = min(room, self.max_prefill)
         group = view.admissible(room, apart) if room > 0 else None
@@ -96,5 +98,6 @@ class Baton(Policy):
 
     def _heeds_arrivals(self, view: View) -> bool:
         """Whether a job that arrives now could be prefilled, though none that waits can."""
-        room = self.max_batch + self.prefill_ahead - len(view.rows) - view.beside
-        return room > 0 and not view.parked and (not view.waiting or self.order != "fcfs")
+        if view.parked or (view.waiting and self.order == "fcfs"):
+            return False
+        return self.max_batch + self.prefill_ahead - len(view.rows) - view.beside > 0

@@ -61,7 +61,9 @@ class Rectangle:
 
     def _shape(self, newcomers: int, need: int, beside: int, leavers: int = 0) -> tuple[int, int] | None:
         """Return the (rows, capacity) that holds everyone and `newcomers`, or None if memory does not allow it."""
-        occupants = min(len(self._needs) + newcomers - leavers, self._max_rows)
+        occupants = len(self._needs) + newcomers - leavers
+        if occupants > self._max_rows:
+            occupants = self._max_rows
         size = self.rows * self.capacity
         if occupants <= self.rows and need <= self.capacity and size + beside <= self.limit:
             return self.rows, self.capacity
@@ -75,7 +77,8 @@ class Rectangle:
     def _reshape(self, shape: tuple[int, int] | None) -> None:
         if shape is None:
             raise KVShortage(f"no rectangle for the batch fits into {self.limit} KV tokens")
-        if shape != (self.rows, self.capacity):
+        rows, capacity = shape
+        if rows != self.rows or capacity != self.capacity:
             if self._places:
                 self.copied += sum(self._batch.length(request) for request in self._places)
                 self.transient = self.rows * self.capacity
@@ -84,12 +87,16 @@ class Rectangle:
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, that can be prefilled as one padded group and then have a row each."""
         taken: list[Job] = []
-        longest, need = 0, self._window_need()
+        count, longest, need, beside = 0, 0, self._window_need(), self._beside_sum
         for job in jobs:
+            count += 1
             tokens = length(job)
-            longest, need = max(longest, tokens), max(need, self._need(job, tokens))
-            beside = self._beside_sum + (len(taken) + 1) * longest if apart else self._beside_sum
-            if self._shape(len(taken) + 1, need, beside) is None:
+            columns = self._need(job, tokens)
+            need = columns if columns > need else need
+            if apart:
+                longest = tokens if tokens > longest else longest
+                beside = self._beside_sum + count * longest
+            if self._shape(count, need, beside) is None:
                 break
             taken.append(job)
         return taken
@@ -101,13 +108,12 @@ class Rectangle:
         """Shape the rectangle for the newcomers, and take the padded group beside it if `apart`."""
         longest = max(lengths)
         beside = self._beside_sum + len(jobs) * longest if apart else self._beside_sum
-        needs = [self._need(job, length) for job, length in zip(jobs, lengths, strict=True)]
-        self._reshape(self._shape(len(jobs), max(*needs, self._window_need()), beside))
-        for job, need in zip(jobs, needs, strict=True):
-            self._needs[job.id] = need
-            if apart:
-                self._beside[job.id] = longest
-        self._beside_sum = beside
+        needs = {job[0]: self._need(job, length) for job, length in zip(jobs, lengths, strict=True)}
+        self._reshape(self._shape(len(jobs), max(max(needs.values()), self._window_need()), beside))
+        self._needs.update(needs)
+        if apart:
+            self._beside.update(dict.fromkeys(needs, longest))
+            self._beside_sum = beside
 
     def join(self, job: Job, length: int) -> None:
         """Give the job a row, and embed its KV there if it lay beside the rectangle."""

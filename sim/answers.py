@@ -51,8 +51,11 @@ class Answers:
         """Decode clock at which the next row of the batch ends; only of a batch that has live rows."""
         return self._due[0] >> _ID_BITS
 
-    def prefilled(self, jobs: Sequence[Job], start: float, now: float) -> list[int]:
-        """A prefill gave each job a token; return those for which it was the last."""
+    def prefilled(self, jobs: Sequence[Job], start: float, now: float, clock: int | None) -> list[int]:
+        """A prefill gave each job a token; return those for which it was the last.
+
+        The others have become rows at decode clock `clock`, or lie beside the batch if it is None.
+        """
         ended: list[int] = []
         output_tokens, left, preemptions = self._output_tokens, self._left, self.preemptions
         for job in jobs:
@@ -65,29 +68,26 @@ class Answers:
                 self.first_scheduled_s[request] = start
                 self.first_token_s[request] = now
                 remaining = output_tokens[request] - 1
-            if remaining:
-                left[request] = remaining
-            else:
+            if not remaining:
                 ended.append(request)
                 self.finish_s[request] = now
+            elif clock is None:
+                left[request] = remaining
+            else:
+                self._join(request, clock, remaining)
         return ended
-
-    def landed(self, jobs: Sequence[Job], clock: int) -> None:
-        """Those of the prefilled jobs that have not ended have become rows."""
-        left = self._left
-        for job in jobs:
-            if job[0] in left:
-                self.joined((job[0],), clock)
 
     def joined(self, requests: Iterable[int], clock: int) -> None:
         """Requests have become rows; their next tokens come with the decode step that starts at `clock`."""
-        due, left, join_clock = self._due, self._left, self.join_clock
         for request in requests:
-            heappush(due, (clock + left.pop(request)) << _ID_BITS | request)
-            if join_clock[request] < 0:
-                join_clock[request] = clock
-            else:
-                self.rejoins.append((clock, self._token_s[request]))
+            self._join(request, clock, self._left.pop(request))
+
+    def _join(self, request: int, clock: int, left: int) -> None:
+        heappush(self._due, (clock + left) << _ID_BITS | request)
+        if self.join_clock[request] < 0:
+            self.join_clock[request] = clock
+        else:
+            self.rejoins.append((clock, self._token_s[request]))
 
     def interrupted(self, requests: Sequence[int], clock: int, token_s: float) -> None:
         """Rows, whose last tokens came at `token_s`, have left the batch before their end."""

@@ -14,14 +14,14 @@ _TOUCHING_S = 1e-9
 class BusyTime:
     """A log sink that measures the union of the iterations of all lanes, in bounded memory.
 
-    The records of a lane come in order, so what lies before the end of every lane's last one is settled. A lane that
-    prefills beside the batch appears in the log before the batch does, since the batch has nothing to decode yet.
+    The records of a lane come in order, so what lies before the end of every lane's last one is settled. Lane 0 always
+    appears; a lane that prefills beside it appears first, since the batch has nothing to decode yet.
     """
 
     def __init__(self) -> None:
         self._settled_s = 0.0
         self._open = np.zeros((2, 0))
-        self._lane_end: dict[int, float] = {}
+        self._lane_end = {0: 0.0}
 
     def __call__(self, records: Slice) -> None:
         """Add a slice."""

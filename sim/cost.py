@@ -58,8 +58,10 @@ class CostModel:
 
     def seconds(self, work: Work) -> float:
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
-        (_, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs) = work[:11]
-        kv_read, kv_held, kv_padding, copied, host, launches = work[11:]
+        (
+            _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
+            kv_read, kv_held, kv_padding, copied, host, launches,
+        ) = work  # fmt: skip
         seconds = self._step_s + (kv_read + kv_held + kv_padding) * self._kv_s
         slots = rows + held + tokens + padding + insertion
         if slots:

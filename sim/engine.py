@@ -187,12 +187,10 @@ class Engine:
             self._decoded_s = now
             ended = answers.ending(ledger.batch.clock + steps, now)
         if prefill:
-            at_once = answers.prefilled(prefill, task.start, now)
-            ended += at_once
+            clock = None if apart else ledger.batch.clock + (steps if decode else 0)
+            ended += answers.prefilled(prefill, task.start, now, clock)
             ledger.commit(lane, ended, steps)
-            if not apart:
-                answers.landed(prefill, ledger.batch.clock)
-            elif ledger.sending:
+            if ledger.sending:
                 self._send([job for job in prefill if job[0] in ledger.sending])
         else:
             ledger.commit(lane, ended, steps)

@@ -90,9 +90,14 @@ class Simulation:
     def run(self) -> Result:
         """Simulate to the end."""
         self._engine.run()
+        summary = self._metrics.summary(self._requests, self.answers, self._slo)
+        grown = self._engine.ledger.stretch_peak
+        summary["kv_peak_tokens"] = max(int(summary["kv_peak_tokens"] or 0), grown)
+        if self._policy.traits.lanes == "separate" and summary["duration_s"]:
+            summary["link_busy_fraction"] = self._engine.link_busy_s / summary["duration_s"]
         return Result(
             policy=self._policy,
-            summary=self._metrics.summary(self._requests, self.answers, self._slo),
+            summary=summary,
             columns=request_columns(self._requests, self.answers, self._policy.traits.release_with_batch),
             occupancy=self._occupancy.series(),
         )

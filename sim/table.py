@@ -233,8 +233,8 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
             yield f"{text}: {', '.join(counts)}."
     if context.too_long:
         yield (
-            f"{context.too_long:,} requests are longer than the {context.max_positions:,} tokens that "
-            f"{context.model} was made for; they are simulated all the same."
+            f"Requests longer than the {context.max_positions:,} tokens that {context.model} was made for, "
+            f"simulated all the same: {context.too_long:,}."
         )
     if {"baton", "prefill_first"} <= summaries.keys():
         yield "Inline BATON schedules almost as prefill_first does; what differs is the layout."

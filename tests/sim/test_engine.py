@@ -73,7 +73,7 @@ def test_clock_is_monotone(finished: tuple[Requests, Policy, Run]) -> None:
 def test_memory_balances_and_is_never_above_capacity(finished: tuple[Requests, Policy, Run]) -> None:
     """KV memory is bounded at all times and empty at the end."""
     _, _, result = finished
-    assert result.log["kv_tokens"].max() <= result.engine.ledger.kv_peak <= 2500
+    assert max(result.log["kv_tokens"].max(), result.engine.ledger.stretch_peak) <= 2500
     assert result.engine.ledger.book.used == 0
     assert not result.engine.ledger.batch.rows and not result.engine.ledger.parked
 

@@ -82,7 +82,7 @@ def test_what_a_reader_must_know_is_said_when_it_is_so() -> None:
     several = {name: SUMMARIES[name] for name in ("baton", "prefill_first", "baton_dedicated")}
     text = shown(several, context=replace(CONTEXT, too_long=3))
     assert row(text, "GPUs used") == ["1", "1", "2"]
-    for note in ("Inline BATON schedules almost as prefill_first does", "GPUs; compare", "3 requests are longer than"):
+    for note in ("Inline BATON schedules almost as prefill_first does", "GPUs; compare", "simulated all the same: 3"):
         assert note in text
 
 
