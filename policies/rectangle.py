@@ -87,9 +87,8 @@ class Rectangle:
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, that can be prefilled as one padded group and then have a row each."""
         taken: list[Job] = []
-        count, longest, need, beside = 0, 0, self._window_need(), self._beside_sum
-        for job in jobs:
-            count += 1
+        longest, need, beside = 0, self._window_need(), self._beside_sum
+        for count, job in enumerate(jobs, start=1):
             tokens = length(job)
             columns = self._need(job, tokens)
             need = columns if columns > need else need
