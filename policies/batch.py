@@ -16,7 +16,7 @@ class Batch:
         rows: Live rows by request id, in the order in which they joined.
         held: Finished rows that are still computed.
         offset_sum: Sum of the offsets of the live rows.
-        joined: How many rows have joined since the last decode step began.
+        fresh: Live rows that have joined since the last decode step began.
     """
 
     def __init__(self, track_longest: bool = True) -> None:
@@ -25,7 +25,7 @@ class Batch:
         self.rows: dict[int, Row] = {}
         self.held: dict[int, Row] = {}
         self.offset_sum = 0
-        self.joined = 0
+        self.fresh: set[int] = set()
         self._track_longest = track_longest
         self._tallest: list[tuple[int, int]] = []
 
@@ -35,7 +35,7 @@ class Batch:
         request = job[0]
         self.rows[request] = (job, offset)
         self.offset_sum += offset
-        self.joined += 1
+        self.fresh.add(request)
         if self._track_longest:
             heappush(self._tallest, (-offset, request))
 
@@ -43,6 +43,7 @@ class Batch:
         """Let a live row leave."""
         row = self.rows.pop(request)
         self.offset_sum -= row[1]
+        self.fresh.discard(request)
         return row
 
     def hold(self, request: int) -> None:

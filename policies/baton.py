@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.errors import InputError
-from policies.plan import CARRY_ON, CARRY_ON_UNTIL_ARRIVAL, IDLE, IDLE_THROUGH_ARRIVALS, Plan
+from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, IDLE_THROUGH_ARRIVALS, Plan
 from policies.policy import Policy, Traits, require_choice, require_positive
 from policies.view import View
 
@@ -94,7 +94,8 @@ class Baton(Policy):
     def _carry_on(self, view: View) -> Plan:
         if not view.rows:
             return IDLE
-        return CARRY_ON_UNTIL_ARRIVAL if self.prefill == "inline" and self._heeds_arrivals(view) else CARRY_ON
+        heeds_arrivals = self.prefill == "inline" and self._heeds_arrivals(view)
+        return CARRY_ON_UNTIL_ARRIVAL if heeds_arrivals else CARRY_ON_THROUGH_ARRIVALS
 
     def _heeds_arrivals(self, view: View) -> bool:
         """Whether a job that arrives now could be prefilled, though none that waits can."""

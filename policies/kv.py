@@ -43,6 +43,9 @@ class KVBook(Protocol):
     def used(self) -> int:
         """Tokens of memory taken, padding and reservations counted."""
 
+    def possible(self, job: Job, apart: bool) -> bool:
+        """Whether the job could be served if it were alone; `apart`: it must be prefilled beside the batch."""
+
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, that can be admitted together; stop at the first that cannot."""
 
@@ -94,6 +97,10 @@ class Slots:
         self.limit = limit
         self.copied = self.transient = 0
         self.used = 0
+
+    def possible(self, job: Job, apart: bool) -> bool:
+        """Whether its prompt and all its new tokens fit."""
+        return job[2] + job[3] <= self.limit
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, whose reservations fit together."""
@@ -166,7 +173,7 @@ class Paged:
     shaped = False
 
     def __init__(self, limit: int, batch: Batch) -> None:
-        self.limit = limit
+        self.limit = limit // BLOCK * BLOCK
         self.copied = self.transient = 0
         self._batch = batch
         self._blocks = 0
@@ -181,6 +188,10 @@ class Paged:
     @property
     def _free(self) -> int:
         return self.limit // BLOCK - self._blocks
+
+    def possible(self, job: Job, apart: bool) -> bool:
+        """Whether its prompt and all its new tokens fit."""
+        return job[2] + job[3] <= self.limit
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, whose prompts and next tokens fit together."""
@@ -284,6 +295,10 @@ class StaticRectangle:
         self.used = 0
         self._batch = batch
         self._requests = 0
+
+    def possible(self, job: Job, apart: bool) -> bool:
+        """Whether its prompt and all its new tokens fit."""
+        return job[2] + job[3] <= self.limit
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, whose common rectangle fits; none while a batch runs."""

@@ -83,12 +83,15 @@ class Ledger:
         self.remote: dict[int, int] = {}
         self._remote_limit = remote_limit
         self._active: list[Plan | None] = [None, None]
+        self._copy_owed = 0
+        """KV tokens that a reshape for a newcomer on lane 1 makes the batch copy before its next step."""
 
     def submit(self, jobs: Sequence[Job]) -> list[Job]:
         """Queue arrivals, in order; return those that are larger than the whole KV memory, and forget them."""
-        limit = self.book.limit
-        prompt_limit = limit if self._remote_limit is None else self._remote_limit
-        fits = [job[2] + job[3] <= limit and job[2] <= prompt_limit for job in jobs]
+        apart, possible = self._remote_limit is not None, self.book.possible
+        fits = [possible(job, apart) for job in jobs]
+        if self._remote_limit is not None:
+            fits = [fit and job.prompt_tokens <= self._remote_limit for job, fit in zip(jobs, fits, strict=True)]
         if all(fits):
             self.waiting.extend_arrivals(jobs)
             return []
@@ -147,7 +150,14 @@ class Ledger:
         if decode:
             if book.shaped:
                 book.compact()
-            self.inserted, batch.joined = batch.joined, 0
+            self.inserted = len(batch.fresh)
+            batch.fresh.clear()
+        if lane:
+            self._copy_owed += book.copied
+            book.copied = 0
+        elif self._copy_owed:
+            book.copied += self._copy_owed
+            self._copy_owed = 0
         self._active[lane] = plan
 
     def _grow(self) -> None:
@@ -286,6 +296,8 @@ class Ledger:
         plan = self._active[lane]
         if plan is None:
             raise IllegalPlan(f"lane {lane} is idle")
+        if finished:
+            self._check_finished(plan, finished)
         self._active[lane] = None
         if plan.decode:
             batch = self.batch
@@ -324,11 +336,14 @@ class Ledger:
                 progress.pop(job[0], None)
         return [request for request in finished if request not in ended] if ended else finished
 
+    def _check_finished(self, plan: Plan, finished: Sequence[int]) -> None:
+        rows = self.batch.rows if plan.decode else ()
+        for request in finished:
+            if request not in rows and not any(job.id == request for job in plan.prefill):
+                raise IllegalPlan(f"request {request} was not computed, so it cannot finish")
+
     def _finish_rows(self, finished: Sequence[int]) -> None:
         batch, book, clock, rows = self.batch, self.book, self.batch.clock, self.batch.rows
-        for request in finished:
-            if request not in rows:
-                raise IllegalPlan(f"request {request} is not running, so it cannot finish")
         if self._hold_finished:
             self._hold_rows(finished)
             return

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.plan import CARRY_ON, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan, Steady
+from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan, Steady
 from policies.policy import Policy, Traits, require_choice
 from policies.view import View
 
@@ -46,14 +46,11 @@ class Orca(Policy):
         if room > 0 and view.waiting:
             newcomers = view.admissible(room)
             if newcomers:
-                room -= len(newcomers)
-                heeds = (room > 0 and len(newcomers) == len(view.waiting)) or self.order != "fcfs"
-                steady = Steady.UNTIL_ARRIVAL if heeds else Steady.THROUGH_ARRIVALS
-                return Plan(newcomers, decode=bool(view.rows), steady=steady)
+                return Plan(newcomers, decode=bool(view.rows))
         if not view.rows:
             return IDLE
         arrivals_matter = room > 0 and (not view.waiting or self.order != "fcfs")
-        return CARRY_ON_UNTIL_ARRIVAL if arrivals_matter else CARRY_ON
+        return CARRY_ON_UNTIL_ARRIVAL if arrivals_matter else CARRY_ON_THROUGH_ARRIVALS
 
     def _reorder(self, view: View) -> Plan:
         """Give the turns to the first of the whole pool; a row that loses its turn keeps its reservation."""

@@ -51,5 +51,6 @@ class Plan(NamedTuple):
 
 IDLE = Plan(steady=Steady.UNTIL_ARRIVAL)
 IDLE_THROUGH_ARRIVALS = Plan(steady=Steady.THROUGH_ARRIVALS)
-CARRY_ON = Plan(decode=True, steady=Steady.THROUGH_ARRIVALS)
+CARRY_ON = Plan(decode=True)
+CARRY_ON_THROUGH_ARRIVALS = Plan(decode=True, steady=Steady.THROUGH_ARRIVALS)
 CARRY_ON_UNTIL_ARRIVAL = Plan(decode=True, steady=Steady.UNTIL_ARRIVAL)

@@ -6,7 +6,7 @@ It schedules almost as inline BATON does; what differs is the layout: paged KV, 
 from dataclasses import dataclass
 
 from policies.job import Job
-from policies.plan import CARRY_ON, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
+from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
 from policies.policy import Policy, Traits, require_positive
 from policies.view import View
 
@@ -45,7 +45,7 @@ class PrefillFirst(Policy):
         if not view.rows:
             return IDLE
         arrivals_matter = room > 0 and (not view.waiting or self.order != "fcfs")
-        return CARRY_ON_UNTIL_ARRIVAL if arrivals_matter else CARRY_ON
+        return CARRY_ON_UNTIL_ARRIVAL if arrivals_matter else CARRY_ON_THROUGH_ARRIVALS
 
     def _within_budget(self, view: View, jobs: list[Job]) -> list[Job]:
         tokens = 0

@@ -26,7 +26,6 @@ class Rectangle:
         capacity: Columns allocated.
         grows: Whether the capacity follows the window rather than reservations.
         slots: Request id by row, None for a hole.
-        moves: Rows moved into holes by the last `decode`, as (id, from, to).
     """
 
     follows_rows = True
@@ -37,7 +36,6 @@ class Rectangle:
         self.copied = self.transient = 0
         self.rows = self.capacity = 0
         self.slots: list[int | None] = []
-        self.moves: list[tuple[int, int, int]] = []
         self._batch = batch
         self._max_rows = max_rows
         self.grows = reserve == "window"
@@ -52,15 +50,25 @@ class Rectangle:
         """Tokens in the rectangle and beside it."""
         return self.rows * self.capacity + self._beside_sum
 
-    def _need(self, job: Job, length: int) -> int:
-        return self._columns(length) if self.grows else job.prompt_tokens + job.max_new_tokens
+    def possible(self, job: Job, apart: bool) -> bool:
+        """Whether its row, and its prompt beside that if it must be prefilled apart, fit."""
+        prompt, tokens = job.prompt_tokens, job.prompt_tokens + job.max_new_tokens
+        if not apart:
+            return tokens <= self.limit
+        return max(tokens, 2 * prompt + 1) <= self.limit if self.grows else prompt + tokens <= self.limit
 
-    def _columns(self, longest: int) -> int:
-        """Columns for a window that holds `longest` tokens and the next, with room to grow."""
-        return min(self.limit, longest + 1 + HEADROOM)
+    def _need(self, job: Job, length: int, beside: int) -> int:
+        return self._columns(length, beside) if self.grows else job[2] + job[3]
+
+    def _columns(self, longest: int, beside: int) -> int:
+        """Columns for a window that holds `longest` tokens and the next, with room to grow as far as there is any."""
+        return max(longest + 1, min(self.limit - beside, longest + 1 + HEADROOM))
 
     def _shape(self, newcomers: int, need: int, beside: int, leavers: int = 0) -> tuple[int, int] | None:
-        """Return the (rows, capacity) that holds everyone and `newcomers`, or None if memory does not allow it."""
+        """Return the (rows, capacity) that holds everyone and `newcomers`, or None if memory does not allow it.
+
+        A new rectangle has as many of the `max_rows` as fit; with several rows, one more newcomer fits beside it.
+        """
         occupants = len(self._needs) + newcomers - leavers
         if occupants > self._max_rows:
             occupants = self._max_rows
@@ -70,15 +78,15 @@ class Rectangle:
         fixed = (self._needs[request] for request in self._beside) if self.grows else self._needs.values()
         need = max(need, max(fixed, default=0))
         space = self.limit - beside - (size if self._places else 0)
-        room_for_one_beside = (space - need) // need
-        rows = min(self._max_rows, max(room_for_one_beside, min(occupants, space // need)))
+        rows = min(self._max_rows, (space - need if occupants > 1 else space) // need)
+        if occupants == 1 and rows > 1:
+            rows = max(1, min(self._max_rows, (space - need) // need))
         return (rows, need) if rows >= occupants else None
 
     def _reshape(self, shape: tuple[int, int] | None) -> None:
         if shape is None:
             raise KVShortage(f"no rectangle for the batch fits into {self.limit} KV tokens")
-        rows, capacity = shape
-        if rows != self.rows or capacity != self.capacity:
+        if shape != (self.rows, self.capacity):
             if self._places:
                 self.copied += sum(self._batch.length(request) for request in self._places)
                 self.transient = self.rows * self.capacity
@@ -90,24 +98,24 @@ class Rectangle:
         longest, need, beside = 0, self._window_need(), self._beside_sum
         for count, job in enumerate(jobs, start=1):
             tokens = length(job)
-            columns = self._need(job, tokens)
-            need = columns if columns > need else need
             if apart:
                 longest = tokens if tokens > longest else longest
                 beside = self._beside_sum + count * longest
+            columns = self._need(job, tokens, beside)
+            need = columns if columns > need else need
             if self._shape(count, need, beside) is None:
                 break
             taken.append(job)
         return taken
 
     def _window_need(self) -> int:
-        return self._columns(self._batch.longest) if self.grows and self._places else 0
+        return self._columns(self._batch.longest, self._beside_sum) if self.grows and self._places else 0
 
     def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
         """Shape the rectangle for the newcomers, and take the padded group beside it if `apart`."""
         longest = max(lengths)
         beside = self._beside_sum + len(jobs) * longest if apart else self._beside_sum
-        needs = {job[0]: self._need(job, length) for job, length in zip(jobs, lengths, strict=True)}
+        needs = {job[0]: self._need(job, length, beside) for job, length in zip(jobs, lengths, strict=True)}
         self._reshape(self._shape(len(jobs), max(max(needs.values()), self._window_need()), beside))
         self._needs.update(needs)
         if apart:
@@ -153,7 +161,7 @@ class Rectangle:
         """Count the parked requests, from the first, that can have a row again."""
         count, need = 0, self._window_need()
         for job, length in jobs:
-            need = max(need, self._need(job, length))
+            need = max(need, self._need(job, length, self._beside_sum))
             if len(self._needs) + count + 1 > self._max_rows or self._shape(count + 1, need, self._beside_sum) is None:
                 break
             count += 1
@@ -161,7 +169,7 @@ class Rectangle:
 
     def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
         """Shape the rectangle for the requests and move their KV back from host memory."""
-        needs = {job.id: self._need(job, length) for job, length in jobs}
+        needs = {job.id: self._need(job, length, self._beside_sum) for job, length in jobs}
         self._reshape(self._shape(len(jobs), max(*needs.values(), self._window_need()), self._beside_sum))
         self._needs.update(needs)
         return sum(length for _, length in jobs)
@@ -173,11 +181,10 @@ class Rectangle:
     def decode(self, steps: int, longest: int) -> None:
         """Close the holes and let the rectangle grow with the window."""
         if self.grows and longest + steps > self.capacity:
-            self._reshape(self._shape(0, self._columns(longest), self._beside_sum))
+            self._reshape(self._shape(0, self._columns(longest, self._beside_sum), self._beside_sum))
 
     def compact(self) -> None:
         """Move the last rows into the holes that no newcomer filled."""
-        self.moves.clear()
         slots = self.slots
         while self._holes:
             hole = heappop(self._holes)
@@ -186,7 +193,6 @@ class Rectangle:
             if hole < len(slots):
                 request = slots.pop()
                 assert request is not None
-                self.moves.append((request, len(slots), hole))
                 slots[hole], self._places[request] = request, hole
                 self.copied += self._batch.length(request)
 
@@ -197,7 +203,7 @@ class Rectangle:
         offsets = [offset for _, offset in self._batch.rows.values()]
         for leavers in range(len(offsets)):
             longest = self._batch.clock + max(offsets[: len(offsets) - leavers])
-            if self._shape(0, self._columns(longest), self._beside_sum, leavers) is not None:
+            if self._shape(0, self._columns(longest, self._beside_sum), self._beside_sum, leavers) is not None:
                 return leavers
         return len(offsets)
 

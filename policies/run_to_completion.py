@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.errors import InputError
-from policies.plan import CARRY_ON, IDLE, Plan
+from policies.plan import CARRY_ON_THROUGH_ARRIVALS, IDLE, Plan
 from policies.policy import Policy, Traits, require_choice
 from policies.view import View
 
@@ -40,11 +40,12 @@ class RunToCompletion(Policy):
     def plan(self, view: View, now: float, lane: int) -> Plan:
         """Carry a running batch on; when idle, take the queue's head once it is full or has waited enough."""
         if view.rows:
-            return CARRY_ON
+            return CARRY_ON_THROUGH_ARRIVALS
         if not view.waiting:
             return IDLE
-        if self.max_wait and len(view.waiting) < self.max_batch:
-            oldest = min(job.arrival_s for job in view.waiting)
+        jobs = view.admissible(self.max_batch)
+        if self.max_wait and len(jobs) == len(view.waiting) < self.max_batch:
+            oldest = min(job.arrival_s for job in jobs)
             if now < oldest + self.max_wait:
                 return Plan(ask_at=oldest + self.max_wait)
-        return Plan(prefill=view.admissible(self.max_batch))
+        return Plan(prefill=jobs)

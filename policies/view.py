@@ -42,11 +42,6 @@ class View:
         ledger = self._ledger
         return len(ledger.prefilling[0]) + len(ledger.prefilling[1]) + len(ledger.sending) + len(ledger.ready)
 
-    @property
-    def kv_free(self) -> int:
-        """Tokens of KV memory that are free."""
-        return self._ledger.book.limit - self._ledger.book.used
-
     def length(self, request: int) -> int:
         """Tokens of KV that a live row holds."""
         return self._ledger.batch.length(request)

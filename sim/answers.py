@@ -19,9 +19,8 @@ class Answers:
         first_scheduled_s: Start of its first prefill; NaN until then.
         first_token_s: End of its first prefill.
         finish_s: End of the iteration that gave its last token, or that released it.
-        join_clock: Decode clock when it first joined the batch; -1 if it never did.
+        join_clock: Decode clock when it first joined the batch; -1 if it never decoded before it was preempted.
         preemptions: How often a request was parked or dropped, by id.
-        rejoins: (decode clock, time of the token before) of every return to the batch after a preemption.
         recomputed: (time of the token before, time of the token) of every prefill after a drop.
         rejected: Requests that can never be served.
         finished: How many requests have finished.
@@ -37,7 +36,7 @@ class Answers:
         self.finish_s = unknown
         self.join_clock = array("q", [-1]) * count
         self.preemptions: dict[int, int] = {}
-        self.rejoins: list[tuple[int, float]] = []
+        self._rejoins: dict[tuple[int, int], float] = {}
         self.recomputed: list[tuple[float, float]] = []
         self.rejected: set[int] = set()
         self.finished = 0
@@ -84,10 +83,21 @@ class Answers:
 
     def _join(self, request: int, clock: int, left: int) -> None:
         heappush(self._due, (clock + left) << _ID_BITS | request)
-        if self.join_clock[request] < 0:
+        if self.join_clock[request] < 0 and request not in self._token_s:
             self.join_clock[request] = clock
         else:
-            self.rejoins.append((clock, self._token_s[request]))
+            self._rejoins[clock, request] = self._token_s[request]
+
+    def _undo_join(self, request: int, clock: int) -> None:
+        """Forget that a row joined at `clock` if it leaves at the same: it has decoded nothing in between."""
+        if self.join_clock[request] == clock:
+            self.join_clock[request] = -1
+        self._rejoins.pop((clock, request), None)
+
+    @property
+    def rejoins(self) -> list[tuple[int, float]]:
+        """(decode clock, time of the token before) of every return to the batch after a preemption."""
+        return [(clock, token_s) for (clock, _), token_s in self._rejoins.items()]
 
     def interrupted(self, requests: Sequence[int], clock: int, token_s: float) -> None:
         """Rows, whose last tokens came at `token_s`, have left the batch before their end."""
@@ -97,7 +107,8 @@ class Answers:
             if request in leaving:
                 self._left[request] = (entry >> _ID_BITS) - clock
                 self.preemptions[request] = self.preemptions.get(request, 0) + 1
-                self._token_s[request] = token_s
+                self._token_s[request] = max(token_s, self._token_s.get(request, self.first_token_s[request]))
+                self._undo_join(request, clock)
         self._due = [entry for entry in self._due if entry & _ID not in leaving]
         heapify(self._due)
 

@@ -277,7 +277,7 @@ class Engine:
         if task is None or task.steps == 1:
             return
         now = self._now
-        done = task.steps_done(now - task.start)
+        done = min(task.steps_done(now - task.start), task.steps - 1)  # its last step is for its own end event
         if done:
             boundary = task.start + task.elapsed(done)
             self._log.append(task, boundary - task.start, task.first, done)

@@ -64,21 +64,19 @@ class Task:
 
     def _crossing(self, seconds: float) -> int:
         """The number of iterations that take about `seconds`, rounded down."""
-        if not self.growth:
-            return int(seconds / self.first)
         half = self.first - self.growth / 2
-        return int((math.sqrt(half * half + 2 * self.growth * seconds) - half) / self.growth)
+        return int(2 * seconds / (half + math.sqrt(half * half + 2 * self.growth * seconds)))
 
     def steps_until(self, seconds: float) -> int:
         """The fewest iterations, at least one, that take `seconds` or more."""
-        steps = max(1, self._crossing(seconds))
-        while self.elapsed(steps) < seconds:
-            steps += 1
-        return steps
+        done = self.steps_done(seconds)
+        return max(1, done if self.elapsed(done) >= seconds else done + 1)
 
     def steps_done(self, seconds: float) -> int:
         """The most iterations that take `seconds` or less."""
-        steps = self._crossing(seconds) + 1
+        steps = self._crossing(seconds)
+        while self.elapsed(steps + 1) <= seconds:
+            steps += 1
         while self.elapsed(steps) > seconds:
             steps -= 1
         return steps

@@ -38,7 +38,7 @@ def state(ledger: Ledger) -> dict[str, Any]:
     return {
         "waiting": list(ledger.waiting),
         "beside": (list(ledger.prefilling), dict(ledger.ready), dict(ledger.sending), dict(ledger.remote)),
-        "rows": (list(batch.rows.items()), dict(batch.held), batch.clock, batch.offset_sum, batch.joined),
+        "rows": (list(batch.rows.items()), dict(batch.held), batch.clock, batch.offset_sum, set(batch.fresh)),
         "preempted": (dict(ledger.parked), dict(ledger.progress)),
         "memory": (ledger.book.used, ledger.book.save()),
         "busy": (ledger.busy(0), ledger.busy(1)),
@@ -68,9 +68,12 @@ class LedgerMachine(RuleBasedStateMachine):
         job = Job(len(self.jobs), float(len(self.jobs)), prompt, new, priority)
         self.jobs[job.id] = job
         rejected = self.ledger.submit([job])
-        remote_limit = self.ledger._remote_limit
-        too_large = prompt + new > self.ledger.book.limit or (remote_limit is not None and prompt > remote_limit)
-        assert bool(rejected) == too_large
+        remote_limit, needed = self.ledger._remote_limit, prompt + new
+        if remote_limit is not None and self.kind == "rectangle_max":
+            needed += prompt  # its prompt lies beside its row
+        elif remote_limit is not None and self.kind == "rectangle_window":
+            needed = max(needed, 2 * prompt + 1)
+        assert bool(rejected) == (needed > self.ledger.book.limit or (remote_limit or prompt) < prompt)
         if not rejected:
             self.where[job.id] = "waiting"
 

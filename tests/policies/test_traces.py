@@ -115,7 +115,7 @@ def test_window_reserve_parks_the_newest_row_and_resumes_it_without_a_second_pre
 
 def test_window_reserve_parks_everything_when_no_row_can_grow_beside_its_old_rectangle() -> None:
     requests = requests_of([(0.0, 200, 400), (0.0, 200, 400)])
-    result = run(requests, Baton(max_batch=2, reserve="window"), kv_tokens=1000)
+    result = run(requests, Baton(max_batch=2, reserve="window"), kv_tokens=1500)
     assert result.answers.preemptions == {0: 1, 1: 1}
     assert result.finish_s == [258 + 1 + 142, 258 + 1 + 142 + 142]
     assert result.total("kv_host") == 4 * 457

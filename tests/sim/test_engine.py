@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from policies.baton import Baton
 from policies.job import Job
@@ -19,7 +21,7 @@ from policies.view import View
 from policies.work import Work
 from sim.cost import CostModel
 from sim.log import DTYPE
-from tests.runs import H100, LLAMA3_8B, Run, random_requests, requests_of, run
+from tests.runs import H100, LLAMA3_8B, ONE_SECOND_PER_ITERATION, Run, random_requests, requests_of, run
 from tests.sim.variants import VARIANTS
 from workloads.requests import Requests
 
@@ -225,6 +227,60 @@ def test_a_request_larger_than_memory_is_rejected_and_the_rest_is_served() -> No
         result = run(requests, policy, kv_tokens=300)
         assert result.answers.rejected == {1}
         assert result.answers.finished == 2
+
+
+@given(
+    variant=st.sampled_from(sorted(VARIANTS)),
+    prompt=st.integers(1, 300),
+    output=st.integers(1, 300),
+    kv_tokens=st.integers(10, 700),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_accepted_is_served(variant: str, prompt: int, output: int, kv_tokens: int) -> None:
+    """No request is too large for the scheduler and yet small enough for the queue: that would block all behind it."""
+    requests = requests_of([(0.0, prompt, output), (1.0, 5, 5), (2.0, prompt, output)])
+    answers = run(requests, VARIANTS[variant], kv_tokens=kv_tokens).answers
+    assert answers.finished + len(answers.rejected) == 3
+    assert (0 in answers.rejected) == (2 in answers.rejected)
+    if prompt + prompt + output <= kv_tokens - 15:
+        assert not answers.rejected
+
+
+@pytest.mark.parametrize("output", [2, 17, 60])
+def test_an_arrival_at_the_very_end_of_a_stretch_is_served_after_it(output: int) -> None:
+    policy = Baton(max_batch=2, prefill="overlapped")
+    end = run(requests_of([(0.0, 30, output)]), policy, REAL_TIME).answers.finish_s[0]
+    for stretch in (True, False):
+        result = run(requests_of([(0.0, 30, output), (end, 30, output)]), policy, REAL_TIME, stretch=stretch)
+        np.testing.assert_allclose(result.answers.finish_s, [end, 2 * end], rtol=1e-3)  # and its KV is copied
+
+
+def test_a_lane_that_starts_in_mid_stretch_cuts_it_at_the_step_in_progress() -> None:
+    policy = Baton(max_batch=2, prefill="overlapped")
+    for arrival in (2.9, 3.5, 4.2):
+        requests = requests_of([(0.0, 3, 9), (arrival, 3, 5)])
+        stretched, plain = (run(requests, policy, stretch=stretch).finish_s for stretch in (True, False))
+        assert stretched == plain == [9, np.ceil(arrival + 1) + 4]
+
+
+def test_kv_queues_on_the_link_and_holds_its_place_on_the_prefill_gpu() -> None:
+    """A link of 10 tokens/s; two prompts of 20 do not fit into the 30 tokens of the prefill GPU together."""
+    link = replace(ONE_SECOND_PER_ITERATION, gpu_bandwidth=10.0 * LLAMA3_8B.kv_bytes_per_token)
+    requests = requests_of([(0.0, 20, 2), (0.0, 20, 2)])
+    roomy = run(requests, Baton(max_batch=2, prefill="dedicated"), link)
+    assert roomy.finish_s == [6, 6]  # prefilled together by 1, sent by 5, decoded by 6
+    tight = run(requests, Baton(max_batch=2, prefill="dedicated"), link, remote_kv_tokens=30)
+    assert tight.finish_s == [4, 7]  # 1 + 2 + 1; the second is prefilled from 3 to 4, sent by 6
+    assert run(requests, Baton(max_batch=2, prefill="dedicated"), link, remote_kv_tokens=10).answers.rejected == {0, 1}
+
+
+def test_the_batch_pays_for_the_copy_that_makes_room_for_a_newcomer() -> None:
+    """Not the prefill lane: the rectangle is on the batch's GPU."""
+    requests = requests_of([(0.0, 20, 20), (0.0, 20, 30), (5.5, 80, 80)])
+    log = run(requests, Baton(max_batch=3, prefill="dedicated"), kv_tokens=3000).log
+    assert log["kv_copied"][log["lane"] == 1].sum() == 0
+    copies = log["kv_copied"][log["lane"] == 0]
+    assert (copies > 40).sum() >= 2  # the two live rows into the larger rectangle; the newcomer's 80
 
 
 def test_a_closed_loop_keeps_its_clients_busy_and_no_more() -> None:

@@ -39,7 +39,7 @@ def test_gaps_of_a_trace_by_hand() -> None:
     answers = Answers(make_requests(count=2))
     answers.join_clock[:] = type(answers.join_clock)("q", [0, 0])
     answers.first_token_s[:] = type(answers.first_token_s)("d", [1.0, 1.0])
-    answers.rejoins += [(3, 3.0), (5, 11.0)]
+    answers._rejoins.update({(3, 0): 3.0, (5, 1): 11.0})
     answers.recomputed += [(8.0, 11.0)]
     latency = InterTokenLatency()
     latency(log)
