@@ -24,6 +24,8 @@ class Work(NamedTuple):
         kv_copied: KV tokens copied inside GPU memory to shape the batch (each read once and written once).
         kv_host: KV tokens moved to or from host memory.
         attention_launches: Attention kernels launched per layer.
+        recomputed_tokens: Those of the prefilled tokens whose KV had been computed before, and was dropped.
+        recomputed_pairs: Those of the prefill pairs that belong to them.
     """
 
     lane: int = 0
@@ -43,3 +45,5 @@ class Work(NamedTuple):
     kv_copied: int = 0
     kv_host: int = 0
     attention_launches: int = 0
+    recomputed_tokens: int = 0
+    recomputed_pairs: int = 0

@@ -5,6 +5,7 @@ Whatever a person can mend ends in one line on stderr and exit code 2; Ctrl-C en
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"baton-sim {__version__}")
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written either
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, not Hydra's own printer
     try:
         sys.argv[1:] = _arguments(sys.argv[1:])

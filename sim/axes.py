@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.occupancy import Series
-from sim.table import CAUSES, Summary, cause_name, output_rate
+from sim.table import CAUSES, Summary, cause_name, throughput_window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,14 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (9, 2, 2, 2)))
 
 # From dark to light, hatched in turn: the causes can be told apart in grey.
-_CAUSE_STYLES = (("#000000", ""), ("#009E73", ""), ("#CC79A7", "////"), ("#E69F00", "...."), ("#F0E442", "\\\\\\\\"))
+_CAUSE_STYLES = (
+    ("#000000", ""),
+    ("#009E73", ""),
+    ("#CC79A7", "////"),
+    ("#E69F00", "...."),
+    ("#F0E442", "\\\\\\\\"),
+    ("#D55E00", "xxxx"),
+)
 
 # Of the batch; finished rows have the colour of the idle time that they cause.
 _ROW_COLOURS = {"live rows": "#0072B2", "finished rows": "#E69F00", "in prefill": "#000000"}
@@ -102,9 +109,10 @@ def draw_throughput(axes: "Axes", outcomes: Outcomes) -> None:
     if half.any():
         axes.barh(place[half] - 0.19, saturated[half], 0.38, color="#0072B2", label="while saturated", **edge)
     axes.barh(place + 0.19 * half, whole, 0.38, color="#B3D4E8", hatch="////", label="whole run", **edge)
-    base = output_rate(summaries[0])
+    key = f"{throughput_window(summaries)}output_throughput"
+    base = value(summaries[0], key)
     for row, (summary, length) in enumerate(zip(summaries, np.maximum(saturated, whole), strict=True)):
-        rate = output_rate(summary)
+        rate = value(summary, key)
         ratio = f" ({rate / base:.2f}x)" if rate and base and row else ""
         note(axes, f"{rate or 0:,.0f}{ratio}", length, row)
     axes.set_xlim(0, 1.55 * max(*saturated, *whole, 1e-9))

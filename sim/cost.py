@@ -60,7 +60,7 @@ class CostModel:
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
         (
             _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
-            kv_read, kv_held, kv_padding, copied, host, launches,
+            kv_read, kv_held, kv_padding, copied, host, launches, _, _,
         ) = work  # fmt: skip
         seconds = self._step_s + (kv_read + kv_held + kv_padding) * self._kv_s
         slots = rows + held + tokens + padding + insertion
@@ -107,11 +107,11 @@ class CostModel:
         return Demand(flops_s, traffic_s)
 
     def useful_flops(self, work: Work) -> Any:
-        """FLOPs that served a request: no padding, no finished rows. Takes counts or arrays."""
+        """FLOPs that served a request: no padding, no finished rows, nothing a second time. Takes counts or arrays."""
         model = self.model
-        tokens = work.rows + work.prefill_tokens
+        tokens = work.rows + work.prefill_tokens - work.recomputed_tokens
         sampled = work.rows + work.prefill_rows
-        pairs = work.prefill_pairs + work.kv_read
+        pairs = work.prefill_pairs - work.recomputed_pairs + work.kv_read
         linear = 2 * (tokens * (model.layers * model.layer_parameters) + sampled * model.head_parameters)
         return linear + pairs * model.attention_flops_per_pair
 

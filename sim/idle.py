@@ -11,7 +11,12 @@ from sim.log import Slice
 
 Array = npt.NDArray[np.float64]
 
-SLOTS = {"prefill_padding": "prefill_padding", "finished_rows": "held_rows", "insertion_padding": "insertion_padding"}
+SLOTS = {
+    "prefill_padding": "prefill_padding",
+    "finished_rows": "held_rows",
+    "insertion_padding": "insertion_padding",
+    "recomputation": "recomputed_tokens",
+}
 """Causes of idle token slots, and the field of `Work` that counts them."""
 
 CAUSES = {
@@ -21,6 +26,9 @@ CAUSES = {
     "kv_padding": ("kv_padding",),
 }
 """Causes of wasted time, and the fields of `Work` that are zero without them."""
+
+RECOMPUTATION = "recomputation"
+"""Prefilling what had been computed before and was dropped: wasted time too, but part of useful-looking counts."""
 
 STALL = "stall"
 
@@ -53,9 +61,7 @@ class IdleTime:
 
     A stall is time during which live rows got no token, or got it later, because others were prefilled on their
     lane: what is left of the whole iteration if it only prefilled, else what is left of its prefill. A prefill on a
-    lane of its own stalls nobody: its interference is in the durations.
-
-    Where two lanes share a GPU an iteration lasts longer than it costs; each cause has the same share of both.
+    lane of its own stalls nobody: where two lanes share a GPU, each slows the other, which is in the durations alone.
 
     Attributes:
         seconds: Time lost, by cause.
@@ -63,26 +69,35 @@ class IdleTime:
     """
 
     def __init__(self, cost: CostModel) -> None:
-        self.seconds = dict.fromkeys((*CAUSES, STALL), 0.0)
+        self.seconds = dict.fromkeys((*CAUSES, RECOMPUTATION, STALL), 0.0)
         self.lane_s = 0.0
         self._cost = cost
 
     def add(self, records: Slice, work: Work) -> None:
         """Add records [n] whose mean iterations are `work` [n]."""
-        duration = np.ascontiguousarray(records["duration_s"])
-        self.lane_s += float(duration.sum())
+        steps = records["steps"].astype(np.float64)
+        self.lane_s += float(records["duration_s"].sum())
         cost = self._cost.seconds_each(work)
-        scale = np.divide(duration, cost, out=np.zeros_like(duration), where=cost > 0)
         for cause, fields in CAUSES.items():
             guilty = np.flatnonzero(sum(getattr(work, field) for field in fields))
             work = _without(work, *fields)
-            if len(guilty):
-                less = self._cost.seconds_each(_take(work, guilty))
-                self.seconds[cause] += float(((cost[guilty] - less) * scale[guilty]).sum())
-                cost[guilty] = less
-        self._add_stall(records["live_rows"], work, cost, scale)
+            self._take_away(cause, guilty, work, cost, steps)
+        guilty = np.flatnonzero(work.recomputed_tokens)
+        work = work._replace(
+            prefill_tokens=work.prefill_tokens - work.recomputed_tokens,
+            prefill_pairs=work.prefill_pairs - work.recomputed_pairs,
+        )
+        self._take_away(RECOMPUTATION, guilty, work, cost, steps)
+        self._add_stall(records["live_rows"], work, cost, steps)
 
-    def _add_stall(self, live: npt.NDArray[np.int64], work: Any, cost: Array, scale: Array) -> None:
+    def _take_away(self, cause: str, guilty: npt.NDArray[np.int64], less: Work, cost: Array, steps: Array) -> None:
+        """Charge the cause with what the guilty iterations cost more than `less`, and lower `cost` by it."""
+        if len(guilty):
+            cheaper = self._cost.seconds_each(_take(less, guilty))
+            self.seconds[cause] += float(((cost[guilty] - cheaper) * steps[guilty]).sum())
+            cost[guilty] = cheaper
+
+    def _add_stall(self, live: npt.NDArray[np.int64], work: Any, cost: Array, steps: Array) -> None:
         shared = np.flatnonzero((work.prefill_rows > 0) & (work.lane == 0) & (live > 0))
         alone = work.rows[shared] == 0
         left = _take(work, shared)
@@ -90,7 +105,7 @@ class IdleTime:
         launches = np.maximum(left.attention_launches - left.prefill_rows, np.minimum(left.attention_launches, 1))
         left = _without(left, "prefill_rows", "prefill_tokens", "prefill_pairs")._replace(attention_launches=launches)
         decoding = np.where(alone, 0.0, self._cost.seconds_each(left))
-        self.seconds[STALL] += float(((cost[shared] - decoding) * scale[shared]).sum())
+        self.seconds[STALL] += float(((cost[shared] - decoding) * steps[shared]).sum())
 
 
 def _without(work: Work, *fields: str) -> Work:

@@ -28,18 +28,22 @@ def _pairs(lengths: Sequence[int]) -> int:
 def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Flattened tokens through the linear layers, one attention kernel over each request's own KV: no padding."""
     batch = ledger.batch
-    rows = kv = inserted = prompts = tokens = pairs = 0
+    rows = kv = inserted = prompts = tokens = pairs = again = again_pairs = 0
     if plan.decode:
         rows, inserted = len(batch.rows), ledger.inserted
         kv = rows * (batch.clock + 1) + batch.offset_sum
     if plan.prefill:
         prompts, progress = len(plan.prefill), ledger.progress
         for job in plan.prefill:
-            length = ledger.prefill_length(job) if progress else job[2]
+            length = job[2]
+            if progress and job[0] in progress:
+                length = ledger.prefill_length(job)
+                again += length - 1
+                again_pairs += (length - 1) * length // 2
             tokens += length
             pairs += length * (length + 1) // 2
-    host = ledger.host_tokens
-    return _work(Work, (lane, rows, 0, inserted, prompts, tokens, pairs, 0, 0, 0, 0, kv, 0, 0, 0, host, 1))
+    counts = (lane, rows, 0, inserted, prompts, tokens, pairs, 0, 0, 0, 0)
+    return _work(Work, (*counts, kv, 0, 0, 0, ledger.host_tokens, 1, again, again_pairs))
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -65,7 +69,7 @@ def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
         padding, padding_pairs = prompts * longest - tokens, prompts * longest * (longest + 1) // 2 - pairs
     copied, host = ledger.book.copied, ledger.host_tokens
     counts = (lane, rows, held, inserted, prompts, tokens, pairs, padding, padding_pairs, 0, 0)
-    return _work(Work, (*counts, kv, kv_held, kv_padding, copied, host, 1))
+    return _work(Work, (*counts, kv, kv_held, kv_padding, copied, host, 1, 0, 0))
 
 
 def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -86,7 +90,7 @@ def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     padding_pairs = (rows + prompts) * longest * window - rows * window - pairs
     copied, host = ledger.book.copied, ledger.host_tokens
     counts = (lane, rows, 0, ledger.inserted, prompts, tokens, pairs, 0, 0, padding, padding_pairs)
-    return _work(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1))
+    return _work(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, 0, 0))
 
 
 COUNTS: dict[Layout, Count] = {

@@ -121,7 +121,7 @@ class Metrics:
 
         Latencies are those of completed requests. The makespan `duration_s` runs from 0 to the end of the last
         iteration; the saturated part of it ends where the drain begins (see `Window`), and without a newcomer after
-        the start there is none. Fractions of idle time are of busy lane time, those of idle tokens of computed slots;
+        the start there is none. Fractions of idle time are of busy time, those of idle tokens of computed slots;
         `mean_batch_rows` is the mean of live rows over decode steps; MFU and MBU count useful FLOPs and moved bytes
         over busy GPU time at datasheet rates; `kv_peak_tokens` is the largest of the values logged as iterations began,
         the first of each stretch. `slo_attainment` is a share of all requests, rejected ones included.
@@ -196,14 +196,18 @@ class Metrics:
         total_s = sum(time.seconds.values())
         shares = {"idle_token_fraction": _ratio(sum(tokens.idle.values()), tokens.slots)}
         shares |= {f"idle_token_fraction_{cause}": _ratio(idle, tokens.slots) for cause, idle in tokens.idle.items()}
-        shares["idle_time_fraction"] = _ratio(total_s, time.lane_s)
-        shares |= {f"idle_time_fraction_{cause}": _ratio(lost, time.lane_s) for cause, lost in time.seconds.items()}
-        shares["wasted_time_fraction"] = _ratio(total_s - time.seconds[STALL], time.lane_s)
+        shares["idle_time_fraction"] = _ratio(total_s, self._busy_s)
+        shares |= {f"idle_time_fraction_{cause}": _ratio(lost, self._busy_s) for cause, lost in time.seconds.items()}
+        shares["wasted_time_fraction"] = _ratio(total_s - time.seconds[STALL], self._busy_s)
         return {**shares, "kv_padding_fraction": _ratio(self._kv_padding, self._kv_read)}
 
+    @property
+    def _busy_s(self) -> float:
+        """GPU seconds: of the union of both lanes on one GPU, of each on two."""
+        return self._busy.seconds if self._gpus == 1 else self._idle_time.lane_s
+
     def _gpu(self) -> Summary:
-        busy_s = self._busy.seconds if self._gpus == 1 else self._idle_time.lane_s
-        hardware = self._cost.hardware
+        busy_s, hardware = self._busy_s, self._cost.hardware
         return {
             "gpus": self._gpus,
             "busy_s": busy_s,

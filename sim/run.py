@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from policies.errors import InputError
+from policies.ledger import IllegalPlan
 from sim import __version__
 from sim.configuration import Settings
 from sim.log import Slice
@@ -42,7 +44,7 @@ class Run:
         self._folder = make_folder(folder)
         self._requests = settings.workload.build(settings.seed)
         self._results: dict[str, Result] = {}
-        self._notes = [*self._requests.notes, *self._order_notes()]
+        self._notes = [*self._requests.notes, *self._order_notes(), *self._reservation_notes()]
 
     def __call__(self, console: Console) -> None:
         """Simulate, write the results and print the table.
@@ -84,7 +86,10 @@ class Run:
                 stretch=settings.stretch,
                 sinks=[log, *([timeline] if timeline else []), show],
             )
-            result = simulation.run()
+            try:
+                result = simulation.run()
+            except IllegalPlan as refusal:
+                raise InputError(f"policy {name}: the ledger refused its plan: {refusal}") from None
             if timeline:
                 timeline.close(requests, simulation.answers)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
@@ -130,6 +135,18 @@ class Run:
                 yield f"{name}: all requests declare the same max_new_tokens: sjf orders them by prompt length alone"
             if policy.order == "priority" and not priority:
                 yield f"{name}: all requests have the same priority: they are served in order of arrival"
+
+    def _reservation_notes(self) -> Iterator[str]:
+        """Yield a sentence if the policies do not promise memory to their requests in the same way."""
+        all_traits = {name: policy.traits for name, policy in self._settings.policies.items()}
+        as_needed = [
+            name for name, traits in all_traits.items() if traits.memory == "paged" or traits.reserve == "window"
+        ]
+        if as_needed and len(as_needed) < len(all_traits):
+            yield (
+                f"{', '.join(as_needed)}: KV memory is taken as answers grow; "
+                "the other policies reserve prompt + max_new_tokens for each request"
+            )
 
     def _context(self, pictures: list[Path]) -> Context:
         settings, requests = self._settings, self._requests

@@ -1,6 +1,6 @@
 """The table at the end of a run, and the sentences below it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from rich.text import Text
 Value = float | int | bool | None
 Summary = Mapping[str, Value]
 
-CAUSES = ("stall", "prefill_padding", "insertion_padding", "finished_rows", "kv_padding")
+CAUSES = ("stall", "prefill_padding", "insertion_padding", "finished_rows", "kv_padding", "recomputation")
 """Causes of idle computation, as the summary names them after `idle_time_fraction_`."""
 
 WIDEST_NAME = 28
@@ -127,15 +127,17 @@ def _table(lines: Sequence[Line], cells: Mapping[str, Sequence[str]]) -> Table:
 
 def _lines(every: Sequence[Summary], context: Context) -> list[Line]:
     """The rows worth showing: those that would say nothing of any of these policies are left out."""
-    base = output_rate(every[0])
+    window = throughput_window(every)
+    output = f"{window}output_throughput"
+    base = _value(every[0], output)
     optional = {"rejected": "  rejected", "unfinished": "  unfinished", "preemptions": "preemptions"}
     return [
         Line("saturated", _choice("yes", "no")),
         Line("GPUs used", _number("gpus", digits=0)),
-        Line("throughput over the", _choice("saturated part", "whole run"), section=True),
-        Line("  requests/s", _rate("request")),
-        Line("  output tokens/s", _rate("output")),
-        *([Line("  ratio to the first", lambda s: _ratio(output_rate(s), base))] if len(every) > 1 else ()),
+        Line(f"throughput of the {'saturated part' if window else 'whole run'}", lambda _: "", section=True),
+        Line("  requests/s", _number(f"{window}request_throughput")),
+        Line("  output tokens/s", _number(f"{window}output_throughput")),
+        *([Line("  ratio to the first", lambda s: _ratio(_value(s, output), base))] if len(every) > 1 else ()),
         *(_slo_lines() if any(summary.get("request_goodput") is not None for summary in every) else ()),
         *_latency_lines(),
         *_idle_lines(every),
@@ -162,6 +164,7 @@ def _latency_lines() -> Iterator[Line]:
 
 def _idle_lines(every: Sequence[Summary]) -> Iterator[Line]:
     yield Line("idle share of GPU busy time", _percent("idle_time_fraction"), section=True)
+    yield Line("  without the stall", _percent("wasted_time_fraction"))
     for cause in CAUSES:
         key = f"idle_time_fraction_{cause}"
         if any((summary.get(key) or 0) >= LARGE_IDLE for summary in every):
@@ -173,13 +176,9 @@ def cause_name(cause: str) -> str:
     return cause.replace("_", " ").replace("kv", "KV")
 
 
-def output_rate(summary: Summary) -> float | None:
-    """Output tokens/s: of the saturated part where there is one, else of the whole run."""
-    return _value(summary, f"{'saturated_' * bool(summary.get('saturated'))}output_throughput")
-
-
-def _rate(kind: str) -> Callable[[Summary], str]:
-    return lambda s: _format(_value(s, f"{'saturated_' * bool(s.get('saturated'))}{kind}_throughput"))
+def throughput_window(summaries: Iterable[Summary]) -> str:
+    """Prefix of the throughputs that compare like with like: of the saturated part if all policies have one."""
+    return "saturated_" if all(summary.get("saturated") for summary in summaries) else ""
 
 
 def _value(summary: Summary, key: str) -> float | None:
@@ -226,15 +225,23 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
     """What a reader of these summaries must know, as plain sentences."""
     unsaturated = [name for name, summary in summaries.items() if summary.get("saturated") is False]
     if unsaturated:
-        yield f"{_join(unsaturated)}: not saturated, so the throughput is that of the arrivals."
+        by_the_clock = not context.arrivals.startswith(("all at once", "closed loop"))
+        why = (
+            "the throughput is that of the arrivals"
+            if by_the_clock
+            else "the throughput counts the whole run, the drain included"
+        )
+        yield f"{_join(unsaturated)}: not saturated, so {why}."
+    if unsaturated and len(unsaturated) < len(summaries):
+        yield "All throughputs are those of the whole run, since not every policy was saturated."
     for key, text in _WARNINGS.items():
         counts = [f"{name} {summary[key]:,}" for name, summary in summaries.items() if summary.get(key)]
         if counts:
             yield f"{text}: {', '.join(counts)}."
     if context.too_long:
         yield (
-            f"Requests longer than the {context.max_positions:,} tokens that {context.model} was made for, "
-            f"simulated all the same: {context.too_long:,}."
+            f"Requests longer than the {context.max_positions:,} tokens that {context.model} was made for: "
+            f"{context.too_long:,}; where memory holds them they are simulated all the same."
         )
     if {"baton", "prefill_first"} <= summaries.keys():
         yield "Inline BATON schedules almost as prefill_first does; what differs is the layout."

@@ -32,6 +32,8 @@ works = (
         kv_copied=st.integers(0, 10**5),
         kv_host=st.integers(0, 10**4),
         attention_launches=st.integers(0, 128),
+        recomputed_tokens=st.just(0),
+        recomputed_pairs=st.just(0),
     )
     .filter(lambda work: work.prefill_rows > 0 or work.prefill_pairs + work.prefill_padding_pairs == 0)
     .filter(lambda work: work.prefill_rows > 0 or work.insertion_padding_pairs == 0)
@@ -55,7 +57,7 @@ def test_no_iteration_beats_the_gpu(work: Work) -> None:
 
 @given(works, st.sampled_from(Work._fields[1:]), st.integers(1, 1000))
 def test_more_work_never_takes_less_time(work: Work, field: str, more: int) -> None:
-    if field != "inserted_rows":
+    if field not in ("inserted_rows", "recomputed_tokens", "recomputed_pairs"):
         assert COST.seconds(work._replace(**{field: getattr(work, field) + more})) >= COST.seconds(work)
 
 
@@ -79,6 +81,13 @@ def test_a_long_prefill_multiplies_at_the_reachable_rate() -> None:
     head = 128_256 * 4096 * 2 / (0.8 * 3.35e12)
     expected = flops / (0.75 * 989e12) + head + 32 * 12e-6 + 0.5e-3
     assert COST.seconds(work) == pytest.approx(expected, rel=1e-9)
+
+
+def test_every_prompt_of_a_group_samples_a_token() -> None:
+    one = Work(prefill_rows=1, prefill_tokens=8192, attention_launches=1)
+    many = one._replace(prefill_rows=2000)
+    head = 2000 * 2 * 128_256 * 4096 / (0.75 * 989e12) - 128_256 * 4096 * 2 / (0.8 * 3.35e12)
+    assert COST.seconds(many) - COST.seconds(one) == pytest.approx(head, rel=1e-9)
 
 
 def test_attention_per_request_pays_a_launch_per_row_and_layer() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from policies.orca import Orca
 from policies.run_to_completion import RunToCompletion
 from policies.work import Work
-from sim.idle import CAUSES, SLOTS, STALL, IdleTime
+from sim.idle import CAUSES, RECOMPUTATION, SLOTS, STALL, IdleTime
 from sim.log import DTYPE, Slice, expand
 from sim.metrics import mean_work
 from tests.sim.small_run import COST, POLICIES, make_requests, run
@@ -25,15 +25,19 @@ def defined_losses(record: Any) -> dict[str, float]:
     work = work_at(record)
     cost = COST.seconds(work)
     lost = {cause: cost - COST.seconds(work._replace(**dict.fromkeys(fields, 0))) for cause, fields in CAUSES.items()}
+    again = {
+        "prefill_tokens": work.prefill_tokens - work.recomputed_tokens,
+        "prefill_pairs": work.prefill_pairs - work.recomputed_pairs,
+    }
+    lost[RECOMPUTATION] = cost - COST.seconds(work._replace(**again))
     stall = 0.0
     if work.prefill_rows and not work.lane and record["live_rows"]:
         launches = work.rows if work.attention_launches > 1 else 1
         gone = [field for field in Work._fields if field.startswith(("prefill_", "insertion_"))]
         without = work._replace(**dict.fromkeys(gone, 0), attention_launches=launches)
-        padding = lost["prefill_padding"] + lost["insertion_padding"]
+        padding = lost["prefill_padding"] + lost["insertion_padding"] + lost[RECOMPUTATION]
         stall = (cost - COST.seconds(without) if work.rows else cost) - padding
-    scale = record["duration_s"] / cost
-    return {cause: seconds * scale for cause, seconds in (lost | {STALL: stall}).items()}
+    return lost | {STALL: stall}
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -41,11 +45,10 @@ def test_idle_time_is_the_sum_of_what_each_iteration_lost(name: str) -> None:
     example = run(POLICIES[name], make_requests())
     summary, steps = example.summary(), expand(example.log)
     losses = [defined_losses(record) for record in steps]
-    busy = steps["duration_s"].sum()
-    for cause in (*CAUSES, STALL):
-        expected = sum(loss[cause] for loss in losses) / busy
+    for cause in (*CAUSES, RECOMPUTATION, STALL):
+        expected = sum(loss[cause] for loss in losses) / summary["busy_s"]  # type: ignore[operator]
         assert summary[f"idle_time_fraction_{cause}"] == pytest.approx(expected, rel=1e-6, abs=1e-9), cause
-    parts = [summary[f"idle_time_fraction_{cause}"] for cause in (*CAUSES, STALL)]
+    parts = [summary[f"idle_time_fraction_{cause}"] for cause in (*CAUSES, RECOMPUTATION, STALL)]
     assert summary["idle_time_fraction"] == pytest.approx(sum(parts))  # type: ignore[arg-type]
     assert summary["wasted_time_fraction"] == pytest.approx(sum(parts[:-1]))  # type: ignore[arg-type]
     assert 0 <= sum(parts) < 1  # type: ignore[arg-type]
@@ -65,7 +68,7 @@ def test_each_policy_has_the_causes_it_should() -> None:
     }
     for name, causes in expected.items():
         summary = run(POLICIES[name], make_requests(rate=0)).summary()
-        found = {cause for cause in (*CAUSES, STALL) if summary[f"idle_time_fraction_{cause}"]}
+        found = {cause for cause in (*CAUSES, RECOMPUTATION, STALL) if summary[f"idle_time_fraction_{cause}"]}
         assert found == causes, name
 
 
@@ -117,15 +120,25 @@ def test_only_rows_that_wait_on_the_same_lane_stall() -> None:
     assert losses(one_record(live_rows=3, lane=1, **prefill)) == {}
 
 
-def test_a_slowed_iteration_loses_the_same_share_of_its_time() -> None:
+def test_what_was_computed_before_and_dropped_is_lost_when_it_is_computed_again() -> None:
+    first = {"prefill_rows": 1, "prefill_tokens": 4000, "prefill_pairs": 4000 * 4001 // 2}
+    again = one_record(**first, recomputed_tokens=3999, recomputed_pairs=3999 * 2000)
+    assert losses(one_record(**first)) == {}
+    only_the_new_token = Work(prefill_rows=1, prefill_tokens=1, prefill_pairs=4000)
+    assert losses(again) == {RECOMPUTATION: pytest.approx(again["duration_s"][0] - COST.seconds(only_the_new_token))}
+
+
+def test_an_iteration_that_the_other_lane_slows_loses_what_it_would_lose_alone() -> None:
     fields = {"lane": 1, "prefill_rows": 2, "prefill_tokens": 1500, "prefill_pairs": 10**6, "prefill_padding": 900}
     quick = one_record(**fields)
     slow = one_record(**fields, duration_s=3 * float(quick["duration_s"][0]))
-    assert losses(slow) == {"prefill_padding": pytest.approx(3 * losses(quick)["prefill_padding"])}
+    assert losses(slow) == losses(quick)
 
 
 @given(st.fixed_dictionaries({field: st.integers(0, 3000) for field in Work._fields[1:]}), st.integers(0, 3))
 def test_no_second_is_lost_twice(fields: dict[str, float], live: int) -> None:
+    for kind in ("tokens", "pairs"):
+        fields[f"recomputed_{kind}"] = min(fields[f"recomputed_{kind}"], fields[f"prefill_{kind}"])
     log = one_record(**fields, live_rows=live)
     lost = losses(log)
     assert all(seconds >= -1e-12 for seconds in lost.values())

@@ -56,10 +56,7 @@ def test_values_are_those_of_the_summaries() -> None:
     chosen = {name: dict(SUMMARIES[name]) for name in names}
     chosen["baton"] |= {"saturated": False, "preemptions": 12, "rejected": 1234}
     text = shown(chosen, 100)
-    rates = [
-        float(chosen[name][key] or 0)
-        for name, key in zip(names, ["saturated_output_throughput"] * 2 + ["output_throughput"], strict=True)
-    ]
+    rates = [float(chosen[name]["output_throughput"] or 0) for name in names]  # not all have a saturated part
     assert row(text, "saturated") == ["yes", "yes", "no"]
     assert row(text, "output tokens/s") == [f"{rate:,.0f}" for rate in rates]
     assert row(text, "ratio to the first") == [f"{rate / rates[0]:.2f}x" for rate in rates]
@@ -68,7 +65,13 @@ def test_values_are_those_of_the_summaries() -> None:
     assert row(text, "KV memory taken at its peak")[1] == f"{(chosen['orca']['kv_peak_tokens'] or 0) / 100_000:.1%}"
     assert row(text, "preemptions") == ["0", "0", "12"]
     assert "goodput" not in text
-    assert "baton: not saturated, so the throughput is that of the arrivals." in text
+    assert "baton: not saturated, so the throughput counts the whole run, the drain included." in text
+    assert "All throughputs are those of the whole run" in text
+    by_the_clock = shown(chosen, context=replace(CONTEXT, arrivals="poisson, 2 requests/s"))
+    assert "baton: not saturated, so the throughput is that of the arrivals." in by_the_clock
+    del chosen["baton"]
+    rates = [float(summary["saturated_output_throughput"] or 0) for summary in chosen.values()]
+    assert row(shown(chosen), "output tokens/s") == [f"{rate:,.0f}" for rate in rates]
     assert "Requests rejected because the KV memory can never hold them: baton 1,234." in text
     for said in ("max (cap 40)", "Something was sorted.", "/results", "comparison.png"):
         assert said in text
@@ -82,7 +85,7 @@ def test_what_a_reader_must_know_is_said_when_it_is_so() -> None:
     several = {name: SUMMARIES[name] for name in ("baton", "prefill_first", "baton_dedicated")}
     text = shown(several, context=replace(CONTEXT, too_long=3))
     assert row(text, "GPUs used") == ["1", "1", "2"]
-    for note in ("Inline BATON schedules almost as prefill_first does", "GPUs; compare", "simulated all the same: 3"):
+    for note in ("Inline BATON schedules almost as prefill_first does", "GPUs; compare", "was made for: 3;"):
         assert note in text
 
 
