@@ -294,19 +294,22 @@ class Engine:
         """Re-time the lanes of a shared GPU: neither of its resources serves more than one second per second."""
         if not self._shared:
             return
-        now = self._now
-        tasks = [task for task in self._tasks if task is not None]
-        slowdown = 1.0
-        if len(tasks) > 1:
-            usage = [self._cost.demand(task.work) for task in tasks]
-            flops = sum(demand.flops_s / task.first for demand, task in zip(usage, tasks, strict=True))
-            traffic = sum(demand.traffic_s / task.first for demand, task in zip(usage, tasks, strict=True))
-            slowdown = max(1.0, flops, traffic)
+        now, slowdown = self._now, 1.0
+        one, other = self._tasks
+        if one is not None and other is not None:
+            (flops, traffic), (other_flops, other_traffic) = self._usage(one), self._usage(other)
+            slowdown = max(1.0, flops + other_flops, traffic + other_traffic)
         for lane, task in enumerate(self._tasks):
             if task is not None and (task.event is None or task.slowdown != slowdown):
                 task.left = max(0.0, task.left - (now - task.since) / task.slowdown)
                 task.since, task.slowdown = now, slowdown
                 self._schedule(lane, task, task.left * slowdown)
+
+    def _usage(self, task: Task) -> tuple[float, float]:
+        if task.usage is None:
+            demand = self._cost.demand(task.work)
+            task.usage = demand.flops_s / task.first, demand.traffic_s / task.first
+        return task.usage
 
     def _send(self, jobs: Sequence[Job]) -> None:
         """Queue the KV of prefilled jobs on the link."""

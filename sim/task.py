@@ -25,6 +25,7 @@ class Task:
         waiting: Jobs in the queue as it began.
         kv: KV memory taken as it began, in tokens.
         live: Live rows of the batch as it began.
+        usage: Shares of the GPU's FLOPs and memory traffic that it takes alone, where it shares the GPU.
         event: The SimPy event that ends it.
     """
 
@@ -40,6 +41,7 @@ class Task:
         "slowdown",
         "start",
         "steps",
+        "usage",
         "waiting",
         "work",
     )
@@ -56,6 +58,7 @@ class Task:
         book = ledger.book
         self.kv = book.used + book.transient
         self.live = len(ledger.batch.rows)
+        self.usage: tuple[float, float] | None = None
         self.event: Event | None = None
 
     def elapsed(self, steps: int) -> float:

@@ -65,7 +65,7 @@ def in_order(demand: Demand) -> Demand:
         arrival_s = demand.recorded_s
         assert arrival_s is not None
     if arrival_s[0] != 0:
-        note = f"arrivals shifted by {-arrival_s[0]:g} s so that the first is at 0"
+        note = f"arrivals shifted by {-arrival_s[0]:,.3f} s so that the first is at 0"
         demand = replace(demand, recorded_s=arrival_s - arrival_s[0]).noted(note)
     return demand
 

@@ -46,6 +46,8 @@ MOONCAKE_FILES = {
     ),
 }
 
+NO_SHARING = "prefix sharing is not modelled: every prompt is prefilled whole"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedWorkload(Options, ABC):
@@ -145,7 +147,7 @@ class Mooncake(RecordedWorkload):
             output_tokens=table.counts("output_length", low=0),
             recorded_s=table.seconds("timestamp") / 1000,
         )
-        demand = _published(path, demand)
+        demand = _published(path, demand).noted(NO_SHARING)
         return f"mooncake_{self.trace}", spread_within_ticks(demand) if self.trace == "conversation" else demand
 
 
@@ -240,4 +242,5 @@ def _with_prefixes(table: "Table", demand: Demand) -> Demand:
     too_long = prefix_tokens > demand.prompt_tokens
     table.refuse("prefix_tokens", too_long, "at most prompt_tokens of that row")
     table.refuse("prefix_tokens", (prefix_id < 0) & (prefix_tokens > 0), "0 or blank, as in a row without prefix_id")
-    return replace(demand, prefix_id=prefix_id, prefix_tokens=prefix_tokens)
+    demand = replace(demand, prefix_id=prefix_id, prefix_tokens=prefix_tokens)
+    return demand.noted(NO_SHARING) if prefix_tokens.any() else demand

@@ -135,3 +135,33 @@ def test_prefill_first_drops_the_newest_row_and_recomputes_it() -> None:
 @pytest.mark.parametrize("policy", [Orca(max_batch=1), Baton(max_batch=1), RunToCompletion(max_batch=1)])
 def test_one_row_serves_in_order_of_arrival(policy: Policy) -> None:
     assert run(requests_of([(0.0, 4, 3), (0.1, 4, 2), (20.0, 4, 1)]), policy).finish_s == [3, 5, 21]
+
+
+def test_prefill_first_bounds_the_tokens_of_one_prefill_and_lets_a_longer_prompt_go_alone() -> None:
+    requests = requests_of([(0.0, 60, 2), (0.0, 30, 2), (0.0, 30, 2), (0.0, 500, 2)])
+    result = run(requests, PrefillFirst(max_batch=4, max_batched_tokens=100))
+    assert [int(tokens) for tokens in result.log["prefill_tokens"] if tokens] == [90, 30, 500]
+
+
+def test_paged_memory_admits_a_prompt_only_with_room_for_its_next_token() -> None:
+    # 4 blocks: a prompt of 32 takes 2 and its next token a third, so two such prompts do not go together.
+    requests = requests_of([(0.0, 32, 2), (0.0, 32, 2)])
+    assert run(requests, PrefillFirst(max_batch=2), kv_tokens=64).finish_s == [2, 4]
+    assert run(requests, PrefillFirst(max_batch=2), kv_tokens=96).finish_s == [2, 2]
+
+
+def test_rectangular_orca_computes_every_row_as_wide_as_the_newcomer() -> None:
+    # A row of 3 + 1 tokens decodes beside a newcomer of 10: two rows of 10 slots against a window of 10.
+    result = run(requests_of([(0.0, 3, 3), (1.5, 10, 2)]), Orca(max_batch=2, layout="rectangular"))
+    shared = result.log[2]
+    assert (shared["rows"], shared["prefill_rows"]) == (1, 1)
+    assert shared["insertion_padding"] == 2 * 10 - 10 - 1
+    assert shared["insertion_padding_pairs"] == 2 * 10 * 10 - 10 - 10 * 11 // 2
+    assert shared["kv_read"] + shared["kv_padding"] == 10
+
+
+def test_attention_per_request_launches_a_kernel_per_row_and_newcomer() -> None:
+    requests = requests_of([(0.0, 3, 3), (0.0, 3, 3), (1.5, 10, 2)])
+    launches = run(requests, Orca(max_batch=3, attention="per_request")).log["attention_launches"]
+    assert launches.tolist() == [2, 2, 3, 1]
+    assert set(run(requests, Orca(max_batch=3)).log["attention_launches"]) == {1}

@@ -21,6 +21,7 @@ from policies.view import View
 from policies.work import Work
 from sim.cost import CostModel
 from sim.log import DTYPE
+from sim.simulation import simulate
 from tests.runs import H100, LLAMA3_8B, ONE_SECOND_PER_ITERATION, Run, random_requests, requests_of, run
 from tests.sim.variants import VARIANTS
 from workloads.requests import Requests
@@ -325,3 +326,14 @@ def test_a_policy_that_starves_its_queue_ends_the_run_with_requests_unfinished()
 def test_an_illegal_plan_stops_the_run() -> None:
     with pytest.raises(IllegalPlan, match="rows that decode"):
         run(requests_of([(0.0, 3, 3)]), Cheat())
+
+
+def test_shortest_job_first_can_be_given_an_oracle() -> None:
+    """All declare the same; only the oracle knows which answer is short."""
+    requests = requests_of([(0.0, 5, 9), (0.0, 5, 2), (0.0, 5, 4)], max_new=10)
+    finish = {}
+    for predictor in ("declared", "oracle"):
+        policy = Orca(max_batch=1, order="sjf", predictor=predictor)
+        result = simulate(requests, policy, ONE_SECOND_PER_ITERATION, LLAMA3_8B, kv_tokens=1000)
+        finish[predictor] = [round(time) for time in result.columns["e2e_s"]]
+    assert finish == {"declared": [9, 11, 15], "oracle": [15, 2, 6]}

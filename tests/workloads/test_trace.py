@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from policies.errors import InputError
 from workloads import Requests, Trace
+from workloads.traces import NO_SHARING
 
 HEADER = "arrival_s,prompt_tokens,output_tokens\n"
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00"
@@ -65,7 +66,7 @@ class TestReading:
         assert requests.priority.tolist() == [0, -1, 2]
         assert requests.prefix_id.tolist() == [0, -1, 0]
         assert requests.prefix_tokens.tolist() == [4, 0, 4]
-        assert requests.notes == ()
+        assert requests.notes == (NO_SHARING,)
         assert requests.name == path.name
 
     def test_optional_columns_have_defaults(self, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ class TestReading:
     def test_arrivals_are_shifted_to_start_at_zero_and_it_is_said(self, tmp_path: Path) -> None:
         requests = build(tmp_path / "t.csv", HEADER + "100.5,1,1\n102,2,2\n")
         assert requests.arrival_s.tolist() == [0.0, 1.5]
-        assert requests.notes == ("arrivals shifted by -100.5 s so that the first is at 0",)
+        assert requests.notes == ("arrivals shifted by -100.500 s so that the first is at 0",)
 
     def test_other_columns_are_ignored_and_named(self, tmp_path: Path) -> None:
         requests = build(tmp_path / "t.csv", 'arrival_s,user,prompt_tokens,output_tokens,text\n0,"a,b",1,1,"x\ny"\n')
