@@ -86,21 +86,47 @@ class KVBook(Protocol):
         """Undo everything since `save`."""
 
 
-class Slots:
-    """Orca's reservation: a request takes prompt + max_new_tokens from admission to its end, parked or not."""
+class Reserving:
+    """What books have in common that take all the memory a request may ever need when it is admitted.
+
+    Attributes:
+        limit: Tokens that the memory holds.
+    """
 
     grows = False
     follows_rows = False
     shaped = False
+    limit: int
+
+    def possible(self, job: Job, apart: bool) -> bool:
+        """Whether its prompt and all its new tokens fit."""
+        return job[2] + job[3] <= self.limit
+
+    def join(self, job: Job, length: int) -> None:
+        """Nothing moves."""
+
+    def further_steps(self) -> int:
+        """The reservation covers every token that may come."""
+        return UNBOUNDED
+
+    def decode(self, steps: int, longest: int) -> None:
+        """Nothing to take."""
+
+    def compact(self) -> None:
+        """Nothing moves."""
+
+    def overflow(self) -> int:
+        """None: the reservation covers every token that may come."""
+        return 0
+
+
+class Slots(Reserving):
+    """Orca's reservation: a request takes prompt + max_new_tokens from admission to its end, parked or not."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.copied = self.transient = 0
         self.used = 0
-
-    def possible(self, job: Job, apart: bool) -> bool:
-        """Whether its prompt and all its new tokens fit."""
-        return job[2] + job[3] <= self.limit
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, whose reservations fit together."""
@@ -122,9 +148,6 @@ class Slots:
             raise KVShortage(f"{used} KV slots reserved, {self.limit} there")
         self.used = used
 
-    def join(self, job: Job, length: int) -> None:
-        """Nothing moves: attention reads each request's own slots."""
-
     def release(self, job: Job, length: int) -> None:
         """Give the reservation back."""
         self.used -= job.prompt_tokens + job.max_new_tokens
@@ -139,20 +162,6 @@ class Slots:
 
     def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
         """Nothing moves."""
-        return 0
-
-    def further_steps(self) -> int:
-        """The reservation covers every token that may come."""
-        return UNBOUNDED
-
-    def decode(self, steps: int, longest: int) -> None:
-        """Nothing to take."""
-
-    def compact(self) -> None:
-        """Nothing moves."""
-
-    def overflow(self) -> int:
-        """None: the reservation covers every token that may come."""
         return 0
 
     def save(self) -> object:
@@ -282,12 +291,8 @@ class Paged:
         self._blocks, self._residues = saved[0], list(saved[1])
 
 
-class StaticRectangle:
+class StaticRectangle(Reserving):
     """Run-to-completion: rows x (longest prompt + most new tokens), taken and freed with the whole batch."""
-
-    grows = False
-    follows_rows = False
-    shaped = False
 
     def __init__(self, limit: int, batch: Batch) -> None:
         self.limit = limit
@@ -295,10 +300,6 @@ class StaticRectangle:
         self.used = 0
         self._batch = batch
         self._requests = 0
-
-    def possible(self, job: Job, apart: bool) -> bool:
-        """Whether its prompt and all its new tokens fit."""
-        return job[2] + job[3] <= self.limit
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, whose common rectangle fits; none while a batch runs."""
@@ -320,9 +321,6 @@ class StaticRectangle:
             raise KVShortage(f"the batch needs {size} KV tokens, {self.limit} there")
         self.used, self._requests = size, len(jobs)
 
-    def join(self, job: Job, length: int) -> None:
-        """Nothing moves: the rows were prefilled in place."""
-
     def release(self, job: Job, length: int) -> None:
         """Free the rectangle with its last request."""
         self._requests -= 1
@@ -340,20 +338,6 @@ class StaticRectangle:
     def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
         """Refuse."""
         raise KVShortage("a static batch cannot resume a row")
-
-    def further_steps(self) -> int:
-        """The rectangle covers every token that may come."""
-        return UNBOUNDED
-
-    def decode(self, steps: int, longest: int) -> None:
-        """Nothing to take."""
-
-    def compact(self) -> None:
-        """Nothing moves."""
-
-    def overflow(self) -> int:
-        """None: the reservation covers every token that may come."""
-        return 0
 
     def save(self) -> object:
         """Return the rectangle's size and its requests."""

@@ -109,9 +109,8 @@ class Ledger:
     def admissible(self, count: int, apart: bool = False) -> list[Job]:
         """Of the first `count` waiting jobs, those that memory can take together, on the prefill GPU too."""
         taken = self.book.fitting(islice(self.waiting, count), self.prefill_length, apart)
-        if self._remote_limit is not None:
-            while taken and not self._fits_remote(taken):
-                taken.pop()
+        while taken and not self._fits_remote(taken):
+            taken.pop()
         return taken
 
     def _fits_remote(self, jobs: Sequence[Job]) -> bool:
@@ -178,7 +177,7 @@ class Ledger:
                 self.waiting.push(job)
             raise IllegalPlan(f"KV memory: {shortage}") from None
         if self._remote_limit is not None:
-            self.remote.update((job.id, max(lengths)) for job in jobs)
+            self.remote.update(dict.fromkeys((job.id for job in jobs), max(lengths)))
 
     def _shape(self, lane: int, plan: Plan) -> None:
         """Do a plan that has several parts, or none of them."""
@@ -218,7 +217,7 @@ class Ledger:
             self._check_prefill(lane, prefill, decode, apart, rows)
 
     def _check_prefill(self, lane: int, jobs: Sequence[Job], decode: bool, apart: bool, rows: int) -> None:
-        if self._remote_limit is not None and not self._fits_remote(jobs):
+        if not self._fits_remote(jobs):
             raise IllegalPlan("KV memory of the prefill GPU is full")
         if decode and (lane or apart or not rows):
             raise IllegalPlan("only rows on lane 0 decode, and never beside a prefill apart from the batch")
@@ -227,8 +226,7 @@ class Ledger:
         if not apart:
             if lane and (rows or self._active[0]):
                 raise IllegalPlan("only an idle, empty batch is prefilled in place from the other lane")
-            beside = self._in_place(1 - lane) if self._active[1 - lane] is not None else 0
-            if rows + len(self.batch.held) + beside + len(jobs) > self.max_rows:
+            if rows + len(self.batch.held) + self._in_place(1 - lane) + len(jobs) > self.max_rows:
                 raise IllegalPlan(f"more than {self.max_rows} rows")
 
     def _in_place(self, lane: int) -> int:

@@ -43,11 +43,6 @@ class Plan(NamedTuple):
     ask_at: float = math.inf
     steady: Steady = Steady.NOT
 
-    @property
-    def idle(self) -> bool:
-        """Whether the plan computes nothing and changes nothing."""
-        return not (self.decode or self.prefill or self.insert or self.park or self.drop)
-
 
 IDLE = Plan(steady=Steady.UNTIL_ARRIVAL)
 IDLE_THROUGH_ARRIVALS = Plan(steady=Steady.THROUGH_ARRIVALS)

@@ -78,10 +78,10 @@ class Rectangle:
         fixed = (self._needs[request] for request in self._beside) if self.grows else self._needs.values()
         need = max(need, max(fixed, default=0))
         space = self.limit - beside - (size if self._places else 0)
-        rows = min(self._max_rows, (space - need if occupants > 1 else space) // need)
-        if occupants == 1 and rows > 1:
-            rows = max(1, min(self._max_rows, (space - need) // need))
-        return (rows, need) if rows >= occupants else None
+        rows = (space - need) // need
+        if occupants == 1:
+            rows = max(rows, min(1, space // need))
+        return (min(rows, self._max_rows), need) if rows >= occupants else None
 
     def _reshape(self, shape: tuple[int, int] | None) -> None:
         if shape is None:

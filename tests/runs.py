@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.policy import Policy
 from sim.answers import Answers
@@ -103,9 +102,16 @@ def run(
     **options: Any,
 ) -> Run:
     """Simulate and return everything, stretches expanded."""
-    slices: list[npt.NDArray[np.void]] = []
+    engine, records = logged_run(requests, policy, CostModel(hardware, LLAMA3_8B), kv_tokens, **options)
+    return Run(expand(records), engine.answers, engine)
+
+
+def logged_run(
+    requests: Requests, policy: Policy, cost: CostModel, kv_tokens: int, **options: Any
+) -> tuple[Engine, Slice]:
+    """Run an engine to its end; return it and its log."""
+    slices: list[Slice] = []
     log = IterationLog(lambda part: slices.append(part.copy()))
-    engine = Engine(requests, policy, CostModel(hardware, LLAMA3_8B), log, kv_tokens, **options)
-    answers = engine.run()
-    records = np.concatenate(slices) if slices else np.empty(0, dtype=DTYPE)
-    return Run(expand(records), answers, engine)
+    engine = Engine(requests, policy, cost, log, kv_tokens, **options)
+    engine.run()
+    return engine, np.concatenate(slices) if slices else np.empty(0, dtype=DTYPE)

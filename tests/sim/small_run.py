@@ -13,11 +13,11 @@ from policies.prefill_first import PrefillFirst
 from policies.run_to_completion import RunToCompletion
 from sim.answers import Answers
 from sim.cost import CostModel
-from sim.engine import Engine
 from sim.hardware import Hardware
-from sim.log import IterationLog, Slice
+from sim.log import Slice
 from sim.metrics import SLO, Metrics, Summary
 from sim.model import Model
+from tests.runs import logged_run
 from workloads.requests import Requests
 
 BATCH = 6
@@ -102,7 +102,5 @@ def make_requests(count: int = 120, rate: float = 80.0, longest: int = 40, seed:
 
 def run(policy: Policy, requests: Requests, kv_tokens: int = 100_000, stretch: bool = True) -> Run:
     """Simulate."""
-    slices: list[Slice] = []
-    log = IterationLog(lambda records: slices.append(records.copy()))
-    answers = Engine(requests, policy, COST, log, kv_tokens, stretch=stretch).run()
-    return Run(policy, requests, answers, np.concatenate(slices))
+    engine, log = logged_run(requests, policy, COST, kv_tokens, stretch=stretch)
+    return Run(policy, requests, engine.answers, log)
