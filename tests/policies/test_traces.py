@@ -129,6 +129,8 @@ def test_prefill_first_drops_the_newest_row_and_recomputes_it() -> None:
     assert result.answers.preemptions == {1: 1}
     again = [int(record["prefill_tokens"]) for record in result.log if record["prefill_rows"]]
     assert again == [64, 32 + 17]
+    assert result.total("recomputed_tokens") == 48  # all but the token it goes on with
+    assert result.total("recomputed_pairs") == 48 * 49 // 2
     assert result.engine.answers.finished == 2
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sim.busy import BusyTime
@@ -12,6 +12,7 @@ lane = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), min_size=1, max
 """Gap before each interval, and its length."""
 
 
+@example(first=[(0, 4)], second=[(0, 1), (0, 1), (1, 1)], size=1)  # lane 1 is logged thrice before lane 0
 @given(first=lane, second=lane, size=st.integers(1, 10))
 def test_the_union_is_measured_whatever_the_slices(
     first: list[tuple[int, int]], second: list[tuple[int, int]], size: int
