@@ -24,7 +24,7 @@ from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from policies.run_to_completion import RunToCompletion
-from sim.cost import CostModel
+from sim.cost import Roofline
 from sim.engine import Engine
 from sim.log import IterationLog
 from tests.runs import H100, LLAMA3_8B
@@ -75,7 +75,7 @@ def in_timeouts(work: Callable[[], float], repeats: int = 5) -> float:
 
 def simulate(requests: Requests, policy: Policy, stretch: bool = True) -> float:
     """Return the CPU seconds of a run, results not written."""
-    engine = Engine(requests, policy, CostModel(H100, LLAMA3_8B), IterationLog(), KV_TOKENS, stretch=stretch)
+    engine = Engine(requests, policy, Roofline(H100, LLAMA3_8B), IterationLog(), KV_TOKENS, stretch=stretch)
     start = time.process_time()
     engine.run()
     return time.process_time() - start

@@ -8,7 +8,7 @@ from typing import Any
 
 from policies.errors import InputError
 from policies.policy import Policy
-from sim.hardware import Hardware
+from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
 from workloads.checks import shown, whole_number
@@ -44,7 +44,7 @@ class Settings:
 
     policies: dict[str, Policy]
     workload: Workload
-    hardware: Hardware
+    hardware: Device
     model: Model
     kv_tokens: int
     seed: int
@@ -70,7 +70,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         raise InputError("policies is empty: name at least one, as in policies=[orca,baton]")
     refuse_foreign(config)
     refuse_foreign(policies)
-    hardware = _object(config, "hardware", Hardware)
+    hardware = _object(config, "hardware", Device)
     model = _object(config, "model", Model)
     return Settings(
         policies=_policies(policies, config.get("max_batch")),
@@ -176,7 +176,7 @@ def _policies(settings: Mapping[str, Any], max_batch: object) -> dict[str, Polic
     return policies
 
 
-def _kv_tokens(given: object, hardware: Hardware, model: Model) -> int:
+def _kv_tokens(given: object, hardware: Device, model: Model) -> int:
     if given is None:
         return kv_capacity(hardware, model)
     whole_number("kv_tokens", given, 1, MAX_TOKENS)

@@ -1,21 +1,23 @@
 """How long an iteration takes: one function of its `Work`.
 
-A roofline. Linear layers take the longer of reading their weights and multiplying the computed token slots;
-attention reads KV in decode and multiplies (query, key) pairs in prefill; shaping copies KV inside the GPU; parking
-moves it over the host link; every attention launch after the first, every layer and every step has a fixed time. All
-terms but the first maximum are linear in `Work`, which is what lets a run of like iterations be summed in closed form.
+`CostModel` is what the engine and the metrics ask. `Roofline` answers from a datasheet: linear layers take the longer of
+reading their weights and multiplying the computed token slots; attention reads KV in decode and multiplies (query, key)
+pairs in prefill; shaping copies KV inside the GPU; parking moves it over the host link; every attention launch after
+the first, every layer and every step has a fixed time. All terms but the first maximum are linear in `Work`, which is
+what lets a run of like iterations be summed in closed form.
 
 The shape and the default efficiencies (0.8 of the bandwidth, 0.75 of the FLOPs, 12 us per layer, 0.5 ms per step) met
 real vLLM runs on an H100 within 6 %. Activations, norms and element-wise work are inside the fixed time per layer.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.work import Work
-from sim.hardware import Hardware
+from sim.hardware import Device, Hardware
 from sim.model import Model
 
 Array = npt.NDArray[np.float64]
@@ -33,13 +35,63 @@ def computed_slots(work: Work) -> Any:
     return work.rows + work.held_rows + work.prefill_tokens + work.prefill_padding + work.insertion_padding
 
 
-class CostModel:
-    """Prices `Work` on one hardware and model."""
+class CostModel(ABC):
+    """Prices `Work` of one model on one device.
+
+    Attributes:
+        hardware: The device.
+        model: The model.
+    """
+
+    def __init__(self, hardware: Device, model: Model) -> None:
+        """Know whose rates and dimensions count."""
+        self.hardware = hardware
+        self.model = model
+
+    @abstractmethod
+    def seconds(self, work: Work) -> float:
+        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
+
+    @abstractmethod
+    def seconds_each(self, work: Work) -> Array:
+        """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
+
+    @abstractmethod
+    def growth(self, rows: int) -> float:
+        """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""
+
+    @abstractmethod
+    def demand(self, work: Work) -> Demand:
+        """What an iteration asks of each shared resource; neither exceeds `seconds`."""
+
+    def useful_flops(self, work: Work) -> Any:
+        """FLOPs that served a request: no padding, no finished rows, nothing a second time. Takes counts or arrays."""
+        model = self.model
+        tokens = work.rows + work.prefill_tokens - work.recomputed_tokens
+        sampled = work.rows + work.prefill_rows
+        pairs = work.prefill_pairs - work.recomputed_pairs + work.kv_read
+        linear = 2 * (tokens * (model.layers * model.layer_parameters) + sampled * model.head_parameters)
+        return linear + pairs * model.attention_flops_per_pair
+
+    def moved_bytes(self, work: Work) -> Any:
+        """Bytes read or written in GPU memory, padding counted. Takes counts or arrays."""
+        model = self.model
+        weights = (model.layers * model.layer_parameters + model.head_parameters) * model.bytes_per_value
+        slots = computed_slots(work)
+        kv = work.kv_read + work.kv_held + work.kv_padding + 2 * work.kv_copied
+        return (slots > 0) * weights + kv * model.kv_bytes_per_token
+
+    def link_seconds(self, tokens: int) -> float:
+        """Time to send the KV of `tokens` tokens to another GPU."""
+        return tokens * self.model.kv_bytes_per_token / self.hardware.gpu_bandwidth
+
+
+class Roofline(CostModel):
+    """Prices `Work` by the rates of a datasheet."""
 
     def __init__(self, hardware: Hardware, model: Model) -> None:
         """Derive the coefficients, each in seconds per unit of work."""
-        self.hardware = hardware
-        self.model = model
+        super().__init__(hardware, model)
         flops = hardware.peak_flops * hardware.flops_efficiency
         bandwidth = hardware.memory_bandwidth * hardware.bandwidth_efficiency
         kv_bytes = model.kv_bytes_per_token
@@ -105,24 +157,3 @@ class CostModel:
         if slots:
             traffic_s += self._layers_read_s + self._head_read_s
         return Demand(flops_s, traffic_s)
-
-    def useful_flops(self, work: Work) -> Any:
-        """FLOPs that served a request: no padding, no finished rows, nothing a second time. Takes counts or arrays."""
-        model = self.model
-        tokens = work.rows + work.prefill_tokens - work.recomputed_tokens
-        sampled = work.rows + work.prefill_rows
-        pairs = work.prefill_pairs - work.recomputed_pairs + work.kv_read
-        linear = 2 * (tokens * (model.layers * model.layer_parameters) + sampled * model.head_parameters)
-        return linear + pairs * model.attention_flops_per_pair
-
-    def moved_bytes(self, work: Work) -> Any:
-        """Bytes read or written in GPU memory, padding counted. Takes counts or arrays."""
-        model = self.model
-        weights = (model.layers * model.layer_parameters + model.head_parameters) * model.bytes_per_value
-        slots = computed_slots(work)
-        kv = work.kv_read + work.kv_held + work.kv_padding + 2 * work.kv_copied
-        return (slots > 0) * weights + kv * model.kv_bytes_per_token
-
-    def link_seconds(self, tokens: int) -> float:
-        """Time to send the KV of `tokens` tokens to another GPU."""
-        return tokens * self.model.kv_bytes_per_token / self.hardware.gpu_bandwidth

@@ -1,27 +1,29 @@
-"""What a GPU can do."""
+"""What a device can do: what any kind of hardware tells a run, and the kind that a datasheet describes."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from policies.errors import InputError
+from policies.policy import Layout
+
+if TYPE_CHECKING:
+    from sim.cost import CostModel
+    from sim.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """One GPU: datasheet rates, and the share of them that kernels reach.
+class Device(ABC):
+    """One GPU, or the machine itself, and how long work takes on it.
 
     Attributes:
         name: Its name in results.
-        source: Where the datasheet figures come from.
-        peak_flops: Dense bf16/fp16 tensor-core rate, FLOP/s.
-        memory_bandwidth: Bytes/s.
+        source: Where its figures come from.
+        peak_flops: Rate that MFU is a share of, FLOP/s.
+        memory_bandwidth: Rate that MBU is a share of, bytes/s.
         memory_bytes: Device memory.
         host_bandwidth: Bytes/s to host memory, one direction.
         gpu_bandwidth: Bytes/s to another GPU of the node, one direction.
-        flops_efficiency: Share of `peak_flops` that matrix kernels reach.
-        bandwidth_efficiency: Share of `memory_bandwidth` that streaming kernels reach.
-        layer_overhead_s: Time per layer that neither rate explains, with one attention launch.
-        step_overhead_s: Time per iteration outside the layers.
-        attention_launch_s: Time per layer of every attention launch after the first.
         usable_memory: Share of `memory_bytes` that weights and KV may take.
     """
 
@@ -32,12 +34,41 @@ class Hardware:
     memory_bytes: float
     host_bandwidth: float
     gpu_bandwidth: float
+    usable_memory: float = 0.9
+
+    @abstractmethod
+    def cost_model(self, model: "Model", layout: Layout) -> "CostModel":
+        """Return what prices the iterations of a model under a layout.
+
+        Raises:
+            InputError: this hardware cannot tell.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware(Device):
+    """One GPU by its datasheet: rates, and the share of them that kernels reach.
+
+    Attributes:
+        peak_flops: Dense bf16/fp16 tensor-core rate, FLOP/s.
+        flops_efficiency: Share of `peak_flops` that matrix kernels reach.
+        bandwidth_efficiency: Share of `memory_bandwidth` that streaming kernels reach.
+        layer_overhead_s: Time per layer that neither rate explains, with one attention launch.
+        step_overhead_s: Time per iteration outside the layers.
+        attention_launch_s: Time per layer of every attention launch after the first.
+    """
+
     flops_efficiency: float = 0.75
     bandwidth_efficiency: float = 0.8
     layer_overhead_s: float = 12e-6
     step_overhead_s: float = 0.5e-3
     attention_launch_s: float = 5e-6
-    usable_memory: float = 0.9
+
+    def cost_model(self, model: "Model", layout: Layout) -> "CostModel":
+        """Return the roofline; its kernels are the same for every layout."""
+        from sim.cost import Roofline
+
+        return Roofline(self, model)
 
     def __post_init__(self) -> None:
         """Refuse what is no number, rates that are not positive and shares outside (0, 1]."""

@@ -7,9 +7,8 @@ from policies.job import Job
 from policies.policy import Policy
 from policies.queue import Predictor, declared
 from sim.answers import Answers
-from sim.cost import CostModel
 from sim.engine import Engine
-from sim.hardware import Hardware
+from sim.hardware import Device
 from sim.log import IterationLog, Sink
 from sim.metrics import SLO, Metrics, Summary
 from sim.model import Model, kv_capacity
@@ -46,7 +45,7 @@ class Simulation:
         self,
         requests: Requests,
         policy: Policy,
-        hardware: Hardware,
+        hardware: Device,
         model: Model,
         *,
         kv_tokens: int | None = None,
@@ -67,10 +66,11 @@ class Simulation:
             sinks: What else hears the iteration log, slice by slice.
 
         Raises:
-            InputError: The model does not fit on the GPU and `kv_tokens` is not given.
+            InputError: The model does not fit on the GPU and `kv_tokens` is not given, or the hardware has no costs for
+                this model or layout.
         """
         traits = policy.traits
-        cost = CostModel(hardware, model)
+        cost = hardware.cost_model(model, traits.layout)
         self._requests = requests
         self._policy = policy
         self._slo = slo or SLO()
@@ -116,7 +116,7 @@ def oracle(requests: Requests) -> Predictor:
 def simulate(
     requests: Requests,
     policy: Policy,
-    hardware: Hardware,
+    hardware: Device,
     model: Model,
     *,
     kv_tokens: int | None = None,
@@ -130,7 +130,7 @@ def simulate(
 def compare(
     requests: Requests,
     policies: Mapping[str, Policy],
-    hardware: Hardware,
+    hardware: Device,
     model: Model,
     *,
     kv_tokens: int | None = None,

@@ -8,7 +8,7 @@ import numpy as np
 
 from policies.policy import Policy
 from sim.answers import Answers
-from sim.cost import CostModel
+from sim.cost import CostModel, Roofline
 from sim.engine import Engine
 from sim.hardware import Hardware
 from sim.log import DTYPE, IterationLog, Slice, expand
@@ -102,7 +102,7 @@ def run(
     **options: Any,
 ) -> Run:
     """Simulate and return everything, stretches expanded."""
-    engine, records = logged_run(requests, policy, CostModel(hardware, LLAMA3_8B), kv_tokens, **options)
+    engine, records = logged_run(requests, policy, Roofline(hardware, LLAMA3_8B), kv_tokens, **options)
     return Run(expand(records), engine.answers, engine)
 
 

@@ -12,7 +12,7 @@ from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from policies.run_to_completion import RunToCompletion
 from sim.answers import Answers
-from sim.cost import CostModel
+from sim.cost import Roofline
 from sim.hardware import Hardware
 from sim.log import Slice
 from sim.metrics import SLO, Metrics, Summary
@@ -33,7 +33,7 @@ POLICIES: dict[str, Policy] = {
     "prefill_first": PrefillFirst(max_batch=BATCH),
 }
 
-COST = CostModel(
+COST = Roofline(
     Hardware(
         name="test",
         source="made up",

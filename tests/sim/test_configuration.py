@@ -145,7 +145,7 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
     [
         ({"foo": 1}, "foo: there is no such option; choose from workload, "),
         ({"hardware": None}, "hardware names no _target_"),
-        ({"hardware": load("model", "opt_13b")}, "hardware._target_=sim.model.Model is no Hardware"),
+        ({"hardware": load("model", "opt_13b")}, "hardware._target_=sim.model.Model is no Device"),
         ({"workload": load("policy", "orca")}, "workload._target_=policies.orca.Orca is no Workload"),
         ({"model": load("model", "opt_13b") | {"size": 1}}, "model.size: there is no such option; Model takes name, "),
         ({"model": load("model", "opt_13b") | {"gated": "yes"}}, "model.gated=yes: must be true or false"),

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.work import Work
-from sim.cost import CostModel
+from sim.cost import Roofline
 from sim.model import kv_capacity
 from tests.runs import H100, LLAMA3_8B
 
-COST = CostModel(H100, LLAMA3_8B)
+COST = Roofline(H100, LLAMA3_8B)
 counts = st.integers(0, 300)
 works = (
     st.builds(

@@ -19,7 +19,7 @@ from policies.policy import Policy, Traits
 from policies.run_to_completion import RunToCompletion
 from policies.view import View
 from policies.work import Work
-from sim.cost import CostModel
+from sim.cost import Roofline
 from sim.log import DTYPE
 from sim.simulation import simulate
 from tests.runs import H100, LLAMA3_8B, ONE_SECOND_PER_ITERATION, Run, random_requests, requests_of, run
@@ -124,7 +124,7 @@ def test_no_free_compute_with_two_lanes(rate: float | None) -> None:
     """Two lanes on one GPU never compute or move more per second than the GPU can."""
     requests = random_requests(30, seed=6, rate=rate, longest=80)
     result = run(requests, Baton(max_batch=4, prefill="overlapped"), REAL_TIME)
-    cost = CostModel(REAL_TIME, LLAMA3_8B)
+    cost = Roofline(REAL_TIME, LLAMA3_8B)
     spans = [(r["start_s"], r["start_s"] + r["duration_s"], cost.demand(work_of_record(r))) for r in result.log]
     overlapping = 0
     for start, end, demand in spans:
