@@ -1,7 +1,7 @@
 """How long an iteration takes: one function of its `Work`.
 
-`CostModel` is what the engine and the metrics ask. `Roofline` answers from a datasheet: linear layers take the longer of
-reading their weights and multiplying the computed token slots; attention reads KV in decode and multiplies (query, key)
+`CostModel` is what the engine and the metrics ask. `Roofline` answers from a datasheet: linear layers take the longer
+of reading their weights and multiplying the computed token slots; attention reads KV in decode, multiplies (query, key)
 pairs in prefill; shaping copies KV inside the GPU; parking moves it over the host link; every attention launch after
 the first, every layer and every step has a fixed time. All terms but the first maximum are linear in `Work`, which is
 what lets a run of like iterations be summed in closed form.
@@ -62,7 +62,7 @@ class CostModel(ABC):
 
     @abstractmethod
     def demand(self, work: Work) -> Demand:
-        """What an iteration asks of each shared resource; neither exceeds `seconds`."""
+        """What an iteration asks of each shared resource: two that run at once slow each other by what exceeds it."""
 
     def useful_flops(self, work: Work) -> Any:
         """FLOPs that served a request: no padding, no finished rows, nothing a second time. Takes counts or arrays."""
