@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from policies.errors import InputError
-from policies.policy import Layout
+from policies.policy import Traits
 
 if TYPE_CHECKING:
     from sim.cost import CostModel
@@ -37,8 +37,8 @@ class Device(ABC):
     usable_memory: float = 0.9
 
     @abstractmethod
-    def cost_model(self, model: "Model", layout: Layout) -> "CostModel":
-        """Return what prices the iterations of a model under a layout.
+    def cost_model(self, model: "Model", traits: Traits) -> "CostModel":
+        """Return what prices the iterations of a model under policies with these traits.
 
         Raises:
             InputError: this hardware cannot tell.
@@ -64,7 +64,7 @@ class Hardware(Device):
     step_overhead_s: float = 0.5e-3
     attention_launch_s: float = 5e-6
 
-    def cost_model(self, model: "Model", layout: Layout) -> "CostModel":
+    def cost_model(self, model: "Model", traits: Traits) -> "CostModel":
         """Return the roofline; its kernels are the same for every layout."""
         from sim.cost import Roofline
 

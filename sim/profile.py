@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policies.errors import InputError
-from policies.policy import Layout
+from policies.policy import Traits
 from policies.work import Work
 from sim.cost import Array, CostModel, Demand, computed_slots
 from sim.hardware import Device
@@ -149,7 +149,7 @@ class LayoutCost:
     """What a layout's iterations cost.
 
     Attributes:
-        layout: The layout.
+        layout: Its name, as `layout_of` gives it.
         terms: Its terms.
         fits: How well they met the measurements, by phase.
         overlap_slowdown: How many times slower both lanes run while prefill runs beside decode; 2 is taking turns.
@@ -209,8 +209,8 @@ class Profile(Device):
         if not isinstance(self.layouts, list | tuple) or not all(isinstance(one, LayoutCost) for one in self.layouts):
             raise InputError("hardware.layouts: must be a list of sim.profile.LayoutCost")
 
-    def cost_model(self, model: Model, layout: Layout) -> "MeasuredCost":
-        """Return the costs of a layout.
+    def cost_model(self, model: Model, traits: Traits) -> "MeasuredCost":
+        """Return the costs of the layout that policies with these traits have.
 
         Raises:
             InputError: another model or other layouts were measured.
@@ -220,11 +220,17 @@ class Profile(Device):
                 f"hardware={self.name} was measured with model={self.model} and cannot tell what model={model.name} "
                 f"takes: use model={self.model}, or profile the other"
             )
+        layout = layout_of(traits)
         for costs in self.layouts:
             if costs.layout == layout:
                 return MeasuredCost(self, model, costs)
         known = ", ".join(costs.layout for costs in self.layouts)
         raise InputError(f"hardware={self.name} holds no costs for layout {layout}, only for {known}: profile it too")
+
+
+def layout_of(traits: Traits) -> str:
+    """Return the name of the way in which an engine executes policies with these traits."""
+    return "concatenated_rectangle" if traits.concatenates else traits.layout
 
 
 def phase_of(work: Work) -> str:

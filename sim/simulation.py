@@ -70,7 +70,7 @@ class Simulation:
                 this model or layout.
         """
         traits = policy.traits
-        cost = hardware.cost_model(model, traits.layout)
+        cost = hardware.cost_model(model, traits)
         self._requests = requests
         self._policy = policy
         self._slo = slo or SLO()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from policies.baton import Baton
 from policies.errors import InputError
 from policies.orca import Orca
+from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
 from policies.work import Work
 from sim.configuration import build
@@ -59,7 +60,7 @@ PROFILE = Profile(
     measurements="mine.parquet",
     layouts=[LayoutCost(layout=layout, terms=TERMS, fits=[FIT], overlap_slowdown=1.5) for layout in LAYOUTS],
 )
-COST = PROFILE.cost_model(LLAMA3_8B, "rectangle")
+COST = PROFILE.cost_model(LLAMA3_8B, Baton().traits)
 
 
 def test_a_table_gives_what_was_measured_and_what_lies_between() -> None:
@@ -120,15 +121,19 @@ def test_a_file_brings_the_profile_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "layout", "message"),
+    ("model", "policy", "message"),
     [
-        (replace(LLAMA3_8B, name="other"), "rectangle", "hardware=mine was measured with model=llama3_8b and cannot"),
-        (LLAMA3_8B, "shared_rectangle", "holds no costs for layout shared_rectangle, only for rectangle, static"),
+        (replace(LLAMA3_8B, name="other"), Baton(), "hardware=mine was measured with model=llama3_8b and cannot"),
+        (
+            LLAMA3_8B,
+            Orca(layout="rectangular"),
+            "holds no costs for layout shared_rectangle, only for rectangle, static",
+        ),
     ],
 )
-def test_what_was_not_measured_is_refused(model: Any, layout: Any, message: str) -> None:
+def test_what_was_not_measured_is_refused(model: Any, policy: Policy, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        PROFILE.cost_model(model, layout)
+        PROFILE.cost_model(model, policy.traits)
 
 
 @pytest.mark.parametrize(
