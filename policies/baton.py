@@ -25,12 +25,15 @@ class Baton(Policy):
             and on overflow the newest rows are parked in host memory and resume before newcomers are taken.
         max_prefill: Most requests in one prefilled group; None for no bound.
         prefill_ahead: How many requests may be prefilled before there is a row for them.
+        embedding: `in_place`: a newcomer's KV is copied into a row of the batch; `direct`: it is prefilled in its row,
+            without a copy; `concatenate`: the batch is one tensor that is made anew at every step, the control.
     """
 
     prefill: Literal["inline", "overlapped", "dedicated"] = "inline"
     reserve: Literal["max", "window"] = "max"
     max_prefill: int | None = None
     prefill_ahead: int = 0
+    embedding: Literal["in_place", "direct", "concatenate"] = "in_place"
 
     def __post_init__(self) -> None:
         """Refuse options that are unknown or out of range."""
@@ -40,6 +43,13 @@ class Baton(Policy):
         require_positive("max_prefill", self.max_prefill, optional=True)
         if not isinstance(self.prefill_ahead, int) or isinstance(self.prefill_ahead, bool) or self.prefill_ahead < 0:
             raise InputError(f"policy.prefill_ahead={self.prefill_ahead}: must be a whole number, 0 or more")
+        require_choice("embedding", self.embedding, ("in_place", "direct", "concatenate"))
+        if self.embedding == "direct" and (self.prefill != "inline" or self.prefill_ahead):
+            raise InputError(
+                "policy.embedding=direct needs policy.prefill=inline and policy.prefill_ahead=0: rows only"
+            )
+        if self.embedding == "concatenate" and self.reserve != "max":
+            raise InputError("policy.embedding=concatenate needs policy.reserve=max: its batch parks no rows")
 
     @property
     def traits(self) -> Traits:
@@ -49,7 +59,8 @@ class Baton(Policy):
             "overlapped": "shared",
             "dedicated": "separate",
         }
-        return Traits("rectangle", "rectangle", self.reserve, lanes[self.prefill])
+        concatenates = self.embedding == "concatenate"
+        return Traits("rectangle", "rectangle", self.reserve, lanes[self.prefill], concatenates=concatenates)
 
     def plan(self, view: View, now: float, lane: int) -> Plan:
         """Shape the batch, then prefill, then carry on; with two lanes, prefill has its own."""
@@ -83,7 +94,7 @@ class Baton(Policy):
             return None
         beside = view.beside
         room = self.max_batch - len(view.rows) - beside
-        apart = self.prefill == "dedicated" or bool(view.rows or beside)
+        apart = self.prefill == "dedicated" or (self.embedding != "direct" and bool(view.rows or beside))
         if apart:
             room += self.prefill_ahead
         if self.max_prefill is not None:

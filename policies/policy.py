@@ -24,6 +24,7 @@ class Traits(NamedTuple):
         lanes: `one`; or a second lane for prefill, on the same GPU (`shared`) or on another one (`separate`).
         hold_finished: Whether finished rows are computed until the batch ends.
         release_with_batch: Whether answers leave with the batch rather than token by token.
+        concatenates: Whether a rectangle is concatenated anew at every change rather than shaped in place.
     """
 
     layout: Layout
@@ -32,6 +33,7 @@ class Traits(NamedTuple):
     lanes: Lanes = "one"
     hold_finished: bool = False
     release_with_batch: bool = False
+    concatenates: bool = False
 
     @property
     def gpus(self) -> int:

@@ -88,9 +88,13 @@ class Rectangle:
             raise KVShortage(f"no rectangle for the batch fits into {self.limit} KV tokens")
         if shape != (self.rows, self.capacity):
             if self._places:
-                self.copied += sum(self._batch.length(request) for request in self._places)
-                self.transient = self.rows * self.capacity
+                self._copy_rows()
             self.rows, self.capacity = shape
+
+    def _copy_rows(self) -> None:
+        rows = self._batch.rows
+        self.copied += sum(self._batch.length(request) for request in self._places if request in rows)
+        self.transient = self.rows * self.capacity
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, that can be prefilled as one padded group and then have a row each."""
@@ -112,7 +116,7 @@ class Rectangle:
         return self._columns(self._batch.longest, self._beside_sum) if self.grows and self._places else 0
 
     def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
-        """Shape the rectangle for the newcomers, and take the padded group beside it if `apart`."""
+        """Shape the rectangle for the newcomers; give each a row, or take the padded group beside it if `apart`."""
         longest = max(lengths)
         beside = self._beside_sum + len(jobs) * longest if apart else self._beside_sum
         needs = {job[0]: self._need(job, length, beside) for job, length in zip(jobs, lengths, strict=True)}
@@ -121,13 +125,17 @@ class Rectangle:
         if apart:
             self._beside.update(dict.fromkeys(needs, longest))
             self._beside_sum = beside
+        else:
+            for request in needs:
+                self._place(request)
 
     def join(self, job: Job, length: int) -> None:
-        """Give the job a row, and embed its KV there if it lay beside the rectangle."""
+        """Give the job a row unless it has one, and embed its KV there if it lay beside the rectangle."""
         if job.id in self._beside:
             self._beside_sum -= self._beside.pop(job.id)
             self.copied += length
-        self._place(job.id)
+        if job.id not in self._places:
+            self._place(job.id)
 
     def _place(self, request: int) -> None:
         if self._holes:

@@ -126,3 +126,10 @@ class Answers:
         """Requests that ended earlier leave only now."""
         for request in requests:
             self.finish_s[request] = now
+
+    def stopped(self, request: int, now: float) -> None:
+        """A request has ended before its output length: its model said so with the token that came at `now`."""
+        self._due = [entry for entry in self._due if entry & _ID != request]
+        heapify(self._due)
+        self._left.pop(request, None)
+        self.finish_s[request] = now

@@ -16,6 +16,7 @@ import simpy
 from simpy.events import Event, Timeout
 
 from policies.batch import Batch
+from policies.concatenated import Concatenated
 from policies.job import Job
 from policies.kv import KVBook, Paged, Slots, StaticRectangle
 from policies.ledger import IllegalPlan, Ledger
@@ -43,7 +44,11 @@ def make_ledger(policy: Policy, kv_tokens: int, predictor: Predictor, remote_tok
         "slots": lambda: Slots(kv_tokens),
         "paged": lambda: Paged(kv_tokens, batch),
         "static": lambda: StaticRectangle(kv_tokens, batch),
-        "rectangle": lambda: Rectangle(kv_tokens, batch, policy.max_batch, traits.reserve),
+        "rectangle": lambda: (
+            Concatenated(kv_tokens, batch, policy.max_batch)
+            if traits.concatenates
+            else Rectangle(kv_tokens, batch, policy.max_batch, traits.reserve)
+        ),
     }
     queue = make_queue(policy.order, predictor)
     remote = remote_tokens if traits.lanes == "separate" else None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from policies.errors import InputError
-from sim.hardware import Hardware
+from sim.hardware import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Model:
         tied_embeddings: Whether input embedding and output head share their weights.
         max_positions: Longest sequence that the model was made for.
         bytes_per_value: Bytes of one weight, and of one KV entry.
+        architecture: transformers' `model_type`, which a real engine builds; costs do not depend on it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Model:
     tied_embeddings: bool
     max_positions: int
     bytes_per_value: int = 2
+    architecture: str = "llama"
 
     def __post_init__(self) -> None:
         """Refuse dimensions that are not whole positive numbers or do not divide."""
@@ -81,7 +83,7 @@ class Model:
         return 4 * self.layers * self.heads * self.head_dim
 
 
-def kv_capacity(hardware: Hardware, model: Model) -> int:
+def kv_capacity(hardware: Device, model: Model) -> int:
     """Return the KV tokens that fit beside the weights into the usable memory of one GPU.
 
     Raises:

@@ -1,0 +1,1 @@
+"""The real engine: the same policies on a transformers model, measured."""

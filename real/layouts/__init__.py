@@ -1,0 +1,33 @@
+"""How the tensors of an iteration are laid out: one executor per layout, all behind one small interface."""
+
+from policies.ledger import Ledger
+from policies.policy import Traits
+from real.layouts.concatenated import Concatenated
+from real.layouts.executor import Executor, Outcome
+from real.layouts.rectangle import Rectangular, SharedRectangular
+from real.layouts.selective import PerRequest
+from real.layouts.selective_fused import Fused
+from real.layouts.static import Static
+from real.network import Network
+from real.sequences import Sequences
+
+__all__ = ["Executor", "Outcome", "executor_for"]
+
+
+def executor_for(traits: Traits, network: Network, ledger: Ledger, sequences: Sequences) -> Executor:
+    """Return an executor, without any rows yet, for policies with these traits.
+
+    Args:
+        traits: Of the policy.
+        network: The model.
+        ledger: Whose KV book says where rows lie and how large the rectangle is.
+        sequences: The tokens; the executor reads them and leaves it to its caller to append what it generates.
+    """
+    kinds: dict[str, type[Executor]] = {
+        "static": Static,
+        "selective_per_request": PerRequest,
+        "selective_fused": Fused,
+        "rectangle": Concatenated if traits.concatenates else Rectangular,
+        "shared_rectangle": SharedRectangular,
+    }
+    return kinds[traits.layout](network, ledger, sequences)

@@ -1,0 +1,133 @@
+"""What every layout has in common: it runs a plan that the ledger has begun, and counts what it computed.
+
+Counts come from the tensors: their shapes, their masks, what was copied. The ledger is asked only where memory lies.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from policies.job import Job
+from policies.ledger import Ledger
+from policies.plan import Plan
+from policies.work import Work
+from real.errors import NonFinite
+from real.network import Network
+from real.sequences import Sequences
+
+
+class Outcome(NamedTuple):
+    """What an iteration gave.
+
+    Attributes:
+        work: What it computed.
+        tokens: The next token of every request that it advanced.
+    """
+
+    work: Work
+    tokens: dict[int, int]
+
+
+class Prompts(NamedTuple):
+    """The sequences that a prefill computes.
+
+    Attributes:
+        requests: Whose they are.
+        ids: Their tokens, a list each.
+        recomputed: Tokens of each whose KV had been there before, and was dropped.
+    """
+
+    requests: list[int]
+    ids: list[list[int]]
+    recomputed: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each."""
+        return [len(ids) for ids in self.ids]
+
+    def counts(self) -> dict[str, int]:
+        """The fields of `Work` that these sequences make, padding apart."""
+        return {
+            "prefill_rows": len(self.ids),
+            "prefill_tokens": sum(self.lengths),
+            "prefill_pairs": sum(map(causal_pairs, self.lengths)),
+            "recomputed_tokens": sum(self.recomputed),
+            "recomputed_pairs": sum(map(causal_pairs, self.recomputed)),
+        }
+
+
+def causal_pairs(tokens: int) -> int:
+    """(query, key) pairs of causal attention over so many tokens."""
+    return tokens * (tokens + 1) // 2
+
+
+class Executor(ABC):
+    """Runs plans on a network, with the KV memory of one run.
+
+    Attributes:
+        logits: If set to a dict before the run, the logits behind every token are kept here, by request.
+    """
+
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+        """Start without rows."""
+        self.network = network
+        self.ledger = ledger
+        self.sequences = sequences
+        self.logits: dict[int, list[Tensor]] | None = None
+        self._dropped: dict[int, int] = {}
+
+    @abstractmethod
+    def run(self, lane: int, plan: Plan) -> Outcome:
+        """Run a plan that the ledger has begun on a lane.
+
+        Raises:
+            NonFinite: The model gave logits that are no numbers.
+        """
+
+    @abstractmethod
+    def finished(self, requests: Sequence[int]) -> None:
+        """Hear which requests have ended, after the ledger has."""
+
+    def prompts_of(self, jobs: Sequence[Job]) -> Prompts:
+        """Return the sequences that a prefill of these jobs computes."""
+        requests = [job.id for job in jobs]
+        return Prompts(
+            requests, [self.sequences.known(r) for r in requests], [self._dropped.pop(r, 0) for r in requests]
+        )
+
+    def tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        """Return whole numbers as a tensor on the network's device."""
+        return torch.tensor(values, dtype=torch.int64, device=self.network.device)
+
+    def padded(self, rows: Sequence[Sequence[int]], left: bool = False) -> Tensor:
+        """Return rows of tokens as a rectangle, int64 [rows, longest], filled up with zeros."""
+        longest = max(map(len, rows))
+        fill = [[0] * (longest - len(row)) for row in rows]
+        return self.tensor([[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)])
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Return KV memory. What was never written must be finite: a mask hides a number, not a NaN."""
+        return torch.zeros(*shape, dtype=self.network.dtype, device=self.network.device)
+
+    def sample(self, requests: Sequence[int], logits: Tensor) -> dict[int, int]:
+        """Choose the likeliest token of each request from logits [n, vocabulary].
+
+        Raises:
+            NonFinite: The logits of a request are no numbers.
+        """
+        best, tokens = logits.max(dim=-1)
+        if not bool(best.isfinite().all()):
+            request = requests[int((~best.isfinite()).nonzero()[0])]
+            at = len(self.sequences.generated.get(request, ())) + 1
+            raise NonFinite(
+                f"model={self.network.dimensions.name} gave non-finite logits for token {at} of request {request}: "
+                f"try dtype=float32 instead of {str(self.network.dtype).removeprefix('torch.')}, or other weights"
+            )
+        if self.logits is not None:
+            for request, row in zip(requests, logits, strict=True):
+                self.logits.setdefault(request, []).append(row.clone())
+        return dict(zip(requests, tokens.tolist(), strict=True))

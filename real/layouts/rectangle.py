@@ -1,0 +1,255 @@
+"""BATON's batch: rows of one rectangle, aligned on the left, re-batched in place.
+
+Row r holds its keys and values in columns [0, length); a decode step writes column `length` and a mask hides the rest,
+so nothing shifts when rows join or leave. Where rows lie and how large the rectangle is, is the KV book's to say;
+before every step the tensors are brought to what it says, and what that copied is counted.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from policies.ledger import Ledger
+from policies.plan import Plan
+from policies.rectangle import Rectangle
+from policies.work import Work
+from real.layouts.executor import Executor, Outcome, Prompts
+from real.layouts.prefill import prefill_group
+from real.network import Network
+from real.sequences import Sequences
+
+
+class Decode:
+    """One new token for each of the first rows of a rectangle."""
+
+    def __init__(self, executor: Executor, buffer: Tensor, lengths: Tensor) -> None:
+        """Decode rows 0 to n - 1 of `buffer` [layers, 2, rows, kv_heads, capacity, head_dim], `lengths` [n]."""
+        self._attention = executor.network.attention
+        self._rows = torch.arange(len(lengths), device=lengths.device)
+        self._lengths = lengths
+        window = int(lengths.max()) + 1
+        self._view = buffer[:, :, : len(lengths), :, :window]
+        self.mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
+        self.launches = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Write one column of each row, and attend over the window."""
+        keys, values = self._view[layer]
+        keys[self._rows, :, self._lengths] = key[:, :, 0]
+        values[self._rows, :, self._lengths] = value[:, :, 0]
+        self.launches += layer == 0
+        return self._attention(query, keys, values, scale, self.mask)
+
+
+class Rectangular(Executor):
+    """An in-place batch KV cache, beside it what is prefilled and what is parked in host memory."""
+
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+        """Start without a rectangle."""
+        super().__init__(network, ledger, sequences)
+        assert isinstance(ledger.book, Rectangle)
+        self.book = ledger.book
+        self._buffer = self._allocate(0, 0)
+        self._place: dict[int, int] = {}
+        self._length: dict[int, int] = {}
+        self._beside: dict[int, Tensor] = {}
+        self._host: dict[int, Tensor] = {}
+        self._fresh: set[int] = set()
+
+    @property
+    def kv_slots(self) -> int:
+        """KV tokens that the tensors on the device have room for."""
+        beside = sum(kv.shape[3] for kv in list(self._beside.values()))
+        return self._buffer.shape[2] * self._buffer.shape[4] + beside
+
+    def _allocate(self, rows: int, capacity: int) -> Tensor:
+        model = self.network.dimensions
+        return self.zeros(model.layers, 2, rows, model.kv_heads, capacity, model.head_dim)
+
+    def run(self, lane: int, plan: Plan) -> Outcome:
+        """Bring the tensors to where the book says, then decode or prefill."""
+        copied, host = self._arrange(plan) if lane == 0 else (0, 0)
+        if plan.prefill and plan.decode:
+            work, tokens = self._mixed(self.prompts_of(plan.prefill))
+        elif plan.decode:
+            work, tokens = self._decode()
+        elif plan.prefill:
+            work, tokens = self._prefill(self.prompts_of(plan.prefill), lane, plan.apart)
+        else:
+            work, tokens = Work(lane), {}
+        return Outcome(work._replace(kv_copied=copied, kv_host=host), tokens)
+
+    def finished(self, requests: Sequence[int]) -> None:
+        """Make holes of their rows; forget what lay beside."""
+        for request in requests:
+            self._forget(request)
+
+    def _forget(self, request: int) -> None:
+        for store in (self._place, self._length, self._beside):
+            store.pop(request, None)
+        self._fresh.discard(request)
+
+    # the rectangle, brought to what the book says
+
+    def _arrange(self, plan: Plan) -> tuple[int, int]:
+        """Park, reshape, embed and compact; return the KV tokens copied on the device, and to or from the host."""
+        copied = host = 0
+        for request in plan.park:
+            self._host[request] = self._row(request).to("cpu", copy=True)
+            host += self._host[request].shape[3]
+            self._forget(request)
+        for request in plan.drop:
+            self._dropped[request] = self._length[request]
+            self._forget(request)
+        copied += self._reshape()
+        places = {request: place for place, request in enumerate(self.book.slots) if request is not None}
+        for request in plan.insert:
+            parked = self._host.pop(request, None)
+            if parked is not None:
+                host += self._embed(request, parked, places[request])
+            else:
+                copied += self._embed(request, self._beside.pop(request), places[request])
+        if plan.decode:
+            for request, place in self._place.items():
+                if places[request] != place:
+                    copied += self._embed(request, self._row(request), places[request])
+        return copied, host
+
+    def _row(self, request: int) -> Tensor:
+        """The keys and values of a row, [layers, 2, kv_heads, length, head_dim]."""
+        return self._buffer[:, :, self._place[request], :, : self._length[request]]
+
+    def _embed(self, request: int, kv: Tensor, place: int) -> int:
+        """Copy keys and values into a row; return how many tokens."""
+        length = kv.shape[3]
+        self._buffer[:, :, place, :, :length] = kv
+        if request not in self._length:
+            self._length[request] = length
+            self._fresh.add(request)
+        self._place[request] = place
+        return length
+
+    def _reshape(self) -> int:
+        """Give the rectangle the book's shape; return the tokens copied from the old one."""
+        shape = self.book.rows, self.book.capacity
+        if shape == (self._buffer.shape[2], self._buffer.shape[4]):
+            return 0
+        rows = {request: self._row(request) for request in self._place}
+        if not rows:
+            self._buffer = self._allocate(0, 0)  # the old one may go before the new one comes
+        self._buffer = self._allocate(*shape)
+        for request, row in rows.items():
+            self._buffer[:, :, self._place[request], :, : row.shape[3]] = row
+        return sum(row.shape[3] for row in rows.values())
+
+    # what a step computes
+
+    def _decode(self) -> tuple[Work, dict[int, int]]:
+        requests = sorted(self._place, key=self._place.__getitem__)
+        assert [self._place[request] for request in requests] == list(range(len(requests)))
+        lengths = self.tensor([self._length[request] for request in requests])
+        ids = self.tensor([self.sequences.last(request) for request in requests])
+        step = Decode(self, self._buffer, lengths)
+        logits = self.network.forward(ids[:, None], lengths[:, None], step, torch.arange(len(ids), device=ids.device))
+        tokens = self.sample(requests, logits)
+        read = int(step.mask.sum())
+        inserted = len(self._fresh)
+        self._grow(requests)
+        work = Work(
+            rows=len(ids),
+            inserted_rows=inserted,
+            kv_read=read,
+            kv_padding=step.mask.numel() - read,
+            attention_launches=step.launches,
+        )
+        return work, tokens
+
+    def _grow(self, requests: Sequence[int]) -> None:
+        for request in requests:
+            self._length[request] += 1
+        self._fresh.clear()
+
+    def _prefill(self, prompts: Prompts, lane: int, apart: bool) -> tuple[Work, dict[int, int]]:
+        model = self.network.dimensions
+        if apart:
+            shape = (model.layers, 2, model.kv_heads, max(prompts.lengths), model.head_dim)
+            places = [self.zeros(*shape) for _ in prompts.requests]
+        else:
+            self._reshape()
+            places = [self._buffer[:, :, row] for row in self._seat(prompts)]
+        work, logits = prefill_group(self, prompts, places, lane)
+        if apart:
+            for request, kv, length in zip(prompts.requests, places, prompts.lengths, strict=True):
+                self._beside[request] = kv[:, :, :, :length]
+        return work, self.sample(prompts.requests, logits)
+
+    def _seat(self, prompts: Prompts) -> list[int]:
+        """Give the prompts the rows that the book has for them."""
+        places = {request: place for place, request in enumerate(self.book.slots) if request is not None}
+        for request, length in zip(prompts.requests, prompts.lengths, strict=True):
+            self._place[request], self._length[request] = places[request], length
+            self._fresh.add(request)
+        return [places[request] for request in prompts.requests]
+
+    def _mixed(self, prompts: Prompts) -> tuple[Work, dict[int, int]]:
+        raise NotImplementedError("a rectangle of its own decodes or prefills; only a shared one does both at once")
+
+
+class Shared:
+    """Newcomers and rows in one rectangle of queries, as wide as the longest newcomer."""
+
+    def __init__(self, executor: Executor, buffer: Tensor, first: Tensor, counts: Tensor) -> None:
+        """Row r of `buffer` gets `counts[r]` tokens from column `first[r]` on; both are [n]."""
+        self._attention = executor.network.attention
+        queries = torch.arange(int(counts.max()), device=counts.device)
+        real = queries < counts[:, None]
+        self.positions = first[:, None] + torch.minimum(queries, counts[:, None] - 1)
+        self._rows, self._queries = real.nonzero(as_tuple=True)
+        self._columns = self.positions[real]
+        window = int((first + counts).max())
+        self._view = buffer[:, :, : len(counts), :, :window]
+        self.mask = (torch.arange(window, device=counts.device) <= self.positions[:, :, None])[:, None]
+        self.launches = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Write the columns of real tokens, and attend over the window."""
+        keys, values = self._view[layer]
+        keys[self._rows, :, self._columns] = key[self._rows, :, self._queries]
+        values[self._rows, :, self._columns] = value[self._rows, :, self._queries]
+        self.launches += layer == 0
+        return self._attention(query, keys, values, scale, self.mask)
+
+
+class SharedRectangular(Rectangular):
+    """Orca on a rectangle: newcomers are padded into the batch, and everybody computes as many slots as the longest."""
+
+    def _mixed(self, prompts: Prompts) -> tuple[Work, dict[int, int]]:
+        decoding = sorted(self._place, key=self._place.__getitem__)
+        lengths = {request: self._length[request] for request in decoding}
+        inserted = len(self._fresh)
+        self._seat(prompts)
+        requests = sorted(self._place, key=self._place.__getitem__)
+        new = dict(zip(prompts.requests, prompts.ids, strict=True))
+        rows = [new.get(request) or [self.sequences.last(request)] for request in requests]
+        ids, counts = self.padded(rows), self.tensor([len(row) for row in rows])
+        step = Shared(self, self._buffer, self.tensor([lengths.get(request, 0) for request in requests]), counts)
+        ends = torch.arange(len(rows), device=ids.device) * ids.shape[1] + counts - 1
+        tokens = self.sample(requests, self.network.forward(ids, step.positions, step, ends))
+        for request in decoding:
+            self._length[request] += 1
+        window = step.mask.shape[-1]
+        read = sum(length + 1 for length in lengths.values())
+        done = prompts.counts()
+        work = Work(
+            rows=len(decoding),
+            inserted_rows=inserted,
+            insertion_padding=ids.numel() - done["prefill_tokens"] - len(decoding),
+            insertion_padding_pairs=step.mask.numel() - len(decoding) * window - done["prefill_pairs"],
+            kv_read=read,
+            kv_padding=len(decoding) * window - read,
+            attention_launches=step.launches,
+            **done,
+        )
+        self._fresh = set(prompts.requests)
+        return work, tokens
