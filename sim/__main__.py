@@ -1,172 +1,25 @@
-"""The command line, `python -m sim`: Hydra composes the configuration, `sim.run` does the rest.
+"""The command line, `python -m sim`."""
 
-Whatever a person can mend ends in one line on stderr and exit code 2; Ctrl-C ends in 130.
-"""
-
-import os
-import re
-import signal
-import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import hydra
-from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from policies.errors import InputError
-from sim import __version__
-from sim.complaint import in_one_line
-from sim.configuration import PACKAGES, read_settings, refuse_foreign
-from sim.overrides import check_overrides, forced
-
-HYDRA_PACKAGES = (*PACKAGES, "hydra._internal.core_plugins.", "hydra_plugins.")
-"""What a `_target_` anywhere in the composed configuration, Hydra's own part counted, may begin with."""
-
-_load = ConfigLoaderImpl.load_configuration
+from sim.command_line import Program
+from sim.configuration import Config, read_settings
 
 
-def main() -> None:
-    """Run the command line."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"baton-sim {__version__}")
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written either
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, not Hydra's own printer
-    try:
-        sys.argv[1:] = _arguments(sys.argv[1:])
-        ConfigLoaderImpl.load_configuration = _load_checked  # type: ignore[method-assign]
-        task()
-    except KeyboardInterrupt:
-        _exit(130, "interrupted")
-    except BrokenPipeError:
-        _leave_pipe()
-    except Exception as error:  # `task` lets none pass: this one is Hydra's, about what it was given
-        _exit(2, f"error: {in_one_line(error)}")
+def simulate(config: Config, policies: Mapping[str, Any], folder: Path) -> None:
+    """Simulate what a configuration describes."""
+    settings = read_settings(config, policies)
 
-
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-def task(config: DictConfig) -> None:
-    """Run one composed configuration."""
-    try:
-        _run(config)
-    except InputError as error:
-        _exit(2, f"error: {error}")
-    except BrokenPipeError:
-        _leave_pipe()
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
-
-
-def _run(composed: DictConfig) -> None:
     from rich.console import Console
 
-    from sim.run import Interrupted, Run
+    from sim.run import Run
 
-    try:
-        config: Any = OmegaConf.to_container(composed, resolve=True)
-        policies = _policies(config)
-    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise InputError(in_one_line(error)) from None
-    settings = read_settings(config, policies)
-    job = HydraConfig.get()
-    console = Console()
-    if job.mode is RunMode.MULTIRUN:
-        console.print(f"run {job.job.num}: {' '.join(job.overrides.task)}", markup=False, highlight=False)
-    try:
-        Run(settings, Path(job.runtime.output_dir))(console)
-    except Interrupted as interrupted:
-        _exit(130, str(interrupted))
+    Run(settings, folder)(Console())
 
 
-def _policies(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of every policy to run, by name: the one given by +policy=, else those to compare."""
-    job = HydraConfig.get()
-    if "policy" in config:
-        return {str(job.runtime.choices.get("policy")): config["policy"]}
-    names = _names(config.get("policies"))
-    # A second composition, so that a policy file may build on others, as with +policy=.
-    selected = [f"+policy@compared.{name}={name}" for name in names]
-    composed = compose(job.job.config_name, [*job.overrides.task, *selected])
-    made: Any = OmegaConf.to_container(composed, resolve=True)
-    return {name: made["compared"][name] for name in names}
-
-
-def _names(given: Any) -> list[str]:
-    """Check the list of policies to compare."""
-    known = GlobalHydra.instance().config_loader().get_group_options("policy")
-    if not isinstance(given, list) or not given:
-        raise InputError(f"policies={given}: give a list, such as policies=[orca,baton]")
-    for name in given:
-        if name not in known:
-            raise InputError(f"policies: {name} is unknown; choose from {', '.join(known)}")
-        if given.count(name) > 1:
-            raise InputError(f"policies: {name} is named twice; name each once")
-    return given
-
-
-def _arguments(given: list[str]) -> list[str]:
-    """Check the arguments before Hydra sees them, and return them as Hydra shall see them.
-
-    Raises:
-        InputError: at the first that is wrong.
-    """
-    parser = get_args_parser()
-    parser.error = _refuse_flag  # type: ignore[method-assign]
-    known, left = parser.parse_known_args(given)
-    unknown = [argument for argument in left if argument.startswith("-")]
-    if unknown:
-        _refuse_flag(f"{unknown[0]}: there is no such flag")
-    if known.experimental_rerun is not None:
-        raise InputError("--experimental-rerun is refused: it would unpickle a file; give the options again")
-    overrides = [*known.overrides, *left]  # argparse leaves those that stand after a flag
-    check_overrides(overrides, sweep=known.multirun)
-    flags = [argument for argument in given if argument not in overrides]
-    return [*(map(forced, overrides) if known.multirun else overrides), *flags]
-
-
-def _refuse_flag(message: str) -> NoReturn:
-    raise InputError(f"{message}; see python -m sim --help")
-
-
-def _load_checked(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
-    """Compose a configuration and check it before Hydra acts on it: its callbacks, launchers and logging too."""
-    config = _load(self, *args, **kwargs)
-    plain: Any = OmegaConf.to_container(config, resolve=False)
-    refuse_foreign(plain, packages=HYDRA_PACKAGES)
-    _refuse_factories(plain.get("hydra", {}))
-    return config
-
-
-def _refuse_factories(settings: Mapping[str, Any]) -> None:
-    """Refuse logging configurations that name anything but classes of `logging`."""
-    for part in ("job_logging", "hydra_logging"):
-        found = str(settings.get(part))
-        if "'()'" in found or re.search(r"'class': '(?!logging\.)", found):
-            raise InputError(f"hydra.{part}: only classes of Python's logging may be named")
-
-
-def _leave_pipe() -> NoReturn:
-    """End as other programs do when nobody reads on: silently, with 128 + SIGPIPE."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(141)
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
+main = Program("config", simulate)
 
 if __name__ == "__main__":
     main()

@@ -4,57 +4,69 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from policies.errors import InputError
 from policies.policy import Policy
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
+from sim.pretrained import Pretrained
 from workloads.checks import shown, whole_number
 from workloads.requests import MAX_TOKENS, Workload
 from workloads.streams import MAX_SEED
 
 Config = Mapping[str, Any]
 
+Kind = TypeVar("Kind")
+
 PACKAGES = ("policies.", "workloads.", "sim.", "real.")
 """What a `_target_` may begin with."""
 
 GROUPS = ("workload", "hardware", "model", "policy")
 
-OPTIONS = (*GROUPS, "policies", "max_batch", "kv_tokens", "seed", "slo", "timeline", "stretch")
-"""What a configuration may hold at its top."""
+OPTIONS = (*GROUPS, "policies", "max_batch", "seed", "slo", "timeline")
+"""What every configuration may hold at its top."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """All that a run needs.
+class Compared:
+    """What is compared, whatever runs it.
 
     Attributes:
         policies: The policies to run, by name, in order.
         workload: What arrives.
-        hardware: The GPU.
-        model: The model on it.
-        kv_tokens: KV memory of a GPU, in tokens.
         seed: Of all random streams.
         slo: What goodput is judged by.
         timeline: Whether to write a trace for Perfetto.
-        stretch: Whether promised iterations are run in one event.
     """
 
     policies: dict[str, Policy]
     workload: Workload
-    hardware: Device
-    model: Model
-    kv_tokens: int
     seed: int
     slo: SLO
     timeline: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Compared):
+    """All that a simulation needs.
+
+    Attributes:
+        hardware: The GPU.
+        model: The model on it.
+        kv_tokens: KV memory of a GPU, in tokens.
+        stretch: Whether promised iterations are run in one event.
+    """
+
+    hardware: Device
+    model: Model
+    kv_tokens: int
     stretch: bool
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
-    """Make the objects that a configuration describes.
+    """Make the objects that a configuration of `python -m sim` describes.
 
     Args:
         config: The composed configuration, resolved, in plain containers.
@@ -63,25 +75,45 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
+    compared = read_compared(config, policies, ("kv_tokens", "stretch"))
+    hardware = read_object(config, "hardware", Device)
+    model = read_model(config)
+    if isinstance(model, Pretrained):
+        model = model.dimensions()
+    kv_tokens = read_count(config, "kv_tokens", optional=True)
+    return Settings(
+        **vars(compared),
+        hardware=hardware,
+        model=model,
+        kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
+        stretch=read_switch(config, "stretch"),
+    )
+
+
+def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[str, ...]) -> Compared:
+    """Make what every run needs.
+
+    Args:
+        config: As `read_settings` takes it.
+        policies: The same.
+        options: What this configuration may hold at its top beside `OPTIONS`.
+
+    Raises:
+        InputError: as `read_settings`.
+    """
     for option in config:
-        if option not in OPTIONS:
-            raise InputError(f"{option}: there is no such option; choose from {', '.join(OPTIONS)}")
+        if option not in (known := (*OPTIONS, *options)):
+            raise InputError(f"{option}: there is no such option; choose from {', '.join(known)}")
     if not policies:
         raise InputError("policies is empty: name at least one, as in policies=[orca,baton]")
     refuse_foreign(config)
     refuse_foreign(policies)
-    hardware = _object(config, "hardware", Device)
-    model = _object(config, "model", Model)
-    return Settings(
-        policies=_policies(policies, config.get("max_batch")),
-        workload=_object(config, "workload", Workload),
-        hardware=hardware,
-        model=model,
-        kv_tokens=_kv_tokens(config.get("kv_tokens"), hardware, model),
+    return Compared(
+        policies=_policies(policies, read_count(config, "max_batch", optional=True)),
+        workload=read_object(config, "workload", Workload),
         seed=_seed(config.get("seed")),
-        slo=_slo(config.get("slo")),
-        timeline=_switch(config, "timeline"),
-        stretch=_switch(config, "stretch"),
+        slo=read_options(config, "slo", SLO),
+        timeline=read_switch(config, "timeline"),
     )
 
 
@@ -149,57 +181,66 @@ def _check_names(target: type[Any], options: Config, option: str) -> None:
             raise InputError(f"{option}.{field.name} is missing: give {option}.{field.name}=VALUE")
 
 
-def _object(config: Config, group: str, kind: type[Any]) -> Any:
+def read_model(config: Config) -> Model | Pretrained:
+    """Return the model that a configuration describes, or the one on disk that it names."""
+    model: Model | Pretrained = read_object(config, "model", Model | Pretrained)
+    return model
+
+
+def read_object(config: Config, group: str, kind: Any) -> Any:
     """Build a group of the configuration, which must become an object of this kind."""
     settings = config.get(group)
     if not isinstance(settings, Mapping) or "_target_" not in settings:
-        raise InputError(f"{group} names no _target_: choose one by name; python -m sim --help lists the names")
+        raise InputError(f"{group} names no _target_: choose one by name; --help lists the names")
     refuse_foreign(settings, group)
     target = _target(settings["_target_"], group)
     if not (hasattr(target, "build") if kind is Workload else issubclass(target, kind)):
-        raise InputError(f"{group}._target_={settings['_target_']} is no {kind.__name__}: choose another {group}")
+        raise InputError(f"{group}._target_={settings['_target_']} is no {group.title()}: choose another {group}")
     return build(settings, group)
 
 
-def _policies(settings: Mapping[str, Any], max_batch: object) -> dict[str, Policy]:
+def read_options(config: Config, option: str, kind: type[Kind]) -> Kind:
+    """Make the dataclass that a mapping of options describes."""
+    given = config.get(option)
+    if not isinstance(given, Mapping):
+        names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        raise InputError(f"{option}={shown(given)}: give {' or '.join(f'{option}.{name}=VALUE' for name in names)}")
+    _check_names(kind, given, option)
+    return kind(**given)
+
+
+def read_switch(config: Config, option: str) -> bool:
+    """Return an option that is on or off."""
+    value = config.get(option)
+    if not isinstance(value, bool):
+        raise InputError(f"{option}={shown(value)}: give true or false")
+    return value
+
+
+def read_count(config: Config, option: str, optional: bool = False, most: int = MAX_TOKENS) -> int | None:
+    """Return an option that is a whole number of at least 1, or None if it is `optional`."""
+    value = config.get(option)
+    if value is None and optional:
+        return None
+    whole_number(option, value, 1, most)
+    assert isinstance(value, int)
+    return value
+
+
+def _policies(settings: Mapping[str, Any], max_batch: int | None) -> dict[str, Policy]:
     """Build all policies, each with `max_batch` if it is given."""
-    if max_batch is not None:
-        whole_number("max_batch", max_batch, 1, MAX_TOKENS)
     policies = {}
     for name, options in settings.items():
         if max_batch is not None and isinstance(options, Mapping):
             options = {**options, "max_batch": max_batch}
         try:
-            policies[name] = _object({"policy": options}, "policy", Policy)
+            policies[name] = read_object({"policy": options}, "policy", Policy)
         except InputError as error:
             raise InputError(f"{error} (in policy {name})" if len(settings) > 1 else str(error)) from None
     return policies
-
-
-def _kv_tokens(given: object, hardware: Device, model: Model) -> int:
-    if given is None:
-        return kv_capacity(hardware, model)
-    whole_number("kv_tokens", given, 1, MAX_TOKENS)
-    assert isinstance(given, int)
-    return given
 
 
 def _seed(given: object) -> int:
     whole_number("seed", given, 0, MAX_SEED)
     assert isinstance(given, int)
     return given
-
-
-def _slo(given: object) -> SLO:
-    names = [field.name for field in fields(SLO)]
-    if not isinstance(given, Mapping):
-        raise InputError(f"slo={shown(given)}: give {' or '.join(f'slo.{name}=SECONDS' for name in names)}")
-    _check_names(SLO, given, "slo")
-    return SLO(**given)
-
-
-def _switch(config: Config, option: str) -> bool:
-    value = config.get(option)
-    if not isinstance(value, bool):
-        raise InputError(f"{option}={shown(value)}: give true or false")
-    return value

@@ -1,10 +1,13 @@
 """The KEY=VALUE arguments of the command line, checked where Hydra would answer with a misleading hint."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from policies.errors import InputError
 from sim.configuration import GROUPS
+
+BY_PATH = ("hardware", "model")
+"""Groups of which one's own file may be given by its path."""
 
 CONTRADICTIONS = (("policy", "policies"), ("max_batch", "policy.max_batch"))
 """Keys that cannot be given together."""
@@ -33,6 +36,15 @@ def check_overrides(overrides: Sequence[str], sweep: bool) -> None:
             raise InputError(f"{one}= and {other}= contradict each other: give the one or the other")
 
 
+def files_given(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the group and the path of every file that is given instead of a name, as in `hardware=./profile.yaml`."""
+    for override in overrides:
+        group, _, values = override.partition("=")
+        for value in values.split(",") if group in BY_PATH else ():
+            if (path := value.strip(" '\"")).endswith(".yaml"):
+                yield group, path
+
+
 def forced(argument: str) -> str:
     """Return an argument of a sweep so that it holds whatever the other arguments choose.
 
@@ -55,7 +67,7 @@ def _check_group(group: str, override: str, sweep: bool) -> None:
     key, _, value = override.partition("=")
     right = "+policy" if group == "policy" else group
     if value in ("", "null"):
-        raise InputError(f"{override}: choose one by name, {right}=NAME; python -m sim --help lists the names")
+        raise InputError(f"{override}: choose one by name, {right}=NAME; --help lists the names")
     if key != right:
         raise InputError(f"{override}: write {right}={value}")
     if re.search(r"[,\[]", value) and not sweep:

@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sim import __main__ as command_line
-from sim import __version__, run
+from sim import __version__, comparison
+from sim.__main__ import main
 from sim.simulation import Simulation
+from tests.command_line import files, run_here, summary
 
 ROOT = Path(__file__).parents[2]
 OF_A_POLICY = {"requests.parquet", "iterations.parquet", "summary.json"}
@@ -25,31 +26,13 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BATON_DATA", raising=False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(run, "write_plots", lambda folder, results: [])
+    monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
     return tmp_path
 
 
 def sim(*arguments: str) -> int:
     """Run the command line here and return its exit code."""
-    given = sys.argv
-    sys.argv = ["sim", *arguments]
-    try:
-        command_line.main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    finally:
-        sys.argv = given
-    return 0
-
-
-def files(folder: Path) -> set[str]:
-    return {
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts
-    }
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "summary.json").read_text()))
+    return run_here(main, *arguments)
 
 
 def test_one_policy_leaves_its_files_in_the_folder(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +95,34 @@ def test_policies_of_ones_own_may_build_on_ours(scratch: Path) -> None:
     assert options["mine"] == options["baton"] | {"max_batch": 5}
 
 
+def test_hardware_of_ones_own_is_given_by_its_path(scratch: Path) -> None:
+    (scratch / "my").mkdir()
+    text = (ROOT / "conf/hardware/h100_sxm.yaml").read_text()
+    for name in ("fast", "slow"):
+        (scratch / f"my/{name}.yaml").write_text(text.replace("name: h100_sxm", f"name: {name}"))
+    few = ("+policy=orca", "workload.num_requests=5")
+    for place, path in enumerate(("my/fast.yaml", "./my/fast.yaml", f"{scratch}/my/fast.yaml")):
+        assert sim(*few, f"hardware={path}", "hardware.memory_bytes=4e10", f"hydra.run.dir=out{place}") == 0
+        found = summary(scratch / f"out{place}")
+        assert found["hardware"] == "fast"
+        assert found["kv_tokens"] < 200_000, "an option given beside the file holds"
+    assert sim("-m", *few, "hardware=my/fast.yaml,my/slow.yaml", "hydra.sweep.dir=sweep") == 0
+    assert [summary(scratch / "sweep" / str(place))["hardware"] for place in range(2)] == ["fast", "slow"]
+
+
+def test_a_model_on_disk_is_simulated_by_its_config(scratch: Path) -> None:
+    sizes = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+    sizes |= {"intermediate_size": 14336, "vocab_size": 128256, "max_position_embeddings": 8192}
+    (scratch / "my_llama").mkdir()
+    (scratch / "my_llama/config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16"} | sizes))
+    few = ("+policy=orca", "workload.num_requests=5")
+    assert sim(*few, "model=hf", "model.path=my_llama", "hydra.run.dir=mine") == 0
+    assert sim(*few, "hydra.run.dir=ours") == 0
+    mine, ours = summary(scratch / "mine"), summary(scratch / "ours")
+    assert mine["model"] == "my_llama"
+    assert mine["policies"] == ours["policies"]
+
+
 def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) -> None:
     rows = "".join(f"0,10,{output}\n" for output in (30, 10, 20))
     (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
@@ -154,7 +165,7 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("=3", "'=3' is no option: give KEY=VALUE"),
         ("seed=[1", "seed=[1: "),
         ("seed=${nowhere}", "seed: Interpolation key 'nowhere' not found"),
-        ("--foo", "--foo: there is no such flag; see python -m sim --help"),
+        ("--foo", "--foo: there is no such flag; see --help"),
         ("--cfg", "argument --cfg/-c: expected one argument"),
         ("--resolve", "The --resolve flag can only be used"),
         ("--config-dir=nowhere", "Additional config directory "),
@@ -168,6 +179,9 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("hardware._target_=os.system", "hardware._target_=os.system is refused"),
         ("hardware=rtx4090 model=qwen3_32b", "model=qwen3_32b does not fit on hardware=rtx4090"),
         ("+policy=baton policy.prefill=foo", "policy.prefill=foo: unknown; choose one of inline, "),
+        ("hardware=nowhere.yaml", "hardware=nowhere.yaml: cannot be read (No such file or directory)"),
+        ("model=hf", "model.path is missing: give model.path=FOLDER"),
+        ("model=hf model.path=nowhere", "model.path=nowhere: there is no nowhere/config.json"),
         ("slo.ttft_s=-1", "slo.ttft_s=-1: must be a positive number"),
         ("workload=trace workload.path=nowhere.csv", "workload.path=nowhere.csv: there is no such file"),
     ],
@@ -278,6 +292,6 @@ def test_it_runs_from_any_folder_and_draws(scratch: Path) -> None:
 
 def test_what_is_slow_to_import_is_imported_when_needed(scratch: Path) -> None:
     slow = "{'pandas', 'matplotlib', 'scipy'}"
-    code = f"import sys, sim.__main__, sim.run; sys.exit(', '.join({slow} & set(sys.modules)) or None)"
+    code = f"import sys, sim.__main__, sim.comparison, sim.run; sys.exit(', '.join({slow} & set(sys.modules)) or None)"
     done = python(scratch, "-c", code)
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,7 +18,7 @@ from sim.model import Model, kv_capacity
 CONF = Path(__file__).parents[2] / "conf"
 FILES = {group: sorted((CONF / group).glob("*.yaml")) for group in ("policy", "hardware", "model")}
 KINDS: dict[str, type[Any]] = {"policy": Policy, "hardware": Hardware, "model": Model}
-ALL = [file for files in FILES.values() for file in files]
+ALL = [file for files in FILES.values() for file in files if file.stem != "hf"]
 
 PARAMETERS = {
     "opt_13b": 12.85e9,
@@ -30,6 +30,9 @@ PARAMETERS = {
     "qwen3_32b": 32.762e9,
 }
 """Published parameter counts."""
+
+RANDOM = {"tiny_llama", "tiny_qwen3", "tiny_gpt2", "tiny_opt", "tiny_bloom", "small_llama"}
+"""Models made for this project, with random weights."""
 
 
 def load(group: str, name: str, **changes: Any) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def test_the_groups_are_complete() -> None:
         "prefill_first", "run_to_completion",
     ]  # fmt: skip
     assert [file.stem for file in FILES["hardware"]] == ["a100_sxm", "h100_sxm", "h200_sxm", "rtx4090", "rtx_pro_6000"]
-    assert {file.stem for file in FILES["model"]} == set(PARAMETERS)
+    assert {file.stem for file in FILES["model"]} == {"hf", *PARAMETERS, *RANDOM}
 
 
 @pytest.mark.parametrize("file", ALL, ids=lambda file: file.stem)
@@ -145,7 +148,7 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
     [
         ({"foo": 1}, "foo: there is no such option; choose from workload, "),
         ({"hardware": None}, "hardware names no _target_"),
-        ({"hardware": load("model", "opt_13b")}, "hardware._target_=sim.model.Model is no Device"),
+        ({"hardware": load("model", "opt_13b")}, "hardware._target_=sim.model.Model is no Hardware"),
         ({"workload": load("policy", "orca")}, "workload._target_=policies.orca.Orca is no Workload"),
         ({"model": load("model", "opt_13b") | {"size": 1}}, "model.size: there is no such option; Model takes name, "),
         ({"model": load("model", "opt_13b") | {"gated": "yes"}}, "model.gated=yes: must be true or false"),
@@ -155,7 +158,7 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
         ({"max_batch": 0}, "max_batch is 0: give a whole number from 1"),
         ({"kv_tokens": 1.5}, "kv_tokens is 1.5: give a whole number from 1"),
         ({"seed": True}, "seed is True: give a whole number from 0"),
-        ({"slo": 1}, "slo=1: give slo.ttft_s=SECONDS or slo.tpot_s=SECONDS"),
+        ({"slo": 1}, "slo=1: give slo.ttft_s=VALUE or slo.tpot_s=VALUE"),
         ({"slo": {"ttft": 1}}, "slo.ttft: there is no such option; SLO takes ttft_s, tpot_s"),
         ({"timeline": "yes"}, "timeline='yes': give true or false"),
     ],

@@ -1,0 +1,215 @@
+"""What the command lines share: Hydra composes a configuration, checked before it acts, and a program runs it.
+
+Whatever a person can mend ends in one line on stderr and exit code 2; Ctrl-C ends in 130.
+"""
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import hydra
+from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from policies.errors import InputError
+from sim import __version__
+from sim.complaint import in_one_line
+from sim.configuration import PACKAGES, Config, refuse_foreign
+from sim.overrides import check_overrides, files_given, forced
+
+HYDRA_PACKAGES = (*PACKAGES, "hydra._internal.core_plugins.", "hydra_plugins.")
+"""What a `_target_` anywhere in the composed configuration, Hydra's own part counted, may begin with."""
+
+_load = ConfigLoaderImpl.load_configuration
+
+
+class Task(Protocol):
+    """What a program does with a configuration."""
+
+    def __call__(self, config: Config, policies: Mapping[str, Any], folder: Path) -> None:
+        """Run.
+
+        Args:
+            config: The composed configuration, resolved, in plain containers.
+            policies: The configuration of each policy to run, by name.
+            folder: Where results go.
+
+        Raises:
+            InputError: if a person must mend the input.
+            KeyboardInterrupt: on Ctrl-C; its message says what was saved.
+        """
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command line.
+
+    Attributes:
+        config: Name of its configuration in conf/.
+        task: What it does.
+    """
+
+    config: str
+    task: Task
+
+    def __call__(self) -> None:
+        """Run the command line."""
+        if sys.argv[1:] == ["--version"]:
+            print(f"baton-sim {__version__}")
+            return
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written either
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, not Hydra's own printer
+        try:
+            sys.argv[1:] = _arguments(sys.argv[1:])
+            ConfigLoaderImpl.load_configuration = _load_checked  # type: ignore[method-assign]
+            hydra.main(version_base="1.3", config_path="pkg://conf", config_name=self.config)(self._run)()
+        except KeyboardInterrupt as stop:
+            _exit(130, str(stop) or "interrupted")
+        except BrokenPipeError:
+            _leave_pipe()
+        except Exception as error:  # `_run` lets none pass: this one is Hydra's, about what it was given
+            _exit(2, f"error: {in_one_line(error)}")
+
+    def _run(self, composed: DictConfig) -> None:
+        """Run one composed configuration."""
+        try:
+            config, policies = _plain(composed)
+            job = HydraConfig.get()
+            if job.mode is RunMode.MULTIRUN:
+                print(f"run {job.job.num}: {' '.join(job.overrides.task)}", flush=True)
+            self.task(config, policies, Path(job.runtime.output_dir))
+        except InputError as error:
+            _exit(2, f"error: {error}")
+        except KeyboardInterrupt as stop:
+            _exit(130, str(stop) or "interrupted")
+        except BrokenPipeError:
+            _leave_pipe()
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+
+def _plain(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
+    """Return a configuration, and that of each policy to run, in plain containers."""
+    try:
+        config: Any = OmegaConf.to_container(composed, resolve=True)
+        return config, _policies(config)
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise InputError(in_one_line(error)) from None
+
+
+def _policies(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of every policy to run, by name: the one given by +policy=, else those to compare."""
+    job = HydraConfig.get()
+    if "policy" in config:
+        return {str(job.runtime.choices.get("policy")): config["policy"]}
+    names = _names(config.get("policies"))
+    # A second composition, so that a policy file may build on others, as with +policy=.
+    selected = [f"+policy@compared.{name}={name}" for name in names]
+    composed = compose(job.job.config_name, [*job.overrides.task, *selected])
+    made: Any = OmegaConf.to_container(composed, resolve=True)
+    return {name: made["compared"][name] for name in names}
+
+
+def _names(given: Any) -> list[str]:
+    """Check the list of policies to compare."""
+    known = GlobalHydra.instance().config_loader().get_group_options("policy")
+    if not isinstance(given, list) or not given:
+        raise InputError(f"policies={given}: give a list, such as policies=[orca,baton]")
+    for name in given:
+        if name not in known:
+            raise InputError(f"policies: {name} is unknown; choose from {', '.join(known)}")
+        if given.count(name) > 1:
+            raise InputError(f"policies: {name} is named twice; name each once")
+    return given
+
+
+def _arguments(given: list[str]) -> list[str]:
+    """Check the arguments before Hydra sees them, and return them as Hydra shall see them.
+
+    Raises:
+        InputError: at the first that is wrong.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse_flag  # type: ignore[method-assign]
+    known, left = parser.parse_known_args(given)
+    unknown = [argument for argument in left if argument.startswith("-")]
+    if unknown:
+        _refuse_flag(f"{unknown[0]}: there is no such flag")
+    if known.experimental_rerun is not None:
+        raise InputError("--experimental-rerun is refused: it would unpickle a file; give the options again")
+    overrides = [*known.overrides, *left]  # argparse leaves those that stand after a flag
+    check_overrides(overrides, sweep=known.multirun)
+    for group, path in files_given(overrides):
+        _offer(group, path)
+    flags = [argument for argument in given if argument not in overrides]
+    return [*(map(forced, overrides) if known.multirun else overrides), *flags]
+
+
+def _offer(group: str, path: str) -> None:
+    """Let a file be chosen by its path, as those of conf/ are by name.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        node = OmegaConf.load(path)
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{group}={path}: {_reason(error)}") from None
+    *folders, name = filter(None, path.split("/"))
+    ConfigStore.instance().store(name=name, node=node, group="/".join([group, *folders]), package=group)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return (
+            f"cannot be read ({os.strerror(error.errno)}); give the path of a YAML file" if error.errno else str(error)
+        )
+    return in_one_line(error)
+
+
+def _refuse_flag(message: str) -> NoReturn:
+    raise InputError(f"{message}; see --help")
+
+
+def _load_checked(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
+    """Compose a configuration and check it before Hydra acts on it: its callbacks, launchers and logging too."""
+    config = _load(self, *args, **kwargs)
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    refuse_foreign(plain, packages=HYDRA_PACKAGES)
+    _refuse_factories(plain.get("hydra", {}))
+    return config
+
+
+def _refuse_factories(settings: Mapping[str, Any]) -> None:
+    """Refuse logging configurations that name anything but classes of `logging`."""
+    for part in ("job_logging", "hydra_logging"):
+        found = str(settings.get(part))
+        if "'()'" in found or re.search(r"'class': '(?!logging\.)", found):
+            raise InputError(f"hydra.{part}: only classes of Python's logging may be named")
+
+
+def _leave_pipe() -> NoReturn:
+    """End as other programs do when nobody reads on: silently, with 128 + SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
+
+
+def _exit(code: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
