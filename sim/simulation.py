@@ -34,6 +34,51 @@ class Result:
     occupancy: Series
 
 
+class Recording:
+    """Sums up what one policy does, from its iteration log, whatever runs it.
+
+    Attributes:
+        sinks: What must hear the log.
+    """
+
+    def __init__(self, policy: Policy, hardware: Device, model: Model, slo: SLO | None = None) -> None:
+        """Begin a run.
+
+        Args:
+            policy: The policy.
+            hardware: What idle time is priced by, and MFU and MBU are shares of.
+            model: The model on it.
+            slo: What goodput is judged by; None: nothing.
+
+        Raises:
+            InputError: The hardware has no costs for this model or layout.
+        """
+        traits = policy.traits
+        self._policy = policy
+        self._slo = slo or SLO()
+        self.cost = hardware.cost_model(model, traits)
+        self._metrics = Metrics(self.cost, traits.release_with_batch, traits.gpus)
+        self._occupancy = Occupancy()
+        self.sinks: tuple[Sink, ...] = (self._metrics, self._occupancy)
+
+    def result(self, requests: Requests, answers: Answers, kv_peak: int = 0) -> Result:
+        """Return what was achieved, once the log is flushed.
+
+        Args:
+            requests: The workload.
+            answers: What became of it.
+            kv_peak: KV tokens that were held at some time, where the log may not show it.
+        """
+        summary = self._metrics.summary(requests, answers, self._slo)
+        summary["kv_peak_tokens"] = max(int(summary["kv_peak_tokens"] or 0), kv_peak)
+        return Result(
+            policy=self._policy,
+            summary=summary,
+            columns=request_columns(requests, answers, self._policy.traits.release_with_batch),
+            occupancy=self._occupancy.series(),
+        )
+
+
 class Simulation:
     """One policy on one workload, to be run once.
 
@@ -69,20 +114,16 @@ class Simulation:
             InputError: The model does not fit on the GPU and `kv_tokens` is not given, or the hardware has no costs for
                 this model or layout.
         """
-        traits = policy.traits
-        cost = hardware.cost_model(model, traits)
         self._requests = requests
         self._policy = policy
-        self._slo = slo or SLO()
-        self._metrics = Metrics(cost, traits.release_with_batch, traits.gpus)
-        self._occupancy = Occupancy()
+        self._recording = Recording(policy, hardware, model, slo)
         self._engine = Engine(
             requests,
             policy,
-            cost,
-            IterationLog(self._metrics, self._occupancy, *sinks),
+            self._recording.cost,
+            IterationLog(*self._recording.sinks, *sinks),
             kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
-            predictor=oracle(requests) if policy.predictor == "oracle" else declared,
+            predictor=predictor_of(policy, requests),
             stretch=stretch,
         )
         self.answers: Answers = self._engine.answers
@@ -90,27 +131,22 @@ class Simulation:
     def run(self) -> Result:
         """Simulate to the end."""
         self._engine.run()
-        summary = self._metrics.summary(self._requests, self.answers, self._slo)
-        grown = self._engine.ledger.stretch_peak
-        summary["kv_peak_tokens"] = max(int(summary["kv_peak_tokens"] or 0), grown)
-        if self._policy.traits.lanes == "separate" and summary["duration_s"]:
-            summary["link_busy_fraction"] = self._engine.link_busy_s / summary["duration_s"]
-        return Result(
-            policy=self._policy,
-            summary=summary,
-            columns=request_columns(self._requests, self.answers, self._policy.traits.release_with_batch),
-            occupancy=self._occupancy.series(),
-        )
+        result = self._recording.result(self._requests, self.answers, self._engine.ledger.stretch_peak)
+        if self._policy.traits.lanes == "separate" and result.summary["duration_s"]:
+            result.summary["link_busy_fraction"] = self._engine.link_busy_s / result.summary["duration_s"]
+        return result
 
 
-def oracle(requests: Requests) -> Predictor:
-    """Return the predictor that knows the true output lengths: the best that any could do."""
+def predictor_of(policy: Policy, requests: Requests) -> Predictor:
+    """Return what a policy orders its queue by: what requests declare, or their true output lengths."""
+    if policy.predictor == "declared":
+        return declared
     outputs = requests.output_tokens.tolist()
 
-    def predict(job: Job) -> float:
+    def oracle(job: Job) -> float:
         return float(outputs[job.id])
 
-    return predict
+    return oracle
 
 
 def simulate(
