@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,25 @@ def name_of(device: torch.device) -> str:
 
 def warm_up(network: Network) -> float:
     """Serve one request; return the shortest of its decode steps, in seconds."""
-    counts = {name: np.array([WARM_UP_TOKENS]) for name in ("prompt_tokens", "output_tokens", "max_new_tokens")}
-    zero = np.zeros(1, dtype=np.int64)
+    length, zero = np.array([WARM_UP_TOKENS]), np.zeros(1, dtype=np.int64)
     requests = Requests(
-        arrival_s=np.zeros(1), priority=zero, prefix_id=zero - 1, prefix_tokens=zero, name="warm-up", **counts
+        arrival_s=np.zeros(1),
+        prompt_tokens=length,
+        output_tokens=length,
+        max_new_tokens=length,
+        priority=zero,
+        prefix_id=zero - 1,
+        prefix_tokens=zero,
+        name="warm-up",
     )
     durations: list[float] = []
 
     def hear(records: Slice) -> None:
         durations.extend(records["duration_s"].tolist())
 
-    engine = Engine(requests, Orca(max_batch=1), network, [[0] * WARM_UP_TOKENS], IterationLog(hear), 2 * WARM_UP_TOKENS)
+    engine = Engine(
+        requests, Orca(max_batch=1), network, [[0] * WARM_UP_TOKENS], IterationLog(hear), 2 * WARM_UP_TOKENS
+    )
     engine.run()
     return min(durations[1:])
 
@@ -138,8 +147,8 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s that the product of two large square matrices reaches."""
     best, size = 0.0, 256
     while size <= 8192:
-        left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-        seconds = _seconds(device, lambda one=left, other=right: one @ other)
+        matrix = torch.ones(size, size, device=device, dtype=dtype)
+        seconds = _seconds(device, partial(torch.matmul, matrix, matrix))
         best = max(best, 2 * size**3 / seconds)
         if seconds > TIMED_S:
             break

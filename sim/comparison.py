@@ -109,7 +109,9 @@ class Comparison(ABC):
 
     def _summarise(self, folder: Path, results: Mapping[str, Result]) -> None:
         requests = self._requests
+        missing = folder == self._folder and len(results) < len(self._compared.policies)
         summary = {
+            "partial": missing or any(result.summary.get("partial") for result in results.values()),
             "policies": {name: result.summary for name, result in results.items()},
             "workload": requests.name,
             "hardware": self._hardware,

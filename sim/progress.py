@@ -43,14 +43,18 @@ class Progress:
         self._due = self._started + (DELAY_S if self._terminal else PLAIN_INTERVAL_S)
         self._bar: Bar | None = None
 
-    def update(self, finished: int, now_s: float) -> None:
-        """Tell how many requests have finished by the simulated time `now_s`; cheap enough for every slice."""
+    def update(self, finished: int, now_s: float, tokens: int | None = None) -> None:
+        """Tell how many requests have finished by the simulated time `now_s`; cheap enough for every slice.
+
+        A run on the clock itself tells how many `tokens` it has generated instead.
+        """
         now = time.monotonic()
         if now < self._due:
             return
         rate = finished / (now - self._started)
         left = duration((self._total - finished) / rate) if finished else "unknown"
-        facts = f"{duration(now_s)} simulated, {rate:,.0f} requests/s, {left} left"
+        pace = f"{tokens / now_s:,.0f} tokens/s" if tokens else f"{duration(now_s)} simulated, {rate:,.0f} requests/s"
+        facts = f"{pace}, {left} left"
         if self._terminal:
             self._due = now + 0.1
             self._draw(finished, facts)

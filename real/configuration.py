@@ -1,0 +1,142 @@
+"""From a composed configuration to what a run on a real model needs. Torch is not imported for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.errors import InputError
+from sim.configuration import Compared, Config, read_compared, read_count, read_model, read_object
+from sim.hardware import Device
+from sim.model import Model
+from sim.pretrained import Pretrained
+from workloads.checks import choice, number, shown, whole_number
+
+TASKS = ("run", "profile", "validate")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTIONS = ("sdpa", "eager")
+MAX_BYTES = 2**60
+
+OPTIONS = (
+    "task",
+    "device",
+    "dtype",
+    "attention",
+    "threads",
+    "memory_bytes",
+    "kv_tokens",
+    "time_scale",
+    "length_scale",
+    "max_request_tokens",
+    "texts",
+    "profile",
+    "validate",
+)
+"""What a configuration may hold at its top beside what every one may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Compared):
+    """All that a task on a real model needs.
+
+    Attributes:
+        task: One of `TASKS`.
+        model: Dimensions of a model to get random weights, or one that has its own.
+        hardware: What idle time is priced by; None: the machine, measured as the run begins.
+        device: `cpu`, `cuda`, `cuda:N` or `auto`.
+        dtype: Type of weights and KV; None: the model's own.
+        attention: Implementation of attention.
+        threads: Threads of a CPU operation; None: as torch chooses.
+        memory_bytes: Memory to use; None: what the device has.
+        kv_tokens: KV memory, in tokens; None: what fits.
+        time_scale: Seconds on the clock per second of the workload's arrivals.
+        length_scale: Factor of all lengths.
+        max_request_tokens: Most tokens of a request, longer ones are shortened; None: no bound.
+        texts: File of real prompts; None: random tokens.
+        profile: Options of task=profile.
+        validate: Options of task=validate.
+    """
+
+    task: str
+    model: Model | Pretrained
+    hardware: Device | None
+    device: str
+    dtype: str | None
+    attention: str
+    threads: int | None
+    memory_bytes: int | None
+    kv_tokens: int | None
+    time_scale: float
+    length_scale: float
+    max_request_tokens: int | None
+    texts: Path | None
+    profile: Mapping[str, Any]
+    validate: Mapping[str, Any]
+
+
+def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
+    """Make the objects that a configuration of `python -m real` describes.
+
+    Args:
+        config: The composed configuration, resolved, in plain containers.
+        policies: The configuration of each policy to run, by name.
+
+    Raises:
+        InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
+    """
+    compared = read_compared(config, policies, OPTIONS)
+    choice("task", config.get("task"), TASKS)
+    choice("dtype", config.get("dtype"), DTYPES)
+    choice("attention", config.get("attention"), ATTENTIONS)
+    number("time_scale", config.get("time_scale"), 0, 1e6)
+    number("length_scale", config.get("length_scale"), 1e-4, 1)
+    for name, policy in compared.policies.items():
+        if policy.traits.lanes == "separate":
+            raise InputError(f"policy {name} needs a second GPU for its prefill, and one device is driven here")
+    model = read_model(config)
+    return Settings(
+        **vars(compared),
+        task=config["task"],
+        model=model,
+        hardware=read_object(config, "hardware", Device) if config.get("hardware") is not None else None,
+        device=_text(config, "device"),
+        dtype=None if config["dtype"] == "auto" else config["dtype"],
+        attention=config["attention"],
+        threads=read_count(config, "threads", optional=True, most=4096),
+        memory_bytes=read_count(config, "memory_bytes", optional=True, most=MAX_BYTES),
+        kv_tokens=read_count(config, "kv_tokens", optional=True),
+        time_scale=float(config["time_scale"]),
+        length_scale=float(config["length_scale"]),
+        max_request_tokens=_max_request_tokens(config.get("max_request_tokens")),
+        texts=_texts(config.get("texts"), model),
+        profile=_section(config, "profile"),
+        validate=_section(config, "validate"),
+    )
+
+
+def _text(config: Config, option: str) -> str:
+    value = config.get(option)
+    if not isinstance(value, str):
+        raise InputError(f"{option}={shown(value)}: give a name")
+    return value
+
+
+def _max_request_tokens(given: Any) -> int | None:
+    if given is not None:
+        whole_number("max_request_tokens", given, 2, 2**31 - 1)
+    return None if given is None else int(given)
+
+
+def _texts(given: Any, model: Model | Pretrained) -> Path | None:
+    if given is None:
+        return None
+    if isinstance(model, Model):
+        raise InputError(f"texts={given} needs a model with a tokenizer: give model=hf model.path=FOLDER")
+    return Path(str(given))
+
+
+def _section(config: Config, option: str) -> Mapping[str, Any]:
+    value = config.get(option)
+    if not isinstance(value, Mapping):
+        raise InputError(f"{option}={shown(value)}: give options of it, {option}.NAME=VALUE")
+    return value

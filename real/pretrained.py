@@ -1,0 +1,120 @@
+"""Models with their own weights, from disk or from the Hugging Face hub: safetensors only, and no code but ours."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from policies.errors import InputError
+from real.network import DTYPES, Network, device_of
+from sim.pretrained import Pretrained
+
+DESCRIPTION = ("*.json", "tokenizer*", "*.model", "vocab*", "merges.txt")
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+"""Files that are fetched from the hub: first what the model is, then its weights."""
+
+
+def fetch(source: Pretrained, weights: bool = True) -> Pretrained:
+    """Return a model as one on disk: itself, or what the hub has under that name, downloaded if need be.
+
+    Args:
+        source: The model.
+        weights: Whether the weights are wanted too.
+
+    Raises:
+        InputError: It is neither on disk nor to be had from the hub.
+    """
+    path = str(source.path)
+    if source.file.exists() or Path(path).expanduser().exists() or path.count("/") > 1 or path.startswith((".", "~")):
+        return source
+    patterns = [*DESCRIPTION, *(WEIGHTS if weights else ())]
+    try:
+        folder = snapshot_download(path, allow_patterns=patterns)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise InputError(f"model.path={path}: {_complaint(error)}") from None
+    return replace(source, path=folder, name=source.name or path.rpartition("/")[2])
+
+
+def _complaint(error: Exception) -> str:
+    if isinstance(error, GatedRepoError):
+        return "the hub gives it only to those who were granted access; ask there, then log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return "it is neither a folder nor on the Hugging Face hub; correct the name, or log in if it is private"
+    if isinstance(error, HFValidationError):
+        return "it is neither a folder nor a name on the Hugging Face hub; give model.path=FOLDER or OWNER/NAME"
+    if isinstance(error, HfHubHTTPError):
+        return f"the Hugging Face hub answers with an error ({_first_line(error)}); try again, or give a folder"
+    return (
+        "it is no folder here, and the Hugging Face hub cannot be reached; give model.path=FOLDER, or try again online"
+    )
+
+
+def pretrained_network(
+    source: Pretrained, device: str = "cpu", dtype: str | None = None, attention: str = "sdpa"
+) -> Network:
+    """Load a model with its own weights.
+
+    Args:
+        source: The model, on disk or on the hub.
+        device: Where to.
+        dtype: Type of its weights; None: as they are on disk.
+        attention: `sdpa` or `eager`.
+
+    Raises:
+        InputError: It is not there, cannot be had, is not supported, or has no weights in safetensors.
+    """
+    place = device_of(device)
+    source = fetch(source)
+    model = source.dimensions()
+    folder = source.file.parent
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: no weights in safetensors; other formats can run code and are not loaded")
+    try:
+        module = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype] if dtype else "auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except Exception as error:  # whatever a damaged file makes the library raise
+        raise InputError(f"{folder}: its weights cannot be loaded ({_first_line(error)}); fetch them again") from None
+    module.to(place)  # type: ignore[arg-type]
+    return Network(
+        module,
+        replace(model, bytes_per_value=module.dtype.itemsize),
+        attention,
+        _tokenizer(folder),
+        _end_tokens(module),
+    )
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a folder, None if there is none."""
+    if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise InputError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)}); fetch it again") from None
+
+
+def _end_tokens(module: Any) -> frozenset[int]:
+    """Return the tokens that end an answer."""
+    found = module.generation_config.eos_token_id
+    return frozenset([found] if isinstance(found, int) else found or ())
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,195 @@
+"""task=run: every policy on the same model and requests; settings in, files and a table out."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from policies.errors import InputError
+from policies.policy import Policy
+from real.configuration import Settings
+from real.errors import NonFinite
+from real.generated import write_generated
+from real.machine import Machine, machine_of, measure, memory_of, warm_up
+from real.network import Network, device_of, random_network
+from real.pretrained import pretrained_network
+from real.prompts import random_prompts
+from real.serving import Serving
+from real.texts import read_texts, with_texts
+from sim.comparison import Comparison
+from sim.hardware import Device
+from sim.model import Model, kv_capacity
+from sim.profile import Profile
+from sim.progress import Progress
+from sim.results import IterationWriter, make_folder
+from sim.timeline import Timeline
+from workloads.requests import Requests
+from workloads.reshape import capped, scaled
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """What all policies are run on.
+
+    Attributes:
+        network: The model, warmed up.
+        machine: Where it is.
+        hardware: What idle time is priced by.
+        requests: The workload.
+        prompts: Tokens of every request's prompt.
+        kv_tokens: KV memory, in tokens.
+    """
+
+    network: Network
+    machine: Machine
+    hardware: Device
+    requests: Requests
+    prompts: Sequence[Sequence[int]]
+    kv_tokens: int
+
+
+def load(settings: Settings) -> Network:
+    """Make the network that settings ask for.
+
+    Raises:
+        InputError: if the device is not there, or the model cannot be had or run on it.
+    """
+    device_of(settings.device)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if not isinstance(settings.model, Model):
+        return pretrained_network(settings.model, settings.device, settings.dtype, settings.attention)
+    model = settings.model
+    dtype = settings.dtype or ("float32" if model.bytes_per_value == 4 else "bfloat16")
+    model = replace(model, bytes_per_value=4 if dtype == "float32" else 2)
+    return random_network(model, settings.device, dtype, settings.attention, settings.seed)
+
+
+def set_up(settings: Settings) -> Stage:
+    """Build the requests and the network, and measure the machine.
+
+    Raises:
+        InputError: if the input is one that a person must mend.
+    """
+    requests = shaped(settings)
+    texts = read_texts(settings.texts) if settings.texts is not None else None
+    network = load(settings)
+    if texts is None:
+        prompts = random_prompts(requests, network.dimensions.vocabulary, settings.seed)
+    elif network.tokenizer is None:
+        raise InputError(f"texts={settings.texts}: model={network.dimensions.name} has no tokenizer; leave texts out")
+    else:
+        requests, prompts = with_texts(requests, texts, network.tokenizer)
+    check_context(requests, network.dimensions)
+    step_s = warm_up(network)
+    machine = machine_of(network, settings.attention)
+    hardware = settings.hardware or measure(network, step_s)
+    return Stage(
+        network=network,
+        machine=machine,
+        hardware=hardware,
+        requests=replace(requests, notes=(*requests.notes, *_profile_notes(hardware, machine))),
+        prompts=prompts,
+        kv_tokens=settings.kv_tokens or _kv_tokens(settings, network, hardware),
+    )
+
+
+def shaped(settings: Settings) -> Requests:
+    """Build the requests and bring them to the lengths that settings ask for."""
+    requests = scaled(settings.workload.build(settings.seed), settings.length_scale)
+    longest = settings.max_request_tokens
+    return requests if longest is None else capped(requests, longest)
+
+
+def check_context(requests: Requests, model: Model) -> None:
+    """Refuse requests that may outgrow the model's context.
+
+    Raises:
+        InputError: at the first.
+    """
+    needed, longest = requests.prompt_tokens + requests.max_new_tokens, model.max_positions
+    too_long = np.flatnonzero(needed > longest)
+    if len(too_long):
+        worst = int(needed.argmax())
+        raise InputError(
+            f"{len(too_long):,} of {len(requests):,} requests may outgrow model={model.name}, {longest:,} tokens: "
+            f"request {worst} has a prompt of {requests.prompt_tokens[worst]:,} and declares "
+            f"{requests.max_new_tokens[worst]:,} new ones; give max_request_tokens={longest}, or length_scale="
+        )
+
+
+def _kv_tokens(settings: Settings, network: Network, hardware: Device) -> int:
+    memory = settings.memory_bytes or memory_of(network.device)
+    return kv_capacity(replace(hardware, memory_bytes=float(memory)), network.dimensions)
+
+
+def _profile_notes(hardware: Device, machine: Machine) -> Iterator[str]:
+    """Yield a sentence if a profile was taken elsewhere or otherwise."""
+    if isinstance(hardware, Profile) and (differences := list(machine.differences(hardware))):
+        yield f"the profile {hardware.name} was taken with {'; '.join(differences)}: what it says may not hold here"
+
+
+class Run(Comparison):
+    """Every policy of the settings, served by the same model."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        """Build the requests and the network, and make the folder.
+
+        Raises:
+            InputError: if the input or the folder is one that a person must mend.
+        """
+        make_folder(folder)
+        stage = set_up(settings)
+        super().__init__(
+            settings,
+            stage.requests,
+            folder,
+            hardware=stage.hardware.name,
+            model=stage.network.dimensions,
+            kv_tokens=stage.kv_tokens,
+            facts={**asdict(stage.machine), "time_scale": settings.time_scale},
+        )
+        self._settings = settings
+        self._stage = stage
+
+    def _run(self, name: str, policy: Policy, folder: Path) -> None:
+        """Serve the requests and write a policy's files, also when it is stopped half-way."""
+        stage, settings = self._stage, self._settings
+        stopped: BaseException | None = None
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(name, len(stage.requests)))
+            timeline = stack.enter_context(Timeline(folder / "timeline.json")) if settings.timeline else None
+            log = stack.enter_context(IterationWriter(folder / "iterations.parquet"))
+            serving = Serving(
+                stage.requests,
+                policy,
+                stage.network,
+                stage.prompts,
+                stage.hardware,
+                kv_tokens=stage.kv_tokens,
+                slo=settings.slo,
+                time_scale=settings.time_scale,
+                stop_at_end_token=not isinstance(settings.model, Model),
+                sinks=[log, *([timeline] if timeline else [])],
+                on_step=lambda finished, tokens, now: progress.update(finished, now, tokens),
+            )
+            try:
+                serving.run()
+            except (KeyboardInterrupt, NonFinite, torch.OutOfMemoryError) as error:
+                stopped = error
+            if timeline:
+                timeline.close(serving.served, serving.answers)
+                self._notes += [f"{name}: {note}" for note in timeline.notes]
+        result = serving.result()
+        if stopped is not None:
+            result.summary["partial"] = True
+        tokenizer = stage.network.tokenizer
+        write_generated(folder / "generated.parquet", len(stage.requests), serving.generated, tokenizer)
+        self._keep(name, result, folder)
+        if isinstance(stopped, torch.OutOfMemoryError):
+            raise InputError(f"policy {name}: the GPU's memory is full; give less, kv_tokens= or memory_bytes=")
+        if stopped is not None:
+            raise stopped

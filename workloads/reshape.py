@@ -1,0 +1,61 @@
+"""Requests made shorter, for models and machines that are smaller than what was recorded."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from workloads.demand import counted
+from workloads.requests import FloatArray, IntArray, Requests
+
+
+def scaled(requests: Requests, factor: float) -> Requests:
+    """Return requests whose every length is multiplied by a factor and rounded, at least 1 token."""
+    if factor == 1:
+        return requests
+    output = _at_least_one(requests.output_tokens * factor)
+    prompt = _at_least_one(requests.prompt_tokens * factor)
+    prefix = np.rint(requests.prefix_tokens * factor).astype(np.int64)
+    return replace(
+        requests,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        max_new_tokens=np.maximum(output, _at_least_one(requests.max_new_tokens * factor)),
+        prefix_tokens=np.minimum(prefix, prompt),
+        notes=(*requests.notes, f"all lengths multiplied by {factor:g}, max_new_tokens too"),
+    )
+
+
+def capped(requests: Requests, tokens: int) -> Requests:
+    """Return requests of at most so many tokens, prompt and declared answer together.
+
+    Where the prompt and the true answer fit, only `max_new_tokens` is lowered. Where they do not, both are shortened in
+    proportion.
+
+    Args:
+        requests: The requests.
+        tokens: The most that a request may have; at least 2.
+    """
+    total = requests.prompt_tokens + requests.output_tokens
+    long = total > tokens
+    cut = requests.prompt_tokens + requests.max_new_tokens > tokens
+    if not cut.any():
+        return requests
+    shorter = np.clip(requests.prompt_tokens * tokens // total, 1, tokens - 1)
+    prompt = np.where(long, shorter, requests.prompt_tokens)
+    output = np.where(long, np.minimum(requests.output_tokens, tokens - prompt), requests.output_tokens)
+    notes = [f"{counted(int(cut.sum()), 'request')} declared fewer max_new_tokens, to need at most {tokens:,} tokens"]
+    if long.any():
+        notes.append(f"{counted(int(long.sum()), 'request')} shortened to {tokens:,} tokens")
+    return replace(
+        requests,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        max_new_tokens=np.minimum(requests.max_new_tokens, tokens - prompt),
+        prefix_tokens=np.minimum(requests.prefix_tokens, prompt),
+        notes=(*requests.notes, *notes),
+    )
+
+
+def _at_least_one(lengths: FloatArray) -> IntArray:
+    whole: IntArray = np.maximum(np.rint(lengths), 1).astype(np.int64)
+    return whole
