@@ -1,8 +1,8 @@
 """BATON's KV memory: one rectangle of rows x capacity for the batch, and the prefilled groups that lie beside it.
 
 Rows are aligned on the left: row r holds its tokens in columns [0, length). The rectangle is one allocation, so a
-change of its shape is a copy that needs the old and the new buffer at once; it is free only while no row is live.
-A row that leaves makes a hole; newcomers fill holes first, and before a decode step the last rows move into those
+change of its shape is a copy that needs the old and the new buffer at once, and closes the holes between rows; it is
+free only while no row is live. A row that leaves makes a hole; newcomers fill holes first, and before a decode step the last rows move into those
 that are left, so that the live rows are always 0 to n - 1.
 """
 
@@ -89,12 +89,18 @@ class Rectangle:
         if shape != (self.rows, self.capacity):
             if self._places:
                 self._copy_rows()
+                self._close_holes()
             self.rows, self.capacity = shape
 
     def _copy_rows(self) -> None:
         rows = self._batch.rows
         self.copied += sum(self._batch.length(request) for request in self._places if request in rows)
         self.transient = self.rows * self.capacity
+
+    def _close_holes(self) -> None:
+        self.slots = [request for request in self.slots if request is not None]
+        self._places = {request: place for place, request in enumerate(self.slots)}
+        self._holes.clear()
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, that can be prefilled as one padded group and then have a row each."""

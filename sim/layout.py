@@ -52,7 +52,8 @@ def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
     if plan.prefill:
         prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan.prefill)
     counts = (lane, rows, 0, inserted, prompts, tokens, pairs, 0, 0, 0, 0)
-    return _new(Work, (*counts, kv, 0, 0, 0, ledger.host_tokens, 1, again, again_pairs))
+    launches = 1 if rows or prompts else 0
+    return _new(Work, (*counts, kv, 0, 0, 0, ledger.host_tokens, launches, again, again_pairs))
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -76,7 +77,8 @@ def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
         padding, padding_pairs = prompts * longest - tokens, prompts * longest * (longest + 1) // 2 - pairs
     copied, host = ledger.book.copied, ledger.host_tokens
     counts = (lane, rows, held, inserted, prompts, tokens, pairs, padding, padding_pairs, 0, 0)
-    return _new(Work, (*counts, kv, kv_held, kv_padding, copied, host, 1, again, again_pairs))
+    launches = 1 if rows or prompts else 0
+    return _new(Work, (*counts, kv, kv_held, kv_padding, copied, host, launches, again, again_pairs))
 
 
 def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:

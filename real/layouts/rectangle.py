@@ -103,7 +103,7 @@ class Rectangular(Executor):
             self._dropped[request] = self._length[request]
             self._forget(request)
         copied += self._reshape()
-        places = {request: place for place, request in enumerate(self.book.slots) if request is not None}
+        places = self._places_by_book()
         for request in plan.insert:
             parked = self._host.pop(request, None)
             if parked is not None:
@@ -115,6 +115,9 @@ class Rectangular(Executor):
                 if places[request] != place:
                     copied += self._embed(request, self._row(request), places[request])
         return copied, host
+
+    def _places_by_book(self) -> dict[int, int]:
+        return {request: place for place, request in enumerate(self.book.slots) if request is not None}
 
     def _row(self, request: int) -> Tensor:
         """The keys and values of a row, [layers, 2, kv_heads, length, head_dim]."""
@@ -139,8 +142,10 @@ class Rectangular(Executor):
         if not rows:
             self._buffer = self._allocate(0, 0)  # the old one may go before the new one comes
         self._buffer = self._allocate(*shape)
+        places = self._places_by_book()
         for request, row in rows.items():
-            self._buffer[:, :, self._place[request], :, : row.shape[3]] = row
+            self._place[request] = places[request]
+            self._buffer[:, :, places[request], :, : row.shape[3]] = row
         return sum(row.shape[3] for row in rows.values())
 
     # what a step computes
@@ -186,7 +191,7 @@ class Rectangular(Executor):
 
     def _seat(self, prompts: Prompts) -> list[int]:
         """Give the prompts the rows that the book has for them."""
-        places = {request: place for place, request in enumerate(self.book.slots) if request is not None}
+        places = self._places_by_book()
         for request, length in zip(prompts.requests, prompts.lengths, strict=True):
             self._place[request], self._length[request] = places[request], length
             self._fresh.add(request)
