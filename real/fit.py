@@ -21,6 +21,12 @@ Array = npt.NDArray[np.float64]
 TABLE_PLACES = 24
 """Most places of a table."""
 
+SUPPORT = 8
+"""Fewest iterations around a place inside a table of many values."""
+
+SMOOTHNESS = 0.5
+"""How many iterations weigh as much as the wish that a table runs straight: none where there are many."""
+
 ROUNDS = 8
 """Reweightings of the robust fit, enough for it to settle."""
 
@@ -138,7 +144,7 @@ def places(values: Array) -> list[float]:
     kept = [float(nearest[0])]
     for place, following in zip(nearest[1:], [*nearest[2:], np.inf], strict=True):
         support = int(((values > kept[-1]) & (values < following)).sum())
-        if support >= 4 or place == nearest[-1]:
+        if support >= SUPPORT or place == nearest[-1]:
             kept.append(float(place))
     return kept
 
@@ -201,14 +207,31 @@ def _solve(columns: list[_Column], seconds: Array) -> tuple[list[_Column], Array
 def _least_squares(columns: list[_Column], seconds: Array, weight: Array) -> Array:
     """Give the columns their coefficients, and return the estimate of every duration."""
     system = np.concatenate([column.block for column in columns], axis=1)
-    size = np.linalg.norm(system * weight[:, None], axis=0)
+    bends = _bends(columns) * (np.sqrt(SMOOTHNESS) / float(np.median(seconds)))
+    weighted = np.concatenate([system * weight[:, None], bends])
+    target = np.concatenate([seconds * weight, np.zeros(len(bends))])
+    size = np.linalg.norm(weighted, axis=0)
     size[size == 0] = 1.0
-    solution = np.linalg.lstsq(system * weight[:, None] / size, seconds * weight, rcond=1e-10)[0] / size
+    solution = np.linalg.lstsq(weighted / size, target, rcond=1e-10)[0] / size
     start = 0
     for column in columns:
         column.seconds = solution[start : start + column.block.shape[1]].tolist()
         start += column.block.shape[1]
     return np.asarray(system @ solution, dtype=np.float64)
+
+
+def _bends(columns: list[_Column]) -> Array:
+    """Return what a place inside a table is above the straight line between its neighbours, [bends, coefficients]."""
+    rows, start, width = [], 0, sum(column.block.shape[1] for column in columns)
+    for column in columns:
+        for inner in range(1, len(column.at) - 1):
+            before, here, after = column.at[inner - 1 : inner + 2]
+            share = (here - before) / (after - before)
+            row = np.zeros(width)
+            row[start + inner - 1 : start + inner + 2] = share - 1, 1, -share
+            rows.append(row)
+        start += column.block.shape[1]
+    return np.array(rows).reshape(len(rows), width)
 
 
 def _scaled(terms: list[Term], records: Slice, phases: dict[str, Any], seconds: Array) -> list[Term]:
