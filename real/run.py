@@ -29,6 +29,9 @@ from sim.timeline import Timeline
 from workloads.requests import Requests
 from workloads.reshape import capped, scaled
 
+MOST_BATCHES = 4
+"""The most KV memory worth having, in full batches of the longest requests."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage:
@@ -93,7 +96,7 @@ def set_up(settings: Settings) -> Stage:
         hardware=hardware,
         requests=replace(requests, notes=(*requests.notes, *_profile_notes(hardware, machine))),
         prompts=prompts,
-        kv_tokens=settings.kv_tokens or _kv_tokens(settings, network, hardware),
+        kv_tokens=settings.kv_tokens or _kv_tokens(settings, network, hardware, requests),
     )
 
 
@@ -121,9 +124,16 @@ def check_context(requests: Requests, model: Model) -> None:
         )
 
 
-def _kv_tokens(settings: Settings, network: Network, hardware: Device) -> int:
+def _kv_tokens(settings: Settings, network: Network, hardware: Device, requests: Requests) -> int:
+    """Return the KV tokens that fit, or fewer if no batch of these requests can fill them.
+
+    A rectangle that grows needs the old and the new one at once, and newcomers lie beside it: `MOST_BATCHES` of the
+    longest requests are never held at once.
+    """
     memory = settings.memory_bytes or memory_of(network.device)
-    return kv_capacity(replace(hardware, memory_bytes=float(memory)), network.dimensions)
+    room = kv_capacity(replace(hardware, memory_bytes=float(memory)), network.dimensions)
+    longest = int((requests.prompt_tokens + requests.max_new_tokens).max())
+    return min(room, MOST_BATCHES * max(policy.max_batch for policy in settings.policies.values()) * longest)
 
 
 def _profile_notes(hardware: Device, machine: Machine) -> Iterator[str]:

@@ -5,21 +5,21 @@ from dataclasses import replace
 import numpy as np
 
 from workloads.demand import counted
-from workloads.requests import FloatArray, IntArray, Requests
+from workloads.requests import IntArray, Requests
 
 
 def scaled(requests: Requests, factor: float) -> Requests:
     """Return requests whose every length is multiplied by a factor and rounded, at least 1 token."""
     if factor == 1:
         return requests
-    output = _at_least_one(requests.output_tokens * factor)
-    prompt = _at_least_one(requests.prompt_tokens * factor)
+    output = _multiplied(requests.output_tokens, factor)
+    prompt = _multiplied(requests.prompt_tokens, factor)
     prefix = np.rint(requests.prefix_tokens * factor).astype(np.int64)
     return replace(
         requests,
         prompt_tokens=prompt,
         output_tokens=output,
-        max_new_tokens=np.maximum(output, _at_least_one(requests.max_new_tokens * factor)),
+        max_new_tokens=np.maximum(output, _multiplied(requests.max_new_tokens, factor)),
         prefix_tokens=np.minimum(prefix, prompt),
         notes=(*requests.notes, f"all lengths multiplied by {factor:g}, max_new_tokens too"),
     )
@@ -56,6 +56,6 @@ def capped(requests: Requests, tokens: int) -> Requests:
     )
 
 
-def _at_least_one(lengths: FloatArray) -> IntArray:
-    whole: IntArray = np.maximum(np.rint(lengths), 1).astype(np.int64)
+def _multiplied(lengths: IntArray, factor: float) -> IntArray:
+    whole: IntArray = np.maximum(np.rint(lengths * factor), 1).astype(np.int64)
     return whole

@@ -1,0 +1,238 @@
+"""`python -m real` as a person uses it: what it writes and shows, and how it answers what is wrong."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from real import run
+from real.__main__ import main
+from real.network import Network
+from sim import comparison
+from sim.__main__ import main as sim_main
+from sim.progress import Progress
+from tests.command_line import files, run_here, summary
+
+ROOT = Path(__file__).parents[2]
+OF_A_POLICY = {"requests.parquet", "iterations.parquet", "generated.parquet", "summary.json"}
+SMALL = ("device=cpu", "threads=1", "workload.num_requests=6", "length_scale=0.03")
+"""Six requests of a few tokens each."""
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run in an empty folder; nothing is drawn, for that takes longest."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def real(*arguments: str) -> int:
+    """Run the command line here and return its exit code."""
+    return run_here(main, *arguments)
+
+
+def tokens(folder: Path) -> list[list[int]]:
+    """Return the generated tokens of every request."""
+    generated: list[list[int]] = pq.read_table(folder / "generated.parquet")["tokens"].to_pylist()
+    return generated
+
+
+def test_one_policy_leaves_the_files_of_a_simulation_and_the_tokens(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert real("+policy=baton", *SMALL, "timeline=true", "hydra.run.dir=out") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "tiny_llama on " in shown.out
+    assert files(scratch / "out") == OF_A_POLICY | {"timeline.json"}
+    assert run_here(sim_main, "+policy=baton", "hydra.run.dir=sim") == 0
+    for name in ("requests.parquet", "iterations.parquet"):
+        assert pq.read_schema(scratch / "out" / name).equals(pq.read_schema(scratch / "sim" / name)), name
+    measured, predicted = summary(scratch / "out"), summary(scratch / "sim")
+    assert measured["policies"]["baton"].keys() == predicted["policies"]["baton"].keys()
+    assert measured["policies"]["baton"]["completed"] == 6
+    assert predicted.keys() < measured.keys()
+    assert not measured["partial"]
+    assert {key: measured[key] for key in ("model", "device", "dtype", "attention", "threads")} == {
+        "model": "tiny_llama", "device": "cpu", "dtype": "float32", "attention": "sdpa", "threads": 1,
+    }  # fmt: skip
+    assert measured["versions"]["torch"] == torch.__version__
+    assert measured["machine"]
+    requests = pq.read_table(scratch / "out/requests.parquet")
+    assert [len(each) for each in tokens(scratch / "out")] == requests["output_tokens"].to_pylist()
+
+
+def test_without_a_policy_several_are_compared_and_say_the_same(scratch: Path) -> None:
+    assert real(*SMALL, "policies=[run_to_completion,orca,orca_per_request,baton]", "hydra.run.dir=out") == 0
+    names = ["run_to_completion", "orca", "orca_per_request", "baton"]
+    assert files(scratch / "out") == {f"{name}/{file}" for name in names for file in OF_A_POLICY} | {"summary.json"}
+    assert list(summary(scratch / "out")["policies"]) == names
+    said = [tokens(scratch / "out" / name) for name in names]
+    assert said[1:] == said[:-1]
+    assert any(len(set(each)) > 2 for each in said[0])
+
+
+def test_arrivals_keep_to_the_clock_as_it_is_scaled(scratch: Path) -> None:
+    timed = ("+policy=orca", *SMALL, "workload.arrival=constant", "workload.rate=2")
+    for scale in (0.1, 0):
+        assert real(*timed, f"time_scale={scale}", "hydra.run.dir=out") == 0
+        arrivals = pq.read_table(scratch / "out/requests.parquet")["arrival_s"].to_pylist()
+        assert arrivals == pytest.approx([scale * place / 2 for place in range(6)])
+        assert summary(scratch / "out")["policies"]["orca"]["duration_s"] >= scale * 2.5
+
+
+def test_requests_that_are_too_long_are_refused_or_shortened(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("+policy=orca", "device=cpu", "threads=1", "workload.num_requests=4", "model.max_positions=64")
+    assert real(*few) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: 4 of 4 requests may outgrow model=tiny_llama, 64 tokens: request "
+    )
+    assert real(*few, "max_request_tokens=64", "hydra.run.dir=out") == 0
+    requests = pq.read_table(scratch / "out/requests.parquet")
+    total = requests["prompt_tokens"].to_numpy() + requests["output_tokens"].to_numpy()
+    assert (total <= 64).all()
+    assert "requests shortened to 64 tokens" in " ".join(summary(scratch / "out")["notes"])
+
+
+def at(policy: str, tokens: int, monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
+    """Let something happen once a policy has generated so many tokens."""
+    update = Progress.update
+
+    def checked(self: Progress, finished: int, now_s: float, so_far: int | None = None) -> None:
+        update(self, finished, now_s, so_far)
+        if self._label == policy and so_far is not None and so_far >= tokens:
+            happens()
+
+    monkeypatch.setattr(Progress, "update", checked)
+
+
+def test_an_interruption_keeps_what_was_done_and_says_that_it_is_part(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = ("policies=[orca,baton,run_to_completion]", *SMALL)
+    assert real(*compared, "hydra.run.dir=whole") == 0
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    at("baton", 20, monkeypatch, stop)
+    capsys.readouterr()
+    assert real(*compared, "timeline=true", "hydra.run.dir=out") == 130
+    saved = f"saved what was finished (orca) and the part of baton that was run in {scratch / 'out'}"
+    assert capsys.readouterr().err == f"interrupted: {saved}\n"
+    each = {f"{name}/{file}" for name in ("orca", "baton") for file in OF_A_POLICY | {"timeline.json"}}
+    assert files(scratch / "out") == each | {"summary.json"}
+    found = summary(scratch / "out")
+    assert found["partial"]
+    assert "partial" not in found["policies"]["orca"]
+    assert found["policies"]["baton"]["partial"]
+    assert [summary(scratch / "out" / name)["partial"] for name in ("orca", "baton")] == [False, True]
+    part, whole = tokens(scratch / "out/baton"), tokens(scratch / "whole/baton")
+    assert [each == all_of_it[: len(each)] for each, all_of_it in zip(part, whole, strict=True)] == [True] * 6
+    assert 20 <= sum(map(len, part)) < sum(map(len, whole))
+    status = pq.read_table(scratch / "out/baton/requests.parquet")["status"].to_pylist()
+    assert status.count("finished") == found["policies"]["baton"]["completed"] < 6
+    rows = pq.read_table(scratch / "out/baton/iterations.parquet")
+    assert rows.num_rows == found["policies"]["baton"]["iterations"] > 0
+
+
+def test_an_interruption_before_anything_was_done_is_no_crash(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("real.engine.Engine.run", stop)
+    monkeypatch.setattr(run, "warm_up", lambda network: 0.001)
+    assert real("+policy=orca", *SMALL, "hydra.run.dir=out") == 130
+    assert capsys.readouterr().err == f"interrupted: saved the part of orca that was run in {scratch / 'out'}\n"
+    assert summary(scratch / "out")["policies"]["orca"]["completed"] == 0
+    assert tokens(scratch / "out") == [[]] * 6
+
+
+def test_logits_that_are_no_numbers_end_the_run_in_one_line(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks: list[Network] = []
+    load = run.load
+
+    def remembered(settings: Any) -> Network:
+        networks.append(load(settings))
+        return networks[0]
+
+    monkeypatch.setattr(run, "load", remembered)
+    at("baton", 20, monkeypatch, lambda: networks[0].module.get_output_embeddings().weight.data.fill_(float("nan")))
+    assert real("policies=[orca,baton]", *SMALL, "hydra.run.dir=out") == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: model=tiny_llama gave non-finite logits for token ")
+    assert shown.endswith(f"; saved what was finished (orca) and the part of baton that was run in {scratch / 'out'}\n")
+    assert shown.count("\n") == 1
+    assert sum(map(len, tokens(scratch / "out/baton"))) >= 20
+    assert summary(scratch / "out/baton")["partial"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("model=foo", "model=foo is unknown; choose from "),
+        ("task=foo", "task is 'foo': choose one of run, profile, validate"),
+        ("device=foo", "device=foo: choose cpu, cuda or auto"),
+        ("device=3", "device=3: give a name"),
+        ("dtype=int8", "dtype is 'int8': choose one of auto, float32"),
+        ("attention=foo", "attention is 'foo': choose one of sdpa, eager"),
+        ("threads=0", "threads is 0: give a whole number from 1"),
+        ("time_scale=-1", "time_scale is -1: give a number from 0"),
+        ("length_scale=2", "length_scale is 2: give a number from 0.0001 to 1"),
+        ("max_request_tokens=1", "max_request_tokens is 1: give a whole number from 2"),
+        ("kv_tokens=0", "kv_tokens is 0: give a whole number from 1"),
+        ("stretch=false", "stretch: there is no such option; choose from "),
+        ("+policy=baton_dedicated", "policy baton_dedicated needs a second GPU"),
+        ("texts=prompts.txt", "texts=prompts.txt needs a model with a tokenizer: give model=hf"),
+        ("model=hf", "model.path is missing: give model.path=FOLDER"),
+        ("model=hf model.path=./nowhere", "model.path=./nowhere: there is no nowhere/config.json"),
+        ("hardware=nowhere.yaml", "hardware=nowhere.yaml: cannot be read"),
+        ("memory_bytes=1000", "model=tiny_llama does not fit"),
+        pytest.param(
+            "device=cuda",
+            "device=cuda: torch finds no CUDA GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    arguments: str, message: str, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert real(*arguments.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: {message}")
+    assert shown.err.count("\n") == 1
+    assert not files(scratch)
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert real("--help") == 0
+    shown = capsys.readouterr().out
+    for told in (
+        "+policy=baton workload=sharegpt model=tiny_llama device=cpu",
+        "dtype=NAME",
+        "texts=FILE",
+        "hydra.run.dir=",
+    ):
+        assert told in shown
+
+
+def test_torch_is_imported_only_once_the_options_are_right(scratch: Path) -> None:
+    code = "import sys, real.__main__; sys.exit(', '.join({'torch', 'transformers'} & set(sys.modules)) or None)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=scratch, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
