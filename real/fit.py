@@ -193,7 +193,7 @@ def _solve(columns: list[_Column], seconds: Array) -> tuple[list[_Column], Array
             floor = 0.2 * float(np.median(seconds))
             scale = np.maximum(estimate, floor)
             error = np.abs(seconds - estimate) / scale
-            typical = max(1.4826 * float(np.median(error)), 1e-6)
+            typical = max(1.4826 * float(np.median(error)), 0.01)
             weight = np.sqrt(np.minimum(1.0, SPREADS * typical / np.maximum(error, 1e-12))) / scale
         negative = [column for column in columns if column.by is None and column.seconds[0] < 0]
         if not negative:
