@@ -1,0 +1,351 @@
+"""task=validate: predicts what every policy will achieve, then measures it, and says where the two differ and why.
+
+A prediction is made, and its file written, before anything of what it predicts is measured. All requests at once
+come first; the capacity measured there sets the rate of the second load, at which latencies mean something. The machine
+drifts, so policies take turns, in rounds, until the ratios between them are known well enough.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.errors import InputError
+from policies.policy import Policy
+from real.attribution import Part, attribute, mean_parts
+from real.network import Network
+from real.prompts import random_prompts
+from real.serving import Serving
+from sim.log import Slice
+from sim.metrics import SLO, Summary
+from sim.profile import MeasuredCost, Profile
+from sim.results import write_summary
+from sim.simulation import simulate
+from workloads.checks import number, whole_number
+from workloads.requests import Requests
+from workloads.streams import stream
+
+METRICS = (
+    "output_throughput",
+    "request_throughput",
+    "duration_s",
+    "mean_ttft_ms",
+    "mean_e2el_ms",
+    "mean_tpot_ms",
+    "mean_itl_ms",
+    "p99_e2el_ms",
+)
+"""What is compared, of those that a policy has; names as in `sim.metrics`."""
+
+ALL_AT_ONCE = "all at once"
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions:
+    """How long to measure, and at which load.
+
+    Attributes:
+        limit_s: No round begins after so many seconds of measuring.
+        standard_error: Relative standard error of the throughput ratios that is good enough.
+        rounds: Fewest rounds; one is made even if the time is up.
+        load: Arrival rate of the second load, as a share of the lowest measured capacity.
+    """
+
+    limit_s: float = 600.0
+    standard_error: float = 0.015
+    rounds: int = 3
+    load: float = 0.7
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        number("validate.limit_s", self.limit_s, 0, 1e6)
+        number("validate.standard_error", self.standard_error, 1e-4, 1)
+        whole_number("validate.rounds", self.rounds, 1, 1000)
+        number("validate.load", self.load, 0.01, 10)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """One measured run: its metrics, and its time by part."""
+
+    summary: Summary
+    parts: dict[str, Part]
+
+
+class Validation:
+    """Predictions of a profile held against measurements.
+
+    Attributes:
+        report: What is known so far; complete after `run`. Also after Ctrl-C it can be written.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        policies: Mapping[str, Policy],
+        profile: Profile,
+        workloads: Mapping[str, Requests],
+        folder: Path,
+        *,
+        kv_tokens: int,
+        options: ValidateOptions | None = None,
+        slo: SLO | None = None,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        on_step: Callable[[str, int, float], None] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            network: The model, warmed up.
+            policies: By name; ratios are between all pairs of them.
+            profile: What predicts.
+            workloads: Requests by workload name; their arrivals are replaced.
+            folder: Where files go; it exists.
+            kv_tokens: KV memory, in tokens.
+            options: How long to measure.
+            slo: What goodput is judged by; None: nothing.
+            seed: Of arrivals, tokens and the order of policies.
+            facts: What else the report shall say of the machine, as JSON values.
+            on_step: Hears, after every measured run, what is measured, the round, and the share of the time that is
+                spent.
+
+        Raises:
+            InputError: The profile has no costs for this model or a policy.
+        """
+        if not isinstance(profile, Profile):
+            raise InputError("task=validate needs a profile: give hardware=FILE, as task=profile has written it")
+        self._network = network
+        self._policies = policies
+        self._costs = {name: _cost(profile, network, policy) for name, policy in policies.items()}
+        self._profile = profile
+        self._workloads = workloads
+        self._folder = folder
+        self._kv_tokens = kv_tokens
+        self._options = options or ValidateOptions()
+        self._slo = slo or SLO()
+        self._seed = seed
+        self._on_step = on_step
+        self._rng = np.random.default_rng(seed)
+        self._loads_left = 2 * len(workloads)
+        self._started_s = time.perf_counter()
+        self.report: Report = {
+            "profile": profile.name,
+            "profiled": profile.date,
+            **(facts or {}),
+            "model": network.dimensions.name,
+            "kv_tokens": kv_tokens,
+            "seed": seed,
+            "complete": False,
+            "loads": [],
+        }
+
+    def run(self) -> Report:
+        """Predict and measure everything; return the report, which is also written as `validation.json`.
+
+        Predictions are in `prediction.json` before they are measured.
+
+        Raises:
+            InputError: A file cannot be written, or the engine cannot run.
+            KeyboardInterrupt: On Ctrl-C; what was measured is written.
+        """
+        self._started_s = time.perf_counter()
+        try:
+            for name, requests in self._workloads.items():
+                capacity = self._validate(name, ALL_AT_ONCE, _all_at_once(requests))
+                rate = self._options.load * capacity
+                load = f"{self._options.load:g} of the lowest capacity, {rate:.3g} requests/s"
+                self._validate(name, load, _at_rate(requests, rate, self._seed))
+            self.report["complete"] = True
+        finally:
+            write_summary(self._folder / "validation.json", self.report)
+        return self.report
+
+    def _validate(self, workload: str, load: str, requests: Requests) -> float:
+        """Predict and measure one load; return the lowest request throughput."""
+        predicted = {name: self._predict(policy, requests) for name, policy in self._policies.items()}
+        entry: Report = {
+            "workload": workload,
+            "load": load,
+            "num_requests": len(requests),
+            "predicted": {name: {metric: summary[metric] for metric in METRICS} for name, summary in predicted.items()},
+        }
+        self.report["loads"].append(entry)
+        write_summary(self._folder / "prediction.json", self.report)
+        prompts = random_prompts(requests, self._network.dimensions.vocabulary, self._seed)
+        until = self._until()
+        rounds: list[dict[str, _Measured]] = []
+        try:
+            for place in itertools.count(1):
+                rounds.append(self._round(requests, prompts, load != ALL_AT_ONCE))
+                error = _standard_error(rounds)
+                if self._on_step is not None:
+                    self._on_step(f"{workload}, {load}", place, min(1.0, self._spent()))
+                if place >= self._options.rounds and error <= self._options.standard_error:
+                    break
+                if time.perf_counter() > until:
+                    break
+        finally:
+            if rounds:
+                entry |= self._compare(predicted, rounds)
+        return min(_mean([run[name].summary["request_throughput"] for run in rounds]) for name in self._policies)
+
+    def _until(self) -> float:
+        """When this load's share of the time that is left is over."""
+        now = time.perf_counter()
+        left = self._options.limit_s - (now - self._started_s)
+        share = left / self._loads_left
+        self._loads_left -= 1
+        return now + share
+
+    def _spent(self) -> float:
+        return (time.perf_counter() - self._started_s) / max(self._options.limit_s, 1e-9)
+
+    def _predict(self, policy: Policy, requests: Requests) -> Summary:
+        model = self._network.dimensions
+        return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens, slo=self._slo).summary
+
+    def _round(self, requests: Requests, prompts: Sequence[Sequence[int]], idle_possible: bool) -> dict[str, _Measured]:
+        """Serve every policy once, in random order."""
+        names = list(self._policies)
+        order = self._rng.permutation(len(names))
+        return {names[place]: self._serve(names[place], requests, prompts, idle_possible) for place in order}
+
+    def _serve(self, name: str, requests: Requests, prompts: Sequence[Sequence[int]], idle_possible: bool) -> _Measured:
+        slices: list[Slice] = []
+
+        def keep(part: Slice) -> None:
+            slices.append(part.copy())
+
+        serving = Serving(
+            requests,
+            self._policies[name],
+            self._network,
+            prompts,
+            self._profile,
+            kv_tokens=self._kv_tokens,
+            slo=self._slo,
+            sinks=[keep],
+        )
+        serving.run()
+        parts = attribute(np.concatenate(slices), self._costs[name], idle_possible)
+        return _Measured(serving.result().summary, parts)
+
+    def _compare(self, predicted: Mapping[str, Summary], rounds: Sequence[Mapping[str, _Measured]]) -> Report:
+        """Return what the measured rounds say of the predictions."""
+        error, goal = _standard_error(rounds), self._options.standard_error
+        reached = len(rounds) >= self._options.rounds and error <= goal
+        why = f"the standard error of the throughput ratios is {100 * error:.2g} %" if math.isfinite(error) else ""
+        reason = (
+            f"{why}, at most {100 * goal:g} %"
+            if reached
+            else f"the time limit of {self._options.limit_s:g} s ended it after {len(rounds)} of the rounds; "
+            f"{why or 'one round tells no standard error'}"
+        )
+        return {
+            "rounds": len(rounds),
+            "standard_error": error if math.isfinite(error) else None,
+            "accurate": reached,
+            "ended_because": reason,
+            "policies": {
+                name: _metrics(predicted[name], [run[name].summary for run in rounds]) for name in self._policies
+            },
+            "ratios": list(_ratios(predicted, rounds)),
+            "time": {name: _time(predicted[name], [run[name] for run in rounds]) for name in self._policies},
+        }
+
+
+def _cost(profile: Profile, network: Network, policy: Policy) -> MeasuredCost:
+    return profile.cost_model(network.dimensions, policy.traits)
+
+
+def _all_at_once(requests: Requests) -> Requests:
+    return replace(requests, arrival_s=np.zeros(len(requests)), concurrency=None, arrivals=ALL_AT_ONCE)
+
+
+def _at_rate(requests: Requests, rate: float, seed: int) -> Requests:
+    """Return the requests as a Poisson process of this rate, the first at 0."""
+    gaps = stream(seed, "validate").exponential(1 / rate, len(requests))
+    arrival_s = np.concatenate([[0.0], np.cumsum(gaps[1:])])
+    return replace(requests, arrival_s=arrival_s, concurrency=None, arrivals=f"poisson, {rate:.3g} requests/s")
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return float(np.mean(values))
+
+
+def _standard_error(rounds: Sequence[Mapping[str, _Measured]]) -> float:
+    """Return the largest relative standard error of a throughput ratio, over the rounds; infinite after one."""
+    names = list(rounds[0])
+    if len(rounds) < 2:
+        return math.inf
+    logs = {name: np.log([_throughput(run[name].summary) for run in rounds]) for name in names}
+    pairs = itertools.combinations(names, 2) if len(names) > 1 else [(names[0], None)]
+    spreads = [np.std(logs[one] - (logs[other] if other else 0.0), ddof=1) for one, other in pairs]
+    return float(max(spreads)) / math.sqrt(len(rounds))
+
+
+def _metrics(predicted: Summary, measured: Sequence[Summary]) -> Report:
+    """Compare metric by metric; `noise` is the relative standard deviation from round to round."""
+    compared: Report = {}
+    for metric in METRICS:
+        values = [summary[metric] for summary in measured]
+        if predicted[metric] is None or any(value is None for value in values):
+            continue
+        mean = _mean(values)
+        noise = float(np.std(np.array(values, dtype=np.float64), ddof=1)) / mean if len(values) > 1 else None
+        value: Any = predicted[metric]
+        compared[metric] = {"predicted": value, "measured": mean, "error": value / mean - 1, "noise": noise}
+    return compared
+
+
+def _ratios(predicted: Mapping[str, Summary], rounds: Sequence[Mapping[str, _Measured]]) -> Iterator[Report]:
+    """Compare the throughput ratios of all pairs of policies."""
+    for other, one in itertools.combinations(predicted, 2):
+        ratios = [_throughput(run[one].summary) / _throughput(run[other].summary) for run in rounds]
+        told = _throughput(predicted[one]) / _throughput(predicted[other])
+        mean = math.exp(_mean(np.log(ratios).tolist()))
+        error = float(np.std(np.log(ratios), ddof=1)) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
+        yield {
+            "policy": one,
+            "to": other,
+            "predicted": told,
+            "measured": mean,
+            "error": told / mean - 1,
+            "standard_error": error,
+        }
+
+
+def _throughput(summary: Summary) -> float:
+    value = summary["output_throughput"]
+    assert value is not None
+    return float(value)
+
+
+def _time(predicted: Summary, runs: Sequence[_Measured]) -> Report:
+    """Divide the measured time into parts, and the error with it.
+
+    `other_iterations` is what is left: the prediction ran other iterations than those that were measured, since
+    decisions follow the clock, or waited longer for arrivals.
+    """
+    parts = mean_parts([run.parts for run in runs])
+    makespan = _mean([run.summary["duration_s"] for run in runs])
+    total = predicted["duration_s"]
+    assert total is not None
+    priced = sum(part.error_s for part in parts.values())
+    shares = {
+        name: asdict(part) | {"error_s": part.error_s, "error": part.error_s / makespan} for name, part in parts.items()
+    }
+    rest = float(total) - makespan - priced
+    return {
+        "measured_s": makespan,
+        "predicted_s": float(total),
+        "parts": shares,
+        "other_iterations": {"error_s": rest, "error": rest / makespan},
+    }

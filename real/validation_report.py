@@ -1,0 +1,191 @@
+"""What a validation found: a table for the terminal and a picture."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from real.attribution import PARTS
+from sim.results import Draft, writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Report = Mapping[str, Any]
+
+SHOWN = {
+    "output_throughput": ("output tokens/s", 1.0),
+    "mean_ttft_ms": ("mean TTFT, s", 1e-3),
+    "mean_e2el_ms": ("mean E2E, s", 1e-3),
+    "mean_itl_ms": ("mean ITL, ms", 1.0),
+}
+"""Metrics of the table: heading, and factor of the value."""
+
+WIDTH, ROW_HEIGHT, DPI = 9.0, 0.34, 150
+COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
+
+
+def print_validation(console: Console, report: Report) -> None:
+    """Print for every load: metrics, ratios to the first policy, where the error came from, what ended the rounds."""
+    for load in report["loads"]:
+        if "policies" not in load:
+            continue
+        console.print(Text(f"{load['workload']}: {load['num_requests']:,} requests, {load['load']}"))
+        console.print(_metrics_table(load))
+        if load["ratios"]:
+            console.print(_ratios_table(load))
+        console.print(_time_table(load))
+        console.print(Text(f"{load['rounds']} rounds; {load['ended_because']}"))
+        console.print()
+    console.print(Text(f"worst errors: {'; '.join(worst(report))}"), soft_wrap=not console.is_terminal)
+
+
+def worst(report: Report) -> Iterator[str]:
+    """Yield the largest error of each kind of figure, in words."""
+    loads = [load for load in report["loads"] if "policies" in load]
+    kinds = {
+        "throughput": [p["output_throughput"]["error"] for load in loads for p in load["policies"].values()],
+        "mean TTFT": _errors(loads, "mean_ttft_ms"),
+        "mean E2E": _errors(loads, "mean_e2el_ms"),
+        "ratios of throughput": [ratio["error"] for load in loads for ratio in load["ratios"]],
+    }
+    for name, errors in kinds.items():
+        if errors:
+            yield f"{name} {_percent(max(errors, key=abs))}"
+
+
+def _errors(loads: list[Report], metric: str) -> list[float]:
+    return [policy[metric]["error"] for load in loads for policy in load["policies"].values() if metric in policy]
+
+
+def _metrics_table(load: Report) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("policy")
+    for heading, _ in SHOWN.values():
+        for column in (heading, "measured", "noise", "error"):
+            table.add_column(column, justify="right")
+    for name, metrics in load["policies"].items():
+        cells: list[str] = []
+        for metric, (_, factor) in SHOWN.items():
+            if metric not in metrics:
+                cells += ["-"] * 4
+                continue
+            figures = metrics[metric]
+            cells += [
+                f"{figures['predicted'] * factor:,.3g}",
+                f"{figures['measured'] * factor:,.3g}",
+                "-" if figures["noise"] is None else f"{100 * figures['noise']:.1f} %",
+                _percent(figures["error"]),
+            ]
+        table.add_row(name, *cells)
+    return table
+
+
+def _ratios_table(load: Report) -> Table:
+    table = Table("throughput of", "to", box=None, pad_edge=False)
+    for heading in ("predicted", "measured", "error", "standard error"):
+        table.add_column(heading, justify="right")
+    for ratio in load["ratios"]:
+        if ratio["to"] != next(iter(load["policies"])):
+            continue
+        uncertain = ratio["standard_error"]
+        table.add_row(
+            ratio["policy"],
+            ratio["to"],
+            f"{ratio['predicted']:.3f}",
+            f"{ratio['measured']:.3f}",
+            _percent(ratio["error"]),
+            "-" if uncertain is None else f"{100 * uncertain:.1f} %",
+        )
+    return table
+
+
+def _time_table(load: Report) -> Table:
+    """Where the error of the whole duration came from, in shares of the measured duration."""
+    parts = [part for part in PARTS if any(part in time["parts"] for time in load["time"].values())]
+    table = Table("error of the duration by", box=None, pad_edge=False)
+    for part in (*parts, "other_iterations", "sum"):
+        table.add_column(part.replace("_", " "), justify="right")
+    for name, time in load["time"].items():
+        cells = [_percent(time["parts"][part]["error"]) if part in time["parts"] else "-" for part in parts]
+        total = time["predicted_s"] / time["measured_s"] - 1
+        table.add_row(name, *cells, _percent(time["other_iterations"]["error"]), _percent(total))
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f} %"
+
+
+def plot_validation(folder: Path, report: Report) -> Path:
+    """Draw predicted against measured throughput and latency, and the parts of the error; return the picture's path.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    loads = [load for load in report["loads"] if "policies" in load]
+    policies = max((len(load["policies"]) for load in loads), default=1)
+    height = len(loads) * (1.1 + ROW_HEIGHT * policies) + 0.8
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=DPI)
+    grid = figure.subplots(max(1, len(loads)), 3, squeeze=False, width_ratios=[1, 1, 1.2])
+    for row, load in zip(grid, loads, strict=False):
+        _draw_pairs(row[0], load, "output_throughput", 1.0, "output tokens/s")
+        _draw_pairs(row[1], load, "mean_e2el_ms", 1e-3, "mean E2E, s")
+        _draw_parts(row[2], load)
+        row[0].set_title(f"{load['workload']}, {load['load']}", loc="left", fontsize=9)
+        row[1].set_yticklabels([])
+        row[2].set_yticklabels([])
+    handles: dict[str, Any] = {}
+    for axes in grid.ravel():
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    path = folder / "validation.png"
+    with writing(path), Draft(path) as part:
+        FigureCanvasAgg(figure).print_png(part)  # type: ignore[no-untyped-call]
+    return path
+
+
+def _draw_pairs(axes: "Axes", load: Report, metric: str, factor: float, label: str) -> None:
+    """Bars of what was measured, with the noise of one run; a mark for what was predicted."""
+    for place, metrics in enumerate(load["policies"].values()):
+        if metric not in metrics:
+            continue
+        figures = metrics[metric]
+        measured = figures["measured"] * factor
+        axes.barh(
+            place,
+            measured,
+            xerr=measured * (figures["noise"] or 0.0),
+            color="#bbccee",
+            label="measured, with the noise of one run",
+        )
+        axes.plot([figures["predicted"] * factor], [place], "D", color="#222222", label="predicted")
+    axes.set_yticks(range(len(load["policies"])), list(load["policies"]))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _draw_parts(axes: "Axes", load: Report) -> None:
+    """Stacked bars: what each part adds to the error of the duration, too much to the right, too little to the left."""
+    for place, time in enumerate(load["time"].values()):
+        ends = [0.0, 0.0]
+        shares = {name: part["error"] for name, part in time["parts"].items()}
+        shares["other_iterations"] = time["other_iterations"]["error"]
+        for name, colour in zip((*PARTS, "other_iterations"), COLOURS, strict=True):
+            share = 100 * shares.get(name, 0.0)
+            side = int(share < 0)
+            axes.barh(place, share, left=ends[side], color=colour, label=name.replace("_", " "))
+            ends[side] += share
+    axes.set_yticks(range(len(load["time"])))
+    axes.invert_yaxis()
+    axes.axvline(0, color="#222222", lw=0.8)
+    axes.set_xlabel("error of the duration by part, %")
+    axes.grid(axis="x", alpha=0.3)
