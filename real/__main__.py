@@ -15,9 +15,9 @@ def serve(config: Config, policies: Mapping[str, Any], folder: Path) -> None:
 
     from rich.console import Console
 
-    from real.run import Run
+    from real.tasks import run_task
 
-    Run(settings, folder)(Console())
+    run_task(settings, folder, Console())
 
 
 main = Program("real", serve)

@@ -31,36 +31,47 @@ class Progress:
 
     Nothing is shown before `DELAY_S`. It is drawn only by `update`, in no thread of its own, so that it costs nothing
     between two calls. Where stderr is not a terminal, a plain line is printed every `PLAIN_INTERVAL_S` at most.
+
+    Attributes:
+        total: What is finished in the end; it may be set as long as nothing is.
     """
 
-    def __init__(self, label: str, total: int, stream: TextIO | None = None) -> None:
-        """Prepare to show `label` and the share of `total` requests, on stderr unless another stream is given."""
+    def __init__(self, label: str, total: int, stream: TextIO | None = None, unit: str = "requests") -> None:
+        """Prepare to show `label` and the share of a `total`, on stderr unless another stream is given."""
         self._label = label
-        self._total = total
+        self.total = total
+        self._unit = unit
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._started = time.monotonic()
         self._due = self._started + (DELAY_S if self._terminal else PLAIN_INTERVAL_S)
         self._bar: Bar | None = None
 
-    def update(self, finished: int, now_s: float, tokens: int | None = None) -> None:
-        """Tell how many requests have finished by the simulated time `now_s`; cheap enough for every slice.
+    def update(self, finished: int, now_s: float | None = None, tokens: int | None = None) -> None:
+        """Tell how much is finished; cheap enough for every slice of a log.
 
-        A run on the clock itself tells how many `tokens` it has generated instead.
+        Args:
+            finished: How many.
+            now_s: The simulated time, or that since the start of a run on the clock; None: neither matters.
+            tokens: What a run on the clock has generated.
         """
         now = time.monotonic()
         if now < self._due:
             return
         rate = finished / (now - self._started)
-        left = duration((self._total - finished) / rate) if finished else "unknown"
-        pace = f"{tokens / now_s:,.0f} tokens/s" if tokens else f"{duration(now_s)} simulated, {rate:,.0f} requests/s"
-        facts = f"{pace}, {left} left"
+        left = duration((self.total - finished) / rate) if finished else "unknown"
+        paces = []
+        if now_s is not None and tokens:
+            paces = [f"{tokens / now_s:,.0f} tokens/s"]
+        elif now_s is not None:
+            paces = [f"{duration(now_s)} simulated", f"{rate:,.0f} {self._unit}/s"]
+        facts = ", ".join([*paces, f"{left} left"])
         if self._terminal:
             self._due = now + 0.1
             self._draw(finished, facts)
         else:
             self._due = now + PLAIN_INTERVAL_S
-            print(f"{self._label}: {finished:,} of {self._total:,} requests, {facts}", file=self._stream, flush=True)
+            print(f"{self._label}: {finished:,} of {self.total:,} {self._unit}, {facts}", file=self._stream, flush=True)
 
     def _draw(self, finished: int, facts: str) -> None:
         if self._bar is None:
@@ -79,7 +90,7 @@ class Progress:
             TextColumn("{task.fields[facts]}"),
         )
         bar = Bar(*columns, console=Console(file=self._stream), auto_refresh=False, transient=True)
-        bar.add_task(self._label, total=self._total, facts="")
+        bar.add_task(self._label, total=self.total, facts="")
         bar.start()
         return bar
 

@@ -22,6 +22,7 @@ def scaled(requests: Requests, factor: float) -> Requests:
         max_new_tokens=np.maximum(output, _multiplied(requests.max_new_tokens, factor)),
         prefix_tokens=np.minimum(prefix, prompt),
         notes=(*requests.notes, f"all lengths multiplied by {factor:g}, max_new_tokens too"),
+        declared=f"{requests.declared}, multiplied by {factor:g}",
     )
 
 
@@ -53,6 +54,7 @@ def capped(requests: Requests, tokens: int) -> Requests:
         max_new_tokens=np.minimum(requests.max_new_tokens, tokens - prompt),
         prefix_tokens=np.minimum(requests.prefix_tokens, prompt),
         notes=(*requests.notes, *notes),
+        declared=f"{requests.declared}, at most {tokens:,} with the prompt",
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from real import run
+from real import stage
 from real.__main__ import main
 from real.network import Network
 from sim import comparison
@@ -153,7 +153,7 @@ def test_an_interruption_before_anything_was_done_is_no_crash(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("real.engine.Engine.run", stop)
-    monkeypatch.setattr(run, "warm_up", lambda network: 0.001)
+    monkeypatch.setattr(stage, "warm_up", lambda network: 0.001)
     assert real("+policy=orca", *SMALL, "hydra.run.dir=out") == 130
     assert capsys.readouterr().err == f"interrupted: saved the part of orca that was run in {scratch / 'out'}\n"
     assert summary(scratch / "out")["policies"]["orca"]["completed"] == 0
@@ -164,13 +164,13 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     networks: list[Network] = []
-    load = run.load
+    load = stage.load
 
     def remembered(settings: Any) -> Network:
         networks.append(load(settings))
         return networks[0]
 
-    monkeypatch.setattr(run, "load", remembered)
+    monkeypatch.setattr(stage, "load", remembered)
     at("baton", 20, monkeypatch, lambda: networks[0].module.get_output_embeddings().weight.data.fill_(float("nan")))
     assert real("policies=[orca,baton]", *SMALL, "hydra.run.dir=out") == 2
     shown = capsys.readouterr().err
@@ -236,3 +236,25 @@ def test_torch_is_imported_only_once_the_options_are_right(scratch: Path) -> Non
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=scratch, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_profile_is_hardware_for_both_command_lines(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ("profile.quick=true", "profile.longest=8", "device=cpu", "threads=1")
+    assert real("task=profile", "+policy=orca", "policy.max_batch=2", *quick, "hydra.run.dir=out") == 0
+    assert files(scratch / "out") == {"tiny_llama_cpu.yaml", "tiny_llama_cpu.parquet"}
+    shown = capsys.readouterr()
+    assert "selective_fused  decode" in shown.out
+    assert "hardware=" in shown.out
+    profile, orca = "hardware=out/tiny_llama_cpu.yaml", ("+policy=orca", "policy.max_batch=2")
+    few = ("workload.num_requests=4", "model=tiny_llama")
+    assert run_here(sim_main, profile, *orca, *few, "hydra.run.dir=sim") == 0
+    assert real(profile, *orca, *SMALL, "hydra.run.dir=real") == 0
+    for folder in ("sim", "real"):
+        assert summary(scratch / folder)["hardware"] == "tiny_llama_cpu"
+    assert not [note for note in summary(scratch / "real")["notes"] if "profile" in note]
+    otherwise = [option.replace("threads=1", "threads=2") for option in SMALL]
+    assert real(profile, *orca, *otherwise, "dtype=bfloat16", "hydra.run.dir=other") == 0
+    said = "the profile tiny_llama_cpu was taken with dtype float32, not bfloat16; threads 1, not 2"
+    assert said in " ".join(summary(scratch / "other")["notes"])
+    assert run_here(sim_main, profile, "+policy=baton", *few) == 2
+    assert "holds no costs for layout rectangle, only for selective_fused" in capsys.readouterr().err

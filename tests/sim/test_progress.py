@@ -49,6 +49,18 @@ def test_a_pipe_gets_a_line_every_ten_seconds_at_most(clock: list[float]) -> Non
     ]
 
 
+def test_a_run_on_the_clock_tells_its_tokens_and_other_work_its_share(clock: list[float]) -> None:
+    stream = StringIO()
+    served, measured = Progress("baton", 32, stream), Progress("profile", 400, stream, unit="workloads")
+    clock[0] += 20
+    served.update(8, 20.0, 4000)
+    measured.update(100)
+    assert stream.getvalue().splitlines() == [
+        "baton: 8 of 32 requests, 200 tokens/s, 1 min 00 s left",
+        "profile: 100 of 400 workloads, 1 min 00 s left",
+    ]
+
+
 def test_no_request_finished_yet_is_no_division_by_zero(clock: list[float]) -> None:
     stream = StringIO()
     clock[0] -= 11

@@ -1,0 +1,72 @@
+"""What `python -m real` does, by task."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from real.configuration import Settings
+from real.profile import ProfileOptions, Profiler
+from real.run import Run
+from real.stage import load, warmed
+from sim.configuration import read_options
+from sim.profile import Profile
+from sim.progress import Progress
+from sim.results import make_folder
+
+
+def run_task(settings: Settings, folder: Path, console: Console) -> None:
+    """Do what the settings ask for.
+
+    Raises:
+        InputError: if the input or the folder is one that a person must mend.
+        KeyboardInterrupt: on Ctrl-C; its message says what was saved.
+    """
+    if settings.task == "run":
+        Run(settings, folder)(console)
+    else:
+        _profile(settings, folder, console)
+
+
+def _profile(settings: Settings, folder: Path, console: Console) -> None:
+    """Measure what iterations take on this machine, and write it as a hardware file."""
+    options = read_options({"profile": settings.profile}, "profile", ProfileOptions)
+    make_folder(folder)
+    bench = warmed(settings, load(settings))
+    with Progress("profile", 0, unit="workloads") as progress:
+        profiler = Profiler(
+            bench.network,
+            settings.policies,
+            bench.measured(),
+            bench.machine,
+            options,
+            seed=settings.seed,
+            on_step=progress.update,
+        )
+        progress.total = profiler.total
+        profile = profiler.run(f"{bench.network.dimensions.name}_{bench.machine.device}")
+    path = profiler.write(profile, folder)
+    console.print(Text(f"{profile.model} on {profile.machine}, {profile.dtype}, {profile.attention}"))
+    console.print(_fits(profile))
+    console.print(Text(f"Profile: {path}"), soft_wrap=True)
+    console.print(Text(f"Simulate with it: python -m sim hardware={path} model={profile.model}"), soft_wrap=True)
+
+
+def _fits(profile: Profile) -> Table:
+    """Return how well every phase of every layout was met."""
+    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="bold")
+    table.add_column("layout", no_wrap=True)
+    table.add_column("iterations that")
+    for name in ("measured", "R\u00b2", "error of held-out time", "and of each"):
+        table.add_column(name, justify="right")
+    for costs in profile.layouts:
+        for fit in costs.fits:
+            shares = [_percent(value) for value in (fit.held_out_error, fit.held_out_spread)]
+            r2 = "-" if fit.r2 is None else f"{fit.r2:.3f}"
+            table.add_row(costs.layout, fit.phase, f"{fit.iterations:,}", r2, *shares)
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1%}" if value < 0 else f"{value:.1%}"
