@@ -103,9 +103,15 @@ def _overlap(records: Slice) -> Array:
 
 
 def _gaps(records: Slice, between: Array, idle_possible: bool) -> tuple[Array, Array]:
-    """Time between the iterations of the batch's lane, measured and priced."""
-    lane = np.flatnonzero(records["lane"] == 0)
+    """Time between the iterations of the batch's lane while the other rested, measured and priced."""
+    lane, aside = np.flatnonzero(records["lane"] == 0), np.flatnonzero(records["lane"] == 1)
     own, price = records[lane], between[lane]
-    gaps = own["start_s"][1:] - (own["start_s"] + own["duration_s"])[:-1]
-    busy = own["live_rows"][1:] > 0 if idle_possible or (records["lane"] == 1).any() else np.ones(len(gaps), dtype=bool)
+    start, end = (own["start_s"] + own["duration_s"])[:-1], own["start_s"][1:]
+    gaps = end - start
+    for other in records[aside]:
+        until = other["start_s"] + other["duration_s"]
+        gaps -= np.maximum(np.minimum(end, until) - np.maximum(start, other["start_s"]), 0.0)
+    busy = np.ones(len(gaps), dtype=bool)
+    if idle_possible or len(aside):
+        busy = own["live_rows"][1:] > own["inserted_rows"][1:]
     return gaps[busy], price[:-1][busy]

@@ -25,7 +25,7 @@ from real.fit import Measured, fit_layout, predicted
 from real.machine import Machine
 from real.network import Network
 from real.prompts import random_prompts
-from real.shapes import CHURN, Shape, shapes
+from real.shapes import CHURN, Shape, overflow, shapes
 from sim.hardware import Device
 from sim.log import DTYPE, IterationLog, Slice
 from sim.profile import LayoutCost, Profile, Term, layout_of, settings_of
@@ -183,8 +183,9 @@ class Profiler:
             churn = [shape for shape in grid if shape.name.startswith(CHURN)]
             if layout not in (job.layout for job in jobs):
                 jobs += [_Job(layout, _alone(policy), shape, place, room) for place, shape in enumerate(grid)]
-            if policy.traits.reserve == "window":
-                jobs += [_Job(layout, _alone(policy), shape, len(grid), 3 * shape.longest) for shape in churn]
+            if policy.traits.reserve == "window" and policy.max_batch > 1:
+                shape, tight = overflow()
+                jobs.append(_Job(layout, _alone(policy), shape, len(grid), tight))
             if policy.traits.lanes == "shared":
                 jobs += [_Job(layout, policy, shape, len(grid), room) for shape in churn]
         return jobs

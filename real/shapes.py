@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from policies.rectangle import HEADROOM
 from workloads.requests import Requests
 
 DECODE_STEPS = 8
@@ -36,13 +37,8 @@ class Shape(NamedTuple):
 
     @property
     def kv_tokens(self) -> int:
-        """KV memory with which any layout can hold all its requests at once, one of them twice."""
-        return (len(self.prompts) + 1) * 2 * (max(self.prompts) + max(self.outputs))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest request."""
-        return max(prompt + output for prompt, output in zip(self.prompts, self.outputs, strict=True))
+        """KV memory with which any layout can hold all its requests at once, and copy them to a larger place."""
+        return (len(self.prompts) + 1) * 2 * (max(self.prompts) + max(self.outputs) + HEADROOM)
 
     def requests(self) -> Requests:
         """Return the workload."""
@@ -76,6 +72,15 @@ def shapes(max_batch: int, longest: int, quick: bool, seed: int) -> list[Shape]:
     grid = [*_prefill(max_batch, longest, quick), *_decode(rows, windows, rng)]
     grid += [_staircase(max_batch, window, rng) for window in windows[:: max(1, len(windows) - 1)]]
     return grid + [_churn(place, max_batch, longest, rng) for place in range(2 if quick else 4)]
+
+
+def overflow() -> tuple[Shape, int]:
+    """Return a shape for a rectangle that follows its window, and the KV memory in which it must park its rows.
+
+    Two rows fit with the columns that they are first given, and there is no room for more columns.
+    """
+    columns = SHORTEST + 1 + HEADROOM
+    return Shape("overflow", [SHORTEST] * 2, [HEADROOM + 2 * SHORTEST] * 2), 3 * columns
 
 
 def row_counts(most: int) -> list[int]:

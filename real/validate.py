@@ -243,7 +243,7 @@ class Validation:
         reached = len(rounds) >= self._options.rounds and error <= goal
         why = f"the standard error of the throughput ratios is {100 * error:.2g} %" if math.isfinite(error) else ""
         reason = (
-            f"{why}, at most {100 * goal:g} %"
+            f"{why}, at most {100 * goal:.3g} %"
             if reached
             else f"the time limit of {self._options.limit_s:g} s ended it after {len(rounds)} of the rounds; "
             f"{why or 'one round tells no standard error'}"

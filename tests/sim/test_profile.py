@@ -34,7 +34,7 @@ TERMS = [
     Term(name="mixed kv", phase="mixed", of="kv", seconds=[2e-6]),
     Term(name="launches", phase="any", of="launches", seconds=[1e-5]),
     Term(name="copies", phase="any", of="kv_copied", seconds=[1e-7]),
-    Term(name="between", phase="any", of="iterations", seconds=[1e-4]),
+    Term(name="between_iterations", phase="any", of="iterations", seconds=[1e-4]),
 ]
 FIT = Fit(
     phase="decode", iterations=9, r2=0.99, held_out=3, held_out_error=0.01, held_out_spread=0.03, rows=[1, 8],
