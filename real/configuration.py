@@ -11,11 +11,15 @@ from sim.hardware import Device
 from sim.model import Model
 from sim.pretrained import Pretrained
 from workloads.checks import choice, number, shown, whole_number
+from workloads.requests import Workload
 
 TASKS = ("run", "profile", "validate")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager")
 MAX_BYTES = 2**60
+
+SECOND = "workload"
+"""The workload among the options of `validate`."""
 
 OPTIONS = (
     "task",
@@ -55,6 +59,7 @@ class Settings(Compared):
         texts: File of real prompts; None: random tokens.
         profile: Options of task=profile.
         validate: Options of task=validate.
+        second_workload: What else task=validate measures; None: nothing.
     """
 
     task: str
@@ -72,6 +77,7 @@ class Settings(Compared):
     texts: Path | None
     profile: Mapping[str, Any]
     validate: Mapping[str, Any]
+    second_workload: Workload | None
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -90,10 +96,13 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     choice("attention", config.get("attention"), ATTENTIONS)
     number("time_scale", config.get("time_scale"), 0, 1e6)
     number("length_scale", config.get("length_scale"), 1e-4, 1)
+    if config["task"] != "run":
+        _refuse_unused(config)
     for name, policy in compared.policies.items():
         if policy.traits.lanes == "separate":
             raise InputError(f"policy {name} needs a second GPU for its prefill, and one device is driven here")
     model = read_model(config)
+    validate = _section(config, "validate")
     return Settings(
         **vars(compared),
         task=config["task"],
@@ -110,8 +119,16 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         max_request_tokens=_max_request_tokens(config.get("max_request_tokens")),
         texts=_texts(config.get("texts"), model),
         profile=_section(config, "profile"),
-        validate=_section(config, "validate"),
+        validate={name: value for name, value in validate.items() if name != SECOND},
+        second_workload=_second_workload(validate.get(SECOND)),
     )
+
+
+def _refuse_unused(config: Config) -> None:
+    """Refuse what has an effect in task=run only."""
+    for option, default in (("texts", None), ("timeline", False), ("time_scale", 1)):
+        if config.get(option) != default:
+            raise InputError(f"{option}={shown(config[option])} has no use in task={config['task']}: leave it out")
 
 
 def _text(config: Config, option: str) -> str:
@@ -140,3 +157,10 @@ def _section(config: Config, option: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{option}={shown(value)}: give options of it, {option}.NAME=VALUE")
     return value
+
+
+def _second_workload(given: Any) -> Workload | None:
+    if given is None:
+        return None
+    workload: Workload = read_object({f"validate.{SECOND}": given}, f"validate.{SECOND}", Workload)
+    return workload

@@ -1,5 +1,6 @@
 """Models with their own weights, from disk or from the Hugging Face hub: safetensors only, and no code but ours."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from policies.errors import InputError
 from real.network import DTYPES, Network, device_of
@@ -79,6 +81,7 @@ def pretrained_network(
     folder = source.file.parent
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: no weights in safetensors; other formats can run code and are not loaded")
+    _quiet()
     try:
         module = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -97,6 +100,13 @@ def pretrained_network(
         _tokenizer(folder),
         _end_tokens(module),
     )
+
+
+def _quiet() -> None:
+    """Keep what transformers has to say from where an error is one line; a terminal gets its progress bar."""
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _tokenizer(folder: Path) -> Any:

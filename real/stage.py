@@ -16,7 +16,7 @@ from real.texts import read_texts, with_texts
 from sim.hardware import Device
 from sim.model import Model, kv_capacity
 from sim.profile import Profile
-from workloads.requests import Requests
+from workloads.requests import Requests, Workload
 from workloads.reshape import capped, scaled
 
 MOST_BATCHES = 4
@@ -92,7 +92,7 @@ def set_up(settings: Settings) -> Stage:
     Raises:
         InputError: if the input is one that a person must mend.
     """
-    requests = shaped(settings)
+    requests = shaped(settings, settings.workload)
     texts = read_texts(settings.texts) if settings.texts is not None else None
     network = load(settings)
     if texts is None:
@@ -108,15 +108,15 @@ def set_up(settings: Settings) -> Stage:
         network=network,
         machine=bench.machine,
         hardware=hardware,
-        requests=replace(requests, notes=(*requests.notes, *_profile_notes(hardware, bench.machine))),
+        requests=replace(requests, notes=(*requests.notes, *profile_notes(hardware, bench.machine))),
         prompts=prompts,
-        kv_tokens=settings.kv_tokens or _kv_tokens(settings, network, hardware, requests),
+        kv_tokens=kv_tokens_for(settings, network, hardware, requests),
     )
 
 
-def shaped(settings: Settings) -> Requests:
+def shaped(settings: Settings, workload: Workload) -> Requests:
     """Build the requests and bring them to the lengths that settings ask for."""
-    requests = scaled(settings.workload.build(settings.seed), settings.length_scale)
+    requests = scaled(workload.build(settings.seed), settings.length_scale)
     longest = settings.max_request_tokens
     return requests if longest is None else capped(requests, longest)
 
@@ -138,19 +138,21 @@ def check_context(requests: Requests, model: Model) -> None:
         )
 
 
-def _kv_tokens(settings: Settings, network: Network, hardware: Device, requests: Requests) -> int:
-    """Return the KV tokens that fit, or fewer if no batch of these requests can fill them.
+def kv_tokens_for(settings: Settings, network: Network, hardware: Device, requests: Requests) -> int:
+    """Return the KV tokens that were asked for, or that fit, or fewer if no batch of these requests can fill them.
 
     A rectangle that grows needs the old and the new one at once, and newcomers lie beside it: `MOST_BATCHES` of the
     longest requests are never held at once.
     """
+    if settings.kv_tokens is not None:
+        return settings.kv_tokens
     memory = settings.memory_bytes or memory_of(network.device)
     room = kv_capacity(replace(hardware, memory_bytes=float(memory)), network.dimensions)
     longest = int((requests.prompt_tokens + requests.max_new_tokens).max())
     return min(room, MOST_BATCHES * max(policy.max_batch for policy in settings.policies.values()) * longest)
 
 
-def _profile_notes(hardware: Device, machine: Machine) -> Iterator[str]:
+def profile_notes(hardware: Device, machine: Machine) -> Iterator[str]:
     """Yield a sentence if a profile was taken elsewhere or otherwise."""
     if isinstance(hardware, Profile) and (differences := list(machine.differences(hardware))):
         yield f"the profile {hardware.name} was taken with {'; '.join(differences)}: what it says may not hold here"

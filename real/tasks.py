@@ -1,19 +1,24 @@
 """What `python -m real` does, by task."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from policies.errors import InputError
 from real.configuration import Settings
 from real.profile import ProfileOptions, Profiler
 from real.run import Run
-from real.stage import load, warmed
+from real.stage import check_context, kv_tokens_for, load, profile_notes, shaped, warmed
+from real.validate import ValidateOptions, Validation
+from real.validation_report import plot_validation, print_validation
 from sim.configuration import read_options
 from sim.profile import Profile
 from sim.progress import Progress
 from sim.results import make_folder
+from workloads.requests import Requests
 
 
 def run_task(settings: Settings, folder: Path, console: Console) -> None:
@@ -25,8 +30,10 @@ def run_task(settings: Settings, folder: Path, console: Console) -> None:
     """
     if settings.task == "run":
         Run(settings, folder)(console)
-    else:
+    elif settings.task == "profile":
         _profile(settings, folder, console)
+    else:
+        _validate(settings, folder, console)
 
 
 def _profile(settings: Settings, folder: Path, console: Console) -> None:
@@ -51,6 +58,53 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
     console.print(_fits(profile))
     console.print(Text(f"Profile: {path}"), soft_wrap=True)
     console.print(Text(f"Simulate with it: python -m sim hardware={path} model={profile.model}"), soft_wrap=True)
+
+
+def _validate(settings: Settings, folder: Path, console: Console) -> None:
+    """Predict, measure, and say how far apart the two are."""
+    options = read_options({"validate": settings.validate}, "validate", ValidateOptions)
+    profile = settings.hardware
+    if not isinstance(profile, Profile):
+        raise InputError("task=validate needs a profile: make one with task=profile, and give hardware=FILE.yaml")
+    make_folder(folder)
+    workloads = _workloads(settings)
+    bench = warmed(settings, load(settings))
+    for requests in workloads.values():
+        check_context(requests, bench.network.dimensions)
+    kv_tokens = max(kv_tokens_for(settings, bench.network, profile, each) for each in workloads.values())
+    for note in profile_notes(profile, bench.machine):
+        console.print(Text(f"- {note}"), soft_wrap=True)
+    with Progress("validate", 100, unit="% of the time limit") as progress:
+        validation = Validation(
+            bench.network,
+            settings.policies,
+            profile,
+            workloads,
+            folder,
+            kv_tokens=kv_tokens,
+            options=options,
+            slo=settings.slo,
+            seed=settings.seed,
+            facts=asdict(bench.machine),
+            on_step=lambda load, place, share: progress.update(int(100 * share)),
+        )
+        try:
+            report = validation.run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted: what was measured is in {folder / 'validation.json'}") from None
+    print_validation(console, report)
+    picture = plot_validation(folder, report)
+    console.print(Text(f"Results: {folder} (validation.json, {picture.name})"), soft_wrap=True)
+
+
+def _workloads(settings: Settings) -> dict[str, Requests]:
+    """Return the requests of the one or two workloads, by name."""
+    workloads: dict[str, Requests] = {}
+    for workload in (settings.workload, settings.second_workload):
+        if workload is not None:
+            requests = shaped(settings, workload)
+            workloads[f"{requests.name} (second)" if requests.name in workloads else requests.name] = requests
+    return workloads
 
 
 def _fits(profile: Profile) -> Table:

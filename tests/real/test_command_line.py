@@ -1,5 +1,6 @@
 """`python -m real` as a person uses it: what it writes and shows, and how it answers what is wrong."""
 
+import json
 import os
 import subprocess
 import sys
@@ -202,6 +203,11 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
         ("model=hf model.path=./nowhere", "model.path=./nowhere: there is no nowhere/config.json"),
         ("hardware=nowhere.yaml", "hardware=nowhere.yaml: cannot be read"),
         ("memory_bytes=1000", "model=tiny_llama does not fit"),
+        ("task=validate", "task=validate needs a profile: make one with task=profile"),
+        ("task=validate hardware=h100_sxm", "task=validate needs a profile: make one with task=profile"),
+        ("task=profile timeline=true", "timeline=True has no use in task=profile: leave it out"),
+        ("task=profile profile.foo=1", "profile.foo: there is no such option; profile takes quick, "),
+        ("task=validate validate.workload.foo=1", "validate.workload.foo: there is no such option; "),
         pytest.param(
             "device=cuda",
             "device=cuda: torch finds no CUDA GPU here",
@@ -258,3 +264,18 @@ def test_a_profile_is_hardware_for_both_command_lines(scratch: Path, capsys: pyt
     assert said in " ".join(summary(scratch / "other")["notes"])
     assert run_here(sim_main, profile, "+policy=baton", *few) == 2
     assert "holds no costs for layout rectangle, only for selective_fused" in capsys.readouterr().err
+
+
+def test_a_validation_predicts_and_measures(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("policies=[orca,baton]", "max_batch=2", "device=cpu", "threads=1")
+    assert real("task=profile", "profile.quick=true", "profile.longest=8", *common, "hydra.run.dir=prof") == 0
+    few = ("workload.num_requests=4", "length_scale=0.03", "validate.rounds=1", "validate.limit_s=1")
+    profile = "hardware=prof/tiny_llama_cpu.yaml"
+    capsys.readouterr()
+    assert real("task=validate", profile, *common, *few, "hydra.run.dir=out") == 0
+    assert files(scratch / "out") == {"prediction.json", "validation.json", "validation.png"}
+    found = json.loads((scratch / "out/validation.json").read_text())
+    assert found["complete"]
+    assert [load["workload"] for load in found["loads"]] == ["sharegpt", "sharegpt", "synthetic", "synthetic"]
+    assert found["machine"]
+    assert "worst errors: throughput " in capsys.readouterr().out
