@@ -13,7 +13,7 @@ from tests.runs import requests_of, run
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [
     line.split("#")[0].split()[1:]
-    for line in re.findall(r"^python -m sim .*$", README, re.MULTILINE)
+    for line in re.findall(r"^python -m (?:sim|real) .*$", README, re.MULTILINE)
     if not {"--help", "-m"} & set(line.split()[3:])
 ]
 
