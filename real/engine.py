@@ -5,7 +5,6 @@ its plans are made, begun and committed by the main thread, at the boundaries of
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +19,7 @@ from policies.policy import Policy
 from policies.queue import Predictor, declared
 from policies.view import View
 from policies.work import Work
+from real.clock import WallClock
 from real.layouts import Outcome, executor_for
 from real.network import Network
 from real.sequences import Sequences
@@ -61,6 +61,7 @@ class Engine:
         stop_at_end_token: bool = False,
         tape: Tape | None = None,
         on_step: OnStep | None = None,
+        clock: WallClock | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -76,6 +77,7 @@ class Engine:
             stop_at_end_token: Whether an answer ends, before its output length, at a token that the model ends by.
             tape: Where all questions and answers are recorded.
             on_step: What hears of every iteration.
+            clock: What tells the time; the wall clock if None.
 
         Raises:
             InputError: The model or the machine cannot run this.
@@ -102,7 +104,7 @@ class Engine:
         self._unreleased: list[int] = []
         self._decoded_s = 0.0
         self._tokens = 0
-        self._start_s = 0.0
+        self._clock = clock or WallClock()
 
     def run(self) -> Answers:
         """Serve until every request has left, or nothing can happen any more.
@@ -110,16 +112,12 @@ class Engine:
         Raises:
             NonFinite: The model gave logits that are no numbers.
         """
-        self._start_s = time.perf_counter()
+        self._clock.start()
         with ThreadPoolExecutor(1) as thread:
             while self._turn(thread):
                 pass
         self._log.flush()
         return self.answers
-
-    def now(self) -> float:
-        """Seconds since the start of the run."""
-        return time.perf_counter() - self._start_s
 
     def _turn(self, thread: ThreadPoolExecutor) -> bool:
         """Ask every lane that is free and run what it plans; return False once nothing can happen any more."""
@@ -151,7 +149,7 @@ class Engine:
         self._commit(PREFILL, task, outcome)
 
     def _ask(self, lane: int) -> tuple[Plan, float]:
-        now = self.now()
+        now = self._clock.now()
         arrived = self._source.take(now)
         for job in arrived:
             self.answers.arrival_s[job.id] = job.arrival_s
@@ -175,7 +173,7 @@ class Engine:
         return Task(plan, Work(), now, 0.0, self.ledger)
 
     def _commit(self, lane: int, task: Task, outcome: Outcome) -> None:
-        now, plan = self.now(), task.plan
+        now, plan = self._clock.now(), task.plan
         task.work = outcome.work
         duration = now - task.start
         self._log.append(task, duration, duration, 1)
@@ -222,7 +220,7 @@ class Engine:
         until = min(until, self._source.next_s)
         if math.isinf(until):
             return False
-        time.sleep(max(0.0, until - self.now()))
+        self._clock.sleep_until(until)
         return True
 
     def served(self) -> Requests:
