@@ -27,6 +27,9 @@ SUPPORT = 8
 SMOOTHNESS = 0.5
 """How many iterations weigh as much as the wish that a table runs straight: nothing where there are many."""
 
+PARSIMONY = 0.02
+"""How many iterations weigh as much as the wish that a term beside the tables is nothing."""
+
 ROUNDS = 8
 """Reweightings of the robust fit, enough for it to settle."""
 
@@ -203,7 +206,7 @@ def _solve(columns: list[_Column], seconds: Array) -> tuple[list[_Column], Array
 def _least_squares(columns: list[_Column], seconds: Array, weight: Array) -> Array:
     """Give the columns their coefficients, and return the estimate of every duration."""
     system = np.concatenate([column.block for column in columns], axis=1)
-    wishes = _wishes(columns) * (np.sqrt(SMOOTHNESS) / float(np.median(seconds)))
+    wishes = _wishes(columns) / float(np.median(seconds))
     weighted = np.concatenate([system * weight[:, None], wishes])
     target = np.concatenate([seconds * weight, np.zeros(len(wishes))])
     size = np.linalg.norm(weighted, axis=0)
@@ -264,13 +267,13 @@ def _wishes(columns: list[_Column]) -> Array:
     for column in columns:
         if not column.at:
             row = np.zeros(width)
-            row[start] = float(column.block[column.block > 0].mean())
+            row[start] = np.sqrt(PARSIMONY) * float(column.block[column.block > 0].mean())
             rows.append(row)
         for inner in range(1, len(column.at) - 1):
             before, here, after = column.at[inner - 1 : inner + 2]
             share = (here - before) / (after - before)
             row = np.zeros(width)
-            row[start + inner - 1 : start + inner + 2] = share - 1, 1, -share
+            row[start + inner - 1 : start + inner + 2] = np.sqrt(SMOOTHNESS) * np.array([share - 1, 1, -share])
             rows.append(row)
         start += column.block.shape[1]
     return np.array(rows).reshape(len(rows), width)

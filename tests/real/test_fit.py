@@ -69,7 +69,7 @@ def coefficients(costs: LayoutCost, name: str) -> Term:
 def test_known_costs_come_back() -> None:
     costs = fit_layout("rectangle", measured(), held_out=range(8))
     assert coefficients(costs, "decode").seconds == pytest.approx(ROWS, rel=5e-3)
-    assert coefficients(costs, "decode_kv").seconds == pytest.approx([3e-6], rel=1e-3)
+    assert coefficients(costs, "decode_kv").seconds == pytest.approx([3e-6], rel=5e-3)
     assert coefficients(costs, "copies").seconds == pytest.approx([1e-6], rel=0.02)
     assert coefficients(costs, "mixed_kv").seconds == pytest.approx([5e-6], rel=0.03)
     assert coefficients(costs, "prefill").coefficient(512) == pytest.approx(0.040 + 448 / 960 * 0.460, rel=0.01)
