@@ -26,6 +26,7 @@ from real.sequences import Sequences
 from sim.answers import Answers
 from sim.engine import make_ledger
 from sim.log import IterationLog
+from sim.model import Model
 from sim.source import source_of
 from sim.tape import Asked, Committed, Tape
 from sim.task import Task
@@ -84,7 +85,7 @@ class Engine:
         """
         if policy.traits.lanes == "separate":
             raise InputError("policy.prefill=dedicated needs a second GPU, and one is driven: choose another prefill")
-        _check_context(requests, network)
+        check_context(requests, network.dimensions)
         self.requests = replace(requests, arrival_s=requests.arrival_s * time_scale)
         self.ledger = make_ledger(policy, kv_tokens, predictor)
         self.answers = Answers(self.requests)
@@ -239,16 +240,20 @@ def acts(plan: Plan) -> bool:
     return bool(plan.prefill or plan.insert or plan.park or plan.drop or plan.decode)
 
 
-def _check_context(requests: Requests, network: Network) -> None:
-    """Refuse requests longer than the model's context."""
-    longest = network.dimensions.max_positions
-    too_long = np.flatnonzero(requests.prompt_tokens + requests.max_new_tokens > longest)
-    if len(too_long):
-        first = int(too_long[0])
+def check_context(requests: Requests, model: Model) -> None:
+    """Refuse requests that may outgrow the model's context.
+
+    Raises:
+        InputError: There are some.
+    """
+    needed, longest = requests.prompt_tokens + requests.max_new_tokens, model.max_positions
+    too_long = int(np.count_nonzero(needed > longest))
+    if too_long:
+        worst = int(needed.argmax())
         raise InputError(
-            f"model={network.dimensions.name} has a context of {longest} tokens, and {len(too_long)} requests may need "
-            f"more: request {first} has a prompt of {requests.prompt_tokens[first]} tokens and declares "
-            f"{requests.max_new_tokens[first]} new ones; shorten them or choose another model"
+            f"{too_long:,} of {len(requests):,} requests may outgrow model={model.name}, {longest:,} tokens: "
+            f"request {worst} has a prompt of {requests.prompt_tokens[worst]:,} and declares "
+            f"{requests.max_new_tokens[worst]:,} new ones; give max_request_tokens={longest}, or length_scale="
         )
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from policies.errors import InputError
 from real.configuration import Settings
+from real.engine import check_context
 from real.machine import Machine, machine_of, measure, memory_of, warm_up
 from real.network import Network, device_of, random_network
 from real.pretrained import pretrained_network
@@ -119,23 +119,6 @@ def shaped(settings: Settings, workload: Workload) -> Requests:
     requests = scaled(workload.build(settings.seed), settings.length_scale)
     longest = settings.max_request_tokens
     return requests if longest is None else capped(requests, longest)
-
-
-def check_context(requests: Requests, model: Model) -> None:
-    """Refuse requests that may outgrow the model's context.
-
-    Raises:
-        InputError: at the first.
-    """
-    needed, longest = requests.prompt_tokens + requests.max_new_tokens, model.max_positions
-    too_long = np.flatnonzero(needed > longest)
-    if len(too_long):
-        worst = int(needed.argmax())
-        raise InputError(
-            f"{len(too_long):,} of {len(requests):,} requests may outgrow model={model.name}, {longest:,} tokens: "
-            f"request {worst} has a prompt of {requests.prompt_tokens[worst]:,} and declares "
-            f"{requests.max_new_tokens[worst]:,} new ones; give max_request_tokens={longest}, or length_scale="
-        )
 
 
 def kv_tokens_for(settings: Settings, network: Network, hardware: Device, requests: Requests) -> int:

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from policies.errors import InputError
 from real.configuration import Settings
+from real.engine import check_context
 from real.profile import ProfileOptions, Profiler
 from real.run import Run
-from real.stage import check_context, kv_tokens_for, load, profile_notes, shaped, warmed
+from real.stage import kv_tokens_for, load, profile_notes, shaped, warmed
 from real.validate import ValidateOptions, Validation
 from real.validation_report import plot_validation, print_validation
 from sim.configuration import read_options
