@@ -77,6 +77,19 @@ class CostModel:
             seconds += copied * self._copy_s + host * self._host_s
         return seconds
 
+    def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int) -> float:
+        """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it, and faster."""
+        layers, layers_read = rows * self._layers_flops_s, self._layers_read_s
+        head, head_read = rows * self._head_flops_s, self._head_read_s
+        seconds = self._step_s + kv * self._kv_s
+        seconds += self._pass_s + (layers if layers > layers_read else layers_read)
+        seconds += head if head > head_read else head_read
+        if launches > 1:
+            seconds += (launches - 1) * self._launch_s
+        if copied or host:
+            seconds += copied * self._copy_s + host * self._host_s
+        return seconds
+
     def seconds_each(self, work: Work) -> Array:
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
         kv = work.kv_read + work.kv_held + work.kv_padding

@@ -19,17 +19,25 @@ from policies.batch import Batch
 from policies.job import Job
 from policies.kv import KVBook, Paged, Slots, StaticRectangle
 from policies.ledger import IllegalPlan, Ledger
-from policies.plan import CARRY_ON, Plan, Steady
+from policies.plan import (
+    CARRY_ON,
+    CARRY_ON_THROUGH_ARRIVALS,
+    CARRY_ON_UNTIL_ARRIVAL,
+    THROUGH_ARRIVALS,
+    UNTIL_ARRIVAL,
+    Plan,
+)
 from policies.policy import Policy
 from policies.queue import Predictor, declared, make_queue
 from policies.rectangle import Rectangle
 from policies.view import View
+from policies.work import Work
 from sim.answers import Answers
 from sim.cost import CostModel
-from sim.layout import COUNTS
+from sim.layout import COUNTS, STEPS, Step
 from sim.log import IterationLog
 from sim.source import source_of
-from sim.task import Task
+from sim.task import Task, elapsed, steps_until
 from workloads.requests import Requests
 
 DECODE, PREFILL = 0, 1
@@ -90,8 +98,10 @@ class Engine:
         self._view = View(self.ledger)
         self._cost = cost
         self._count = COUNTS[self._traits.layout]
+        self._count_step = STEPS[self._traits.layout]
         self._log = log
         self._stretch = stretch
+        self._trusts = stretch and not self.ledger.book.grows
         self._source = source_of(requests)
         self._closed_loop = requests.concurrency is not None
         self._env = simpy.Environment()
@@ -124,13 +134,111 @@ class Engine:
 
     def _run_alone(self) -> None:
         """Run the only lane until it idles. Nothing else can happen in the meantime, so no event is needed."""
-        task = self._ask(DECODE)
-        while task is not None:
-            self._now = now = task.start + task.left
-            self._log.append(task, task.left, task.first, task.steps)
-            self._tasks[DECODE] = None
-            self._commit(DECODE, task, task.steps, now)
-            task = self._ask(DECODE)
+        ask, view, source = self._policy.plan, self._view, self._source
+        promised: Plan | None = None
+        while True:
+            now = self._now
+            if source.next_s <= now:
+                self._admit(now)
+            plan = promised or ask(view, now, DECODE)
+            prefill, insert, park, drop, decode, _, _, _ = plan
+            if decode and not prefill:
+                promised = None
+                self._decode(plan, now)
+            elif prefill or insert or park or drop:
+                promised = self._run_once(plan, now)
+            else:
+                return self._sleep(DECODE, plan)
+
+    def _start(self, lane: int, plan: Plan) -> None:
+        """Begin a plan."""
+        ledger = self.ledger
+        ledger.begin(lane, plan)
+        _, insert, park, drop, _, _, _, _ = plan
+        if park or drop:
+            self.answers.interrupted([*park, *drop], ledger.batch.clock, self._decoded_s)
+        if insert:
+            self.answers.joined(insert, ledger.batch.clock)
+
+    def _run_once(self, plan: Plan, now: float) -> Plan | None:
+        """Run one iteration; return the answer to the next ask, if the plan has promised it."""
+        ledger = self.ledger
+        self._start(DECODE, plan)
+        work, book = self._count(ledger, plan, DECODE), ledger.book
+        seconds = self._cost.seconds(work)
+        kv, live = book.used + book.transient, len(ledger.batch.rows)
+        self._now = end = now + seconds
+        self._log.add(now, seconds, seconds, 1, len(ledger.waiting), kv, live, work)
+        if self._commit(DECODE, plan, now, 1, end) or not self._is_steady(plan, end):
+            return None
+        return CARRY_ON_THROUGH_ARRIVALS if plan[7] is THROUGH_ARRIVALS else CARRY_ON_UNTIL_ARRIVAL
+
+    def _is_steady(self, plan: Plan, now: float) -> bool:
+        """Whether a plan whose first iteration ended no request, at `now`, still promises to be carried on."""
+        steady = plan[7]
+        if not steady or not self._trusts or plan[6] < math.inf:
+            return False
+        return steady is THROUGH_ARRIVALS or now < self._source.next_s
+
+    def _decode(self, plan: Plan, now: float) -> None:
+        """Run an iteration without prefill, and those that are promised to follow."""
+        ledger, answers = self.ledger, self.answers
+        self._start(DECODE, plan)
+        batch, book = ledger.batch, ledger.book
+        most, step = answers.next_finish - batch.clock, self._count_step(ledger)
+        if plan[1] or plan[2] or plan[3] or book.copied:  # those that follow are like each other, but not like this one
+            steps = self._run_steps(plan, now, 1, step, ledger.inserted, book.transient)
+            if most > 1 and self._is_steady(plan, self._now):
+                if self._source.next_s <= self._now:
+                    self._admit(self._now)
+                rows, held, kv, kv_held, padding, launches = step
+                book.copied = ledger.host_tokens = 0
+                steps += self._run_steps(
+                    plan, self._now, most - 1, (rows, held, kv + rows, kv_held + held, padding, launches)
+                )
+        else:
+            if not plan[7] or not self._stretch:
+                most = 1
+            elif book.grows:
+                most = min(most, 1 + book.further_steps())
+            steps = self._run_steps(plan, now, most, step, ledger.inserted)
+        self._decoded_s = end = self._now
+        ended = answers.ending(batch.clock + steps, end)
+        ledger.commit(DECODE, ended, steps)
+        if ended:
+            self._leave(ended, end)
+
+    def _run_steps(self, plan: Plan, now: float, most: int, step: Step, inserted: int = 0, transient: int = 0) -> int:
+        """Run and log at most so many iterations like `step` in a row; return how many."""
+        ledger, cost = self.ledger, self._cost
+        book = ledger.book
+        rows, held, kv, kv_held, padding, launches = step
+        copied, host = book.copied, ledger.host_tokens
+        first = seconds = cost.decode_seconds(rows + held, kv + kv_held + padding, launches, copied, host)
+        if most > 1:
+            growth = cost.growth(rows + held)
+            most = self._steps(plan, now, first, growth, most)
+            seconds = elapsed(first, growth, most)
+        else:
+            most = 1
+        self._now = now + seconds
+        self._log.add_decode(
+            now, seconds, first, most, len(ledger.waiting), book.used + transient, rows,
+            DECODE, rows, held, inserted, kv, kv_held, padding, copied, host, launches,
+        )  # fmt: skip
+        return most
+
+    def _steps(self, plan: Plan, start: float, first: float, growth: float, steps: int) -> int:
+        """How many of the `steps` iterations until a row ends or memory does a promise lasts.
+
+        The first of them takes `first` seconds, each later one `growth` longer.
+        """
+        _, _, _, _, _, _, until, steady = plan
+        if steady is UNTIL_ARRIVAL and self._source.next_s < until:
+            until = self._source.next_s
+        if until < math.inf and until < start + elapsed(first, growth, steps):
+            steps = min(steps, steps_until(first, growth, until - start))
+        return steps
 
     def _ask(self, lane: int) -> Task | None:
         now = self._now
@@ -144,19 +252,13 @@ class Engine:
         return None
 
     def _begin(self, lane: int, plan: Plan, now: float) -> Task:
-        if self._two_lanes:
-            self._cut(1 - lane)
-        ledger = self.ledger
-        ledger.begin(lane, plan)
-        prefill, insert, park, drop, _, _, _, steady = plan
-        if park or drop:
-            self.answers.interrupted([*park, *drop], ledger.batch.clock, self._decoded_s)
-        if insert:
-            self.answers.joined(insert, ledger.batch.clock)
-        work = self._count(ledger, plan, lane)
-        task = Task(plan, work, now, self._cost.seconds(work), ledger)
+        self._cut(1 - lane)
+        self._start(lane, plan)
+        work = self._count(self.ledger, plan, lane)
+        task = Task(plan, work, now, self._cost.seconds(work), self.ledger)
         self._alarms[lane] = None
         self._tasks[lane] = task
+        prefill, insert, park, drop, _, _, _, steady = plan
         if steady and self._stretch and not (prefill or insert or park or drop or work.kv_copied):
             self._extend(task, lane)
         return task
@@ -171,35 +273,38 @@ class Engine:
             steps = min(steps, 1 + ledger.book.further_steps())
         if steps > 1:
             task.growth = self._cost.growth(task.work.rows + task.work.held_rows)
-            _, _, _, _, _, _, until, steady = task.plan
-            if steady is Steady.UNTIL_ARRIVAL and self._source.next_s < until:
-                until = self._source.next_s
-            if until < math.inf and until < task.start + task.elapsed(steps):
-                steps = min(steps, task.steps_until(until - task.start))
-            task.steps = steps
-            task.left = task.elapsed(steps)
+            task.steps = self._steps(task.plan, task.start, task.first, task.growth, steps)
+            task.left = task.elapsed(task.steps)
 
-    def _commit(self, lane: int, task: Task, steps: int, now: float) -> None:
+    def _commit(self, lane: int, plan: Plan, start: float, steps: int, now: float) -> bool:
+        """Close the iterations of a plan; return whether a request has ended."""
         ledger, answers = self.ledger, self.answers
-        prefill, _, _, _, decode, apart, _, _ = task.plan
+        prefill, _, _, _, decode, apart, _, _ = plan
         ended: list[int] = []
+        clock = ledger.batch.clock
         if decode:
+            clock += steps
             self._decoded_s = now
-            ended = answers.ending(ledger.batch.clock + steps, now)
+            ended = answers.ending(clock, now)
         if prefill:
-            clock = None if apart else ledger.batch.clock + (steps if decode else 0)
-            ended += answers.prefilled(prefill, task.start, now, clock)
+            ended += answers.prefilled(prefill, start, now, None if apart else clock)
             ledger.commit(lane, ended, steps)
             if ledger.sending:
                 self._send([job for job in prefill if job[0] in ledger.sending])
         else:
             ledger.commit(lane, ended, steps)
         if ended:
-            if self._release_with_batch:
-                ended = self._released(ended, now)
-            answers.finished += len(ended)
-            if self._closed_loop:
-                self._source.left(len(ended), now)
+            self._leave(ended, now)
+            return True
+        return False
+
+    def _leave(self, ended: list[int], now: float) -> None:
+        """Answers have ended: count them, unless they leave with their batch, which may do so now."""
+        if self._release_with_batch:
+            ended = self._released(ended, now)
+        self.answers.finished += len(ended)
+        if self._closed_loop:
+            self._source.left(len(ended), now)
 
     def _released(self, ended: list[int], now: float) -> list[int]:
         """Of a batch whose answers leave together: all of them once its last row has ended."""
@@ -227,7 +332,7 @@ class Engine:
         if plan.ask_at <= self._now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         until = plan.ask_at
-        if plan.steady is not Steady.THROUGH_ARRIVALS:
+        if plan.steady is not THROUGH_ARRIVALS:
             until = min(until, self._source.next_s)
         self._alarms[lane] = None
         if until < math.inf:
@@ -266,7 +371,7 @@ class Engine:
         duration = now - task.start
         self._log.append(task, duration, duration if task.steps == 1 else task.first, task.steps)
         self._tasks[lane] = None
-        self._commit(lane, task, task.steps, now)
+        self._commit(lane, task.plan, task.start, task.steps, now)
         self._turn(1 - lane)
         self._turn(lane)
         self._share()
@@ -281,7 +386,7 @@ class Engine:
         if done:
             boundary = task.start + task.elapsed(done)
             self._log.append(task, boundary - task.start, task.first, done)
-            self._commit(lane, task, done, boundary)
+            self._commit(lane, task.plan, task.start, done, boundary)
             self.ledger.begin(lane, CARRY_ON)
             work = self._count(self.ledger, CARRY_ON, lane)
             task = self._tasks[lane] = Task(task.plan, work, boundary, self._cost.seconds(work), self.ledger)

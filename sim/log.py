@@ -20,6 +20,9 @@ had `live_rows`, whether this record decodes them or not.
 
 COLUMNS = HEAD + Work._fields
 DTYPE = np.dtype([(name, "<f8" if name.endswith("_s") else "<i8") for name in COLUMNS])
+_SIZE = DTYPE.itemsize
+_ROWS = ("rows", "held_rows", "inserted_rows")
+_DECODE = ("lane", *_ROWS, "kv_read", "kv_held", "kv_padding", "kv_copied", "kv_host", "attention_launches")
 SLICE = 65_536
 """Records per slice (13 MB)."""
 
@@ -38,19 +41,36 @@ class IterationLog:
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
         self._record = struct.Struct("<3d4q" + "q" * len(Work._fields))
-        assert self._record.size == DTYPE.itemsize
+        self._decode = struct.Struct("<3d4q" + "".join("q" if name in _DECODE else "8x" for name in Work._fields))
+        assert self._record.size == self._decode.size == DTYPE.itemsize
         self._buffer = bytearray(SLICE * self._record.size)
         self._end = len(self._buffer)
         self._pack = self._record.pack_into
+        self._pack_decode = self._decode.pack_into
         self._place = 0
 
     def append(self, task: Task, duration: float, first: float, steps: int) -> None:
         """Record the first `steps` iterations of a task, of which the first took `first` seconds."""
+        self.add(task.start, duration, first, steps, task.waiting, task.kv, task.live, task.work)
+
+    def add(
+        self, start: float, duration: float, first: float, steps: int, waiting: int, kv: int, live: int, work: Work
+    ) -> None:
+        """Record iterations, all columns given."""
         place = self._place
-        self._pack(
-            self._buffer, place, task.start, duration, first, steps, task.waiting, task.kv, task.live, *task.work
-        )
-        self._place = place = place + DTYPE.itemsize
+        self._pack(self._buffer, place, start, duration, first, steps, waiting, kv, live, *work)
+        self._place = place = place + _SIZE
+        if place == self._end:
+            self.flush()
+
+    def add_decode(self, *values: float) -> None:
+        """Record iterations that do nothing but decode; `values` are the columns of `HEAD`, then those of `_DECODE`.
+
+        The columns left out are 0 and cost no time.
+        """
+        place = self._place
+        self._pack_decode(self._buffer, place, *values)
+        self._place = place = place + _SIZE
         if place == self._end:
             self.flush()
 
