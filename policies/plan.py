@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from policies.job import Job
 
-
 _new = tuple.__new__
 
 

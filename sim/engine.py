@@ -31,7 +31,6 @@ from policies.policy import Policy
 from policies.queue import Predictor, declared, make_queue
 from policies.rectangle import Rectangle
 from policies.view import View
-from policies.work import Work
 from sim.answers import Answers
 from sim.cost import CostModel
 from sim.layout import COUNTS, STEPS, Step
