@@ -1,7 +1,8 @@
 """The iteration log: packed while the simulation runs, handed on in slices."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,14 @@ _ROWS = ("rows", "held_rows", "inserted_rows")
 _DECODE = ("lane", *_ROWS, "kv_read", "kv_held", "kv_padding", "kv_copied", "kv_host", "attention_launches")
 SLICE = 65_536
 """Records per slice (13 MB)."""
+_CACHED = 1024
+"""Records that a processor's cache holds."""
 
 Slice = npt.NDArray[np.void]
 """Structured array of `DTYPE`."""
+
+Fields = Mapping[str, npt.NDArray[Any]]
+"""The same by column."""
 
 Sink = Callable[[Slice], None]
 
@@ -83,7 +89,16 @@ class IterationLog:
             self._place = 0
 
 
-def work_of(records: Slice) -> Work:
+def columns_of(records: Slice) -> Fields:
+    """Return the columns by name, each contiguous: many times faster to compute with than fields of records."""
+    rows = np.ascontiguousarray(records).view(np.int64).reshape(len(records), len(COLUMNS))
+    words = np.empty((len(COLUMNS), len(records)), dtype=np.int64)
+    for start in range(0, len(records), _CACHED):
+        words[:, start : start + _CACHED] = rows[start : start + _CACHED].T
+    return {name: column.view(DTYPE[name]) for name, column in zip(COLUMNS, words, strict=True)}
+
+
+def work_of(records: Slice | Fields) -> Work:
     """Return the `Work` of records, each field an array."""
     return Work._make(records[name] for name in Work._fields)
 

@@ -8,16 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from policies.errors import InputError
-from sim.log import DTYPE, Slice
+from sim.log import COLUMNS, DTYPE, Slice, columns_of
 
-# Plain encoding: dictionaries made a million requests' log cost twice the time and save a tenth of the space.
-_ENCODING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
+# Counts are encoded as differences, which takes half the time of compressing them and the same space.
+_COUNTS = [name for name in COLUMNS if not name.endswith("_s")]
+_ENCODING: dict[str, Any] = {
+    "compression": {name: "none" if name in _COUNTS else "lz4" for name in COLUMNS},
+    "column_encoding": dict.fromkeys(_COUNTS, "DELTA_BINARY_PACKED"),
+    "use_dictionary": False,
+}
 
 
 @contextmanager
@@ -107,7 +111,7 @@ class IterationWriter:
 
     def __call__(self, records: Slice) -> None:
         """Write a slice."""
-        columns = [pa.array(np.ascontiguousarray(records[name])) for name in self._schema.names]
+        columns = [pa.array(values) for values in columns_of(records).values()]
         with writing(self._path):
             self._file.write_batch(pa.record_batch(columns, schema=self._schema))
 
