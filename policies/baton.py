@@ -109,9 +109,11 @@ class Baton(Policy):
         apart = self.prefill == "dedicated" or bool(view.rows or beside)
         if apart:
             room += self.prefill_ahead
+        if room <= 0:
+            return None
         if self.max_prefill is not None:
             room = min(room, self.max_prefill)
-        group = view.admissible(room, apart) if room > 0 else None
+        group = view.admissible(room, apart)
         return prefilling(group, False, apart) if group else None
 
     def _carry_on(self, view: View) -> Plan:

@@ -21,6 +21,9 @@ from sim.model import Model
 Array = npt.NDArray[np.float64]
 
 
+_new = tuple.__new__
+
+
 class Demand(NamedTuple):
     """What an iteration asks of a GPU that it shares: seconds of FLOPs and of memory traffic at reachable rates."""
 
@@ -109,15 +112,19 @@ class CostModel:
 
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource; neither exceeds `seconds`."""
-        pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
-        kv = work.kv_read + work.kv_held + work.kv_padding
-        slots = computed_slots(work)
-        sampled = work.rows + work.held_rows + work.prefill_rows
-        flops_s = slots * self._layers_flops_s + sampled * self._head_flops_s + (pairs + kv) * self._pair_s
-        traffic_s = kv * self._kv_read_s + work.kv_copied * self._copy_s
+        (
+            _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
+            kv_read, kv_held, kv_padding, copied, _, _, _, _,
+        ) = work  # fmt: skip
+        kv = kv_read + kv_held + kv_padding
+        pairs += padding_pairs + insertion_pairs
+        slots = rows + held + tokens + padding + insertion
+        flops_s = slots * self._layers_flops_s + (rows + held + prompts) * self._head_flops_s
+        flops_s += (pairs + kv) * self._pair_s
+        traffic_s = kv * self._kv_read_s + copied * self._copy_s
         if slots:
             traffic_s += self._layers_read_s + self._head_read_s
-        return Demand(flops_s, traffic_s)
+        return _new(Demand, (flops_s, traffic_s))
 
     def useful_flops(self, work: Work) -> Any:
         """FLOPs that served a request: no padding, no finished rows, nothing a second time. Takes counts or arrays."""

@@ -149,20 +149,21 @@ class Engine:
             else:
                 return self._sleep(DECODE, plan)
 
-    def _start(self, lane: int, plan: Plan) -> None:
-        """Begin a plan."""
-        ledger = self.ledger
-        ledger.begin(lane, plan)
+    def _rearranged(self, plan: Plan) -> None:
+        """Rows have joined or left the batch as a plan began."""
         _, insert, park, drop, _, _, _, _ = plan
+        clock = self.ledger.batch.clock
         if park or drop:
-            self.answers.interrupted([*park, *drop], ledger.batch.clock, self._decoded_s)
+            self.answers.interrupted([*park, *drop], clock, self._decoded_s)
         if insert:
-            self.answers.joined(insert, ledger.batch.clock)
+            self.answers.joined(insert, clock)
 
     def _run_once(self, plan: Plan, now: float) -> Plan | None:
         """Run one iteration; return the answer to the next ask, if the plan has promised it."""
         ledger = self.ledger
-        self._start(DECODE, plan)
+        ledger.begin(DECODE, plan)
+        if plan[1] or plan[2] or plan[3]:
+            self._rearranged(plan)
         work, book = self._count(ledger, plan, DECODE), ledger.book
         seconds = self._cost.seconds(work)
         kv, live = book.used + book.transient, len(ledger.batch.rows)
@@ -182,10 +183,13 @@ class Engine:
     def _decode(self, plan: Plan, now: float) -> None:
         """Run an iteration without prefill, and those that are promised to follow."""
         ledger, answers = self.ledger, self.answers
-        self._start(DECODE, plan)
+        ledger.begin(DECODE, plan)
+        rearranged = plan[1] or plan[2] or plan[3]
+        if rearranged:
+            self._rearranged(plan)
         batch, book = ledger.batch, ledger.book
         most, step = answers.next_finish - batch.clock, self._count_step(ledger)
-        if plan[1] or plan[2] or plan[3] or book.copied:  # those that follow are like each other, but not like this one
+        if rearranged or book.copied:  # those that follow are like each other, but not like this one
             steps = self._run_steps(plan, now, 1, step, ledger.inserted, book.transient)
             if most > 1 and self._is_steady(plan, self._now):
                 if self._source.next_s <= self._now:
@@ -251,14 +255,20 @@ class Engine:
         return None
 
     def _begin(self, lane: int, plan: Plan, now: float) -> Task:
-        self._cut(1 - lane)
-        self._start(lane, plan)
-        work = self._count(self.ledger, plan, lane)
-        task = Task(plan, work, now, self._cost.seconds(work), self.ledger)
+        other = self._tasks[1 - lane]
+        if other is not None and other.steps > 1:
+            self._cut(1 - lane)
+        ledger = self.ledger
+        ledger.begin(lane, plan)
+        prefill, insert, park, drop, _, _, _, steady = plan
+        rearranged = insert or park or drop
+        if rearranged:
+            self._rearranged(plan)
+        work = self._count(ledger, plan, lane)
+        task = Task(plan, work, now, self._cost.seconds(work), ledger)
         self._alarms[lane] = None
         self._tasks[lane] = task
-        prefill, insert, park, drop, _, _, _, steady = plan
-        if steady and self._stretch and not (prefill or insert or park or drop or work.kv_copied):
+        if steady and self._stretch and not (prefill or rearranged or work.kv_copied):
             self._extend(task, lane)
         return task
 
@@ -331,8 +341,8 @@ class Engine:
         if plan.ask_at <= self._now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         until = plan.ask_at
-        if plan.steady is not THROUGH_ARRIVALS:
-            until = min(until, self._source.next_s)
+        if plan.steady is not THROUGH_ARRIVALS and self._source.next_s < until:
+            until = self._source.next_s
         self._alarms[lane] = None
         if until < math.inf:
             self._alarms[lane] = alarm = Timeout(self._env, until - self._env.now)
@@ -353,8 +363,10 @@ class Engine:
 
     def _turn(self, lane: int) -> None:
         """Something has changed: ask a lane that idles, cut the stretch of one that runs."""
-        if self._tasks[lane] is not None:
-            self._cut(lane)
+        task = self._tasks[lane]
+        if task is not None:
+            if task.steps > 1:
+                self._cut(lane)
         elif (task := self._ask(lane)) and not self._shared:
             self._schedule(lane, task, task.left)
 
@@ -398,22 +410,32 @@ class Engine:
         """Re-time the lanes of a shared GPU: neither of its resources serves more than one second per second."""
         if not self._shared:
             return
-        now, slowdown = self._now, 1.0
+        slowdown = 1.0
         one, other = self._tasks
         if one is not None and other is not None:
-            (flops, traffic), (other_flops, other_traffic) = self._usage(one), self._usage(other)
-            slowdown = max(1.0, flops + other_flops, traffic + other_traffic)
-        for lane, task in enumerate(self._tasks):
-            if task is not None and (task.event is None or task.slowdown != slowdown):
-                task.left = max(0.0, task.left - (now - task.since) / task.slowdown)
-                task.since, task.slowdown = now, slowdown
-                self._schedule(lane, task, task.left * slowdown)
+            flops, traffic = one.usage or self._usage(one)
+            other_flops, other_traffic = other.usage or self._usage(other)
+            flops, traffic = flops + other_flops, traffic + other_traffic
+            slowdown = flops if flops > traffic else traffic
+            if slowdown < 1.0:
+                slowdown = 1.0
+        if one is not None and (one.event is None or one.slowdown != slowdown):
+            self._slow(DECODE, one, slowdown)
+        if other is not None and (other.event is None or other.slowdown != slowdown):
+            self._slow(PREFILL, other, slowdown)
+
+    def _slow(self, lane: int, task: Task, slowdown: float) -> None:
+        """Let what is left of a task take so many times longer than alone."""
+        now = self._now
+        if now > task.since:
+            task.left = max(0.0, task.left - (now - task.since) / task.slowdown)
+        task.since, task.slowdown = now, slowdown
+        self._schedule(lane, task, task.left * slowdown)
 
     def _usage(self, task: Task) -> tuple[float, float]:
-        if task.usage is None:
-            demand = self._cost.demand(task.work)
-            task.usage = demand.flops_s / task.first, demand.traffic_s / task.first
-        return task.usage
+        flops_s, traffic_s = self._cost.demand(task.work)
+        task.usage = usage = flops_s / task.first, traffic_s / task.first
+        return usage
 
     def _send(self, jobs: Sequence[Job]) -> None:
         """Queue the KV of prefilled jobs on the link."""

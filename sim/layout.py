@@ -82,18 +82,18 @@ def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
 
 def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Rows padded to the window in decode, prompts padded to the longest in prefill; never both in one iteration."""
-    rows = held = inserted = kv = kv_held = kv_padding = 0
-    prompts = tokens = pairs = padding = padding_pairs = again = again_pairs = 0
+    copied, host = ledger.book.copied, ledger.host_tokens
     if plan[4]:
-        rows, held, kv, kv_held, kv_padding, _ = padded_step(ledger)
+        rows, held, kv, kv_held, padding, _ = padded_step(ledger)
         inserted = ledger.inserted
-    elif plan[0]:
-        prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
-        slots = prompts * longest
-        padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
-    decode = (kv, kv_held, kv_padding, ledger.book.copied, ledger.host_tokens, 1, again, again_pairs)
-    prefill = (prompts, tokens, pairs, padding, padding_pairs, 0, 0)
-    return _new(Work, (lane, rows, held, inserted, *prefill, *decode))
+        return _new(
+            Work, (lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0)
+        )
+    prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
+    slots = prompts * longest
+    padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
+    prefill = (prompts, tokens, pairs, padding, padding_pairs)
+    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, 1, again, again_pairs))
 
 
 def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:

@@ -57,7 +57,11 @@ class IterationLog:
 
     def append(self, task: Task, duration: float, first: float, steps: int) -> None:
         """Record the first `steps` iterations of a task, of which the first took `first` seconds."""
-        self.add(task.start, duration, first, steps, task.waiting, task.kv, task.live, task.work)
+        head = (task.start, duration, first, steps, task.waiting, task.kv, task.live)
+        self._pack(self._buffer, self._place, *head, *task.work)
+        self._place += _SIZE
+        if self._place == self._end:
+            self.flush()
 
     def add(
         self, start: float, duration: float, first: float, steps: int, waiting: int, kv: int, live: int, work: Work
