@@ -22,8 +22,11 @@ _new = tuple.__new__
 
 def _prompts(ledger: Ledger, jobs: Sequence[Job]) -> _Prompts:
     """Count prompts; (query, key) pairs are those of causal attention."""
-    tokens = pairs = longest = again = again_pairs = 0
     progress = ledger.progress
+    if len(jobs) == 1 and not progress:
+        tokens = jobs[0][2]
+        return 1, tokens, tokens * (tokens + 1) // 2, tokens, 0, 0
+    tokens = pairs = longest = again = again_pairs = 0
     for job in jobs:
         length = job[2]
         if progress and job[0] in progress:

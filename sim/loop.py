@@ -121,15 +121,14 @@ class Loop(ABC):
         batch, book = ledger.batch, ledger.book
         most, step = answers.next_finish - batch.clock, self._count_step(ledger)
         if rearranged or book.copied:  # those that follow are like each other, but not like this one
-            steps = self._run_steps(plan, now, 1, step, ledger.inserted, book.transient)
+            moved = book.copied, ledger.host_tokens, book.transient
+            steps = self._run_steps(plan, now, 1, step, ledger.inserted, *moved)
             if most > 1 and self._is_steady(plan, self._now):
                 if self._source.next_s <= self._now:
                     self._admit(self._now)
                 rows, held, kv, kv_held, padding, launches = step
-                book.copied = ledger.host_tokens = 0
-                steps += self._run_steps(
-                    plan, self._now, most - 1, (rows, held, kv + rows, kv_held + held, padding, launches)
-                )
+                step = rows, held, kv + rows, kv_held + held, padding, launches
+                steps += self._run_steps(plan, self._now, most - 1, step)
         else:
             if not plan[7] or not self._stretch:
                 most = 1
@@ -142,12 +141,20 @@ class Loop(ABC):
         if ended:
             self._leave(ended, end)
 
-    def _run_steps(self, plan: Plan, now: float, most: int, step: Step, inserted: int = 0, transient: int = 0) -> int:
+    def _run_steps(
+        self,
+        plan: Plan,
+        now: float,
+        most: int,
+        step: Step,
+        inserted: int = 0,
+        copied: int = 0,
+        host: int = 0,
+        transient: int = 0,
+    ) -> int:
         """Run and log at most so many iterations like `step` in a row; return how many."""
         ledger, cost = self.ledger, self._cost
-        book = ledger.book
         rows, held, kv, kv_held, padding, launches = step
-        copied, host = book.copied, ledger.host_tokens
         first = seconds = cost.decode_seconds(rows + held, kv + kv_held + padding, launches, copied, host)
         if most > 1:
             growth = cost.growth(rows + held)
@@ -157,7 +164,7 @@ class Loop(ABC):
             most = 1
         self._now = now + seconds
         self._log.add_decode(
-            now, seconds, first, most, len(ledger.waiting), book.used + transient, rows,
+            now, seconds, first, most, len(ledger.waiting), ledger.book.used + transient, rows,
             DECODE, rows, held, inserted, kv, kv_held, padding, copied, host, launches,
         )  # fmt: skip
         return most
