@@ -25,7 +25,10 @@ SUPPORT = 8
 """Fewest iterations around a place inside a table of many values."""
 
 SMOOTHNESS = 0.5
-"""How many iterations weigh as much as the wish that a table runs straight: none where there are many."""
+"""How many iterations weigh as much as the wish that a table runs straight: nothing where there are many."""
+
+PARSIMONY = 0.02
+"""How many iterations weigh as much as the wish that a term beside the tables is nothing."""
 
 ROUNDS = 8
 """Reweightings of the robust fit, enough for it to settle."""
@@ -185,34 +188,30 @@ def _independent(columns: list[_Column]) -> list[_Column]:
 
 
 def _solve(columns: list[_Column], seconds: Array) -> tuple[list[_Column], Array]:
-    """Fit robustly; leave out one coefficient after the other that comes out negative. Return the weights too."""
-    while True:
-        weight = 1 / np.maximum(seconds, 1e-9)
-        for _ in range(ROUNDS):
-            estimate = _least_squares(columns, seconds, weight)
-            floor = 0.2 * float(np.median(seconds))
-            scale = np.maximum(estimate, floor)
-            error = np.abs(seconds - estimate) / scale
-            typical = max(1.4826 * float(np.median(error)), 0.01)
-            weight = np.sqrt(np.minimum(1.0, SPREADS * typical / np.maximum(error, 1e-12))) / scale
-        negative = [column for column in columns if column.by is None and column.seconds[0] < 0]
-        if not negative:
-            for column in columns:
-                column.seconds = [max(0.0, value) for value in column.seconds]
-            return columns, weight
-        worst = min(negative, key=lambda column: column.seconds[0] * float(column.block.sum()))
-        columns = [column for column in columns if column is not worst]
+    """Fit robustly; leave out terms whose coefficient is zero, for no work takes less than no time.
+
+    Returns:
+        The columns that are left, with their coefficients, and the weight of every iteration, [n].
+    """
+    weight = 1 / np.maximum(seconds, 1e-9)
+    for _ in range(ROUNDS):
+        estimate = _least_squares(columns, seconds, weight)
+        scale = np.maximum(estimate, 0.2 * float(np.median(seconds)))
+        error = np.abs(seconds - estimate) / scale
+        typical = max(1.4826 * float(np.median(error)), 0.01)
+        weight = np.sqrt(np.minimum(1.0, SPREADS * typical / np.maximum(error, 1e-12))) / scale
+    return [column for column in columns if any(column.seconds)], weight
 
 
 def _least_squares(columns: list[_Column], seconds: Array, weight: Array) -> Array:
     """Give the columns their coefficients, and return the estimate of every duration."""
     system = np.concatenate([column.block for column in columns], axis=1)
-    bends = _bends(columns) * (np.sqrt(SMOOTHNESS) / float(np.median(seconds)))
-    weighted = np.concatenate([system * weight[:, None], bends])
-    target = np.concatenate([seconds * weight, np.zeros(len(bends))])
+    wishes = _wishes(columns) / float(np.median(seconds))
+    weighted = np.concatenate([system * weight[:, None], wishes])
+    target = np.concatenate([seconds * weight, np.zeros(len(wishes))])
     size = np.linalg.norm(weighted, axis=0)
     size[size == 0] = 1.0
-    solution = np.linalg.lstsq(weighted / size, target, rcond=1e-10)[0] / size
+    solution = non_negative(weighted / size, target) / size
     start = 0
     for column in columns:
         column.seconds = solution[start : start + column.block.shape[1]].tolist()
@@ -220,15 +219,61 @@ def _least_squares(columns: list[_Column], seconds: Array, weight: Array) -> Arr
     return np.asarray(system @ solution, dtype=np.float64)
 
 
-def _bends(columns: list[_Column]) -> Array:
-    """Return what a place inside a table is above the straight line between its neighbours, [bends, coefficients]."""
+def non_negative(system: Array, target: Array) -> Array:
+    """Return the non-negative least-squares solution (Lawson and Hanson, 1974), begun where it is likely to end.
+
+    Args:
+        system: [n, m], its columns of like norms.
+        target: [n].
+    """
+    gram, moment = system.T @ system, system.T @ target
+    passive = np.ones(len(moment), dtype=bool)
+    solution = _unbounded(gram, moment, passive)
+    while solution.min() < 0:
+        passive &= solution > 0
+        solution = _unbounded(gram, moment, passive)
+    tolerance = 1e-9 * float(np.abs(moment).max())
+    for _ in range(3 * len(moment)):
+        gradient = np.where(passive, -np.inf, moment - gram @ solution)
+        if gradient.max() <= tolerance:
+            break
+        passive[gradient.argmax()] = True
+        trial = _unbounded(gram, moment, passive)
+        while trial.min() < 0:
+            wrong = trial < 0
+            step = float((solution[wrong] / (solution[wrong] - trial[wrong])).min())
+            solution = solution + step * (trial - solution)
+            passive &= solution > 1e-12 * solution.max()
+            trial = _unbounded(gram, moment, passive)
+        solution = trial
+    return solution
+
+
+def _unbounded(gram: Array, moment: Array, passive: npt.NDArray[np.bool_]) -> Array:
+    """Return the least-squares solution in which only the passive coefficients are not zero."""
+    solution: Array = np.zeros(len(moment))
+    if passive.any():
+        solution[passive] = np.linalg.lstsq(gram[np.ix_(passive, passive)], moment[passive], rcond=1e-13)[0]
+    return solution
+
+
+def _wishes(columns: list[_Column]) -> Array:
+    """Return what had better be zero where measurements do not tell, [wishes, coefficients].
+
+    A place inside a table lies on the straight line between its neighbours, and time is explained by tables before it
+    is explained by anything else.
+    """
     rows, start, width = [], 0, sum(column.block.shape[1] for column in columns)
     for column in columns:
+        if not column.at:
+            row = np.zeros(width)
+            row[start] = np.sqrt(PARSIMONY) * float(column.block[column.block > 0].mean())
+            rows.append(row)
         for inner in range(1, len(column.at) - 1):
             before, here, after = column.at[inner - 1 : inner + 2]
             share = (here - before) / (after - before)
             row = np.zeros(width)
-            row[start + inner - 1 : start + inner + 2] = share - 1, 1, -share
+            row[start + inner - 1 : start + inner + 2] = np.sqrt(SMOOTHNESS) * np.array([share - 1, 1, -share])
             rows.append(row)
         start += column.block.shape[1]
     return np.array(rows).reshape(len(rows), width)

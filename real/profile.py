@@ -178,16 +178,16 @@ class Profiler:
         """One policy of each layout serves all shapes; what only others do, they do."""
         jobs: list[_Job] = []
         for policy in policies.values():
-            layout, grid = layout_of(policy.traits), self._grid(policy)
-            room = max(shape.kv_tokens for shape in grid)
-            churn = [shape for shape in grid if shape.name.startswith(CHURN)]
+            layout, grid, alone = layout_of(policy.traits), self._grid(policy), _alone(policy)
+            extra = len(grid)
             if layout not in (job.layout for job in jobs):
-                jobs += [_Job(layout, _alone(policy), shape, place, room) for place, shape in enumerate(grid)]
+                jobs += [_Job(layout, alone, shape, place, shape.kv_tokens(policy)) for place, shape in enumerate(grid)]
             if policy.traits.reserve == "window" and policy.max_batch > 1:
                 shape, tight = overflow()
-                jobs.append(_Job(layout, _alone(policy), shape, len(grid), tight))
+                jobs.append(_Job(layout, alone, shape, extra, tight))
             if policy.traits.lanes == "shared":
-                jobs += [_Job(layout, policy, shape, len(grid), room) for shape in churn]
+                churn = [shape for shape in grid if shape.name.startswith(CHURN)]
+                jobs += [_Job(layout, policy, shape, extra, shape.kv_tokens(policy)) for shape in churn]
         return jobs
 
     def _grid(self, policy: Policy) -> list[Shape]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from policies.policy import Policy
 from policies.rectangle import HEADROOM
 from workloads.requests import Requests
 
@@ -35,10 +36,11 @@ class Shape(NamedTuple):
     prompts: list[int]
     outputs: list[int]
 
-    @property
-    def kv_tokens(self) -> int:
-        """KV memory with which any layout can hold all its requests at once, and copy them to a larger place."""
-        return (len(self.prompts) + 1) * 2 * (max(self.prompts) + max(self.outputs) + HEADROOM)
+    def kv_tokens(self, policy: Policy) -> int:
+        """Return the KV memory with which a policy can fill its batch, and copy it to a larger place."""
+        rows = min(len(self.prompts), policy.max_batch) + 1
+        ahead = HEADROOM if policy.traits.reserve == "window" else 0
+        return 2 * rows * (max(self.prompts) + max(self.outputs) + ahead)
 
     def requests(self) -> Requests:
         """Return the workload."""

@@ -258,6 +258,7 @@ class Validation:
             },
             "ratios": list(_ratios(predicted, rounds)),
             "time": {name: _time(predicted[name], [run[name] for run in rounds]) for name in self._policies},
+            "pace": {name: _pace([run[name] for run in rounds]) for name in self._policies},
         }
 
 
@@ -349,3 +350,9 @@ def _time(predicted: Summary, runs: Sequence[_Measured]) -> Report:
         "parts": shares,
         "other_iterations": {"error_s": rest, "error": rest / makespan},
     }
+
+
+def _pace(runs: Sequence[_Measured]) -> float:
+    """Return how many times longer the measured iterations took than the profile says of the same work."""
+    parts = [part for run in runs for part in run.parts.values()]
+    return sum(part.measured_s for part in parts) / sum(part.priced_s for part in parts)

@@ -38,7 +38,8 @@ def print_validation(console: Console, report: Report) -> None:
         if load["ratios"]:
             console.print(_ratios_table(load))
         console.print(_time_table(load))
-        console.print(Text(f"{load['rounds']} rounds; {load['ended_because']}"))
+        for sentence in (_pace(load), f"{load['rounds']} rounds; {load['ended_because']}"):
+            console.print(Text(sentence), soft_wrap=not console.is_terminal)
         console.print()
     console.print(Text(f"worst errors: {'; '.join(worst(report))}"), soft_wrap=not console.is_terminal)
 
@@ -59,6 +60,12 @@ def worst(report: Report) -> Iterator[str]:
 
 def _errors(loads: list[Report], metric: str) -> list[float]:
     return [policy[metric]["error"] for load in loads for policy in load["policies"].values() if metric in policy]
+
+
+def _pace(load: Report) -> str:
+    """Say how fast the machine was: slower for all policies alike, it was not the machine of the profile."""
+    paces = load["pace"].values()
+    return f"the iterations took {min(paces):.2f} to {max(paces):.2f} times what the profile says of the same work"
 
 
 def _metrics_table(load: Report) -> Table:
