@@ -8,6 +8,10 @@ Row = tuple[Job, int]
 """A request in the batch and its offset: it holds `clock + offset` tokens of KV, and the offset never changes."""
 
 
+_ID_BITS = 32
+_ID = (1 << _ID_BITS) - 1
+
+
 class Batch:
     """All rows advance together, so a row's length is `clock + offset` and no step visits the rows.
 
@@ -27,7 +31,7 @@ class Batch:
         self.offset_sum = 0
         self.fresh: set[int] = set()
         self._track_longest = track_longest
-        self._tallest: list[tuple[int, int]] = []
+        self._tallest: list[int] = []
 
     def add(self, job: Job, length: int) -> None:
         """Let a request with `length` tokens of KV join."""
@@ -37,7 +41,7 @@ class Batch:
         self.offset_sum += offset
         self.fresh.add(request)
         if self._track_longest:
-            heappush(self._tallest, (-offset, request))
+            heappush(self._tallest, -offset << _ID_BITS | request)
 
     def remove(self, request: int) -> Row:
         """Let a live row leave."""
@@ -64,9 +68,9 @@ class Batch:
         """Tokens of KV that the longest row holds, held rows counted; 0 when the batch is empty."""
         tallest, rows, held = self._tallest, self.rows, self.held
         while tallest:
-            offset, request = tallest[0]
-            row = rows.get(request) or held.get(request)
-            if row is not None and row[1] == -offset:
-                return self.clock - offset
+            entry = tallest[0]
+            row = rows.get(entry & _ID) or held.get(entry & _ID)
+            if row is not None and row[1] == -(entry >> _ID_BITS):
+                return self.clock + row[1]
             heappop(tallest)
         return 0

@@ -4,7 +4,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.errors import InputError
-from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, IDLE_THROUGH_ARRIVALS, Plan
+from policies.plan import (
+    CARRY_ON_THROUGH_ARRIVALS,
+    CARRY_ON_UNTIL_ARRIVAL,
+    IDLE,
+    IDLE_THROUGH_ARRIVALS,
+    NOT,
+    THROUGH_ARRIVALS,
+    UNTIL_ARRIVAL,
+    Plan,
+    Steady,
+    inserting,
+    prefilling,
+)
 from policies.policy import Policy, Traits, require_choice, require_positive
 from policies.view import View
 
@@ -81,12 +93,23 @@ class Baton(Policy):
         if view.ready:
             free_rows = self.max_batch - len(view.rows)
             if free_rows:
-                return Plan(insert=list(view.ready)[:free_rows], decode=True)
+                return inserting(list(view.ready)[:free_rows], self._steady_once_inserted(view))
         elif view.parked:
             resumable = view.resumable()
             if resumable:
                 return Plan(insert=list(view.parked)[:resumable], decode=True)
         return None
+
+    def _steady_once_inserted(self, view: View) -> Steady:
+        """How long nothing changes after a batch without preemption was given its ready rows."""
+        if self.prefill != "inline" or self.reserve != "max":
+            return NOT
+        if self._free_places(view) <= 0:
+            return THROUGH_ARRIVALS
+        return NOT if view.waiting else UNTIL_ARRIVAL
+
+    def _free_places(self, view: View) -> int:
+        return self.max_batch + self.prefill_ahead - len(view.rows) - view.beside
 
     def _group(self, view: View) -> Plan | None:
         """All waiting requests that have a free row, or a place ahead, and memory."""
@@ -97,10 +120,12 @@ class Baton(Policy):
         apart = self.prefill == "dedicated" or (self.embedding != "direct" and bool(view.rows or beside))
         if apart:
             room += self.prefill_ahead
+        if room <= 0:
+            return None
         if self.max_prefill is not None:
             room = min(room, self.max_prefill)
-        group = view.admissible(room, apart) if room > 0 else None
-        return Plan(group, apart=apart) if group else None
+        group = view.admissible(room, apart)
+        return prefilling(group, False, apart) if group else None
 
     def _carry_on(self, view: View) -> Plan:
         if not view.rows:
@@ -112,4 +137,4 @@ class Baton(Policy):
         """Whether a job that arrives now could be prefilled, though none that waits can."""
         if view.parked or (view.waiting and self.order == "fcfs"):
             return False
-        return self.max_batch + self.prefill_ahead - len(view.rows) - view.beside > 0
+        return self._free_places(view) > 0

@@ -133,7 +133,7 @@ class Slots(Reserving):
         free = self.limit - self.used
         taken: list[Job] = []
         for job in jobs:
-            free -= job.prompt_tokens + job.max_new_tokens
+            free -= job[2] + job[3]
             if free < 0:
                 break
             taken.append(job)
@@ -143,14 +143,14 @@ class Slots(Reserving):
         """Reserve slots."""
         used = self.used
         for job in jobs:
-            used += job.prompt_tokens + job.max_new_tokens
+            used += job[2] + job[3]
         if used > self.limit:
             raise KVShortage(f"{used} KV slots reserved, {self.limit} there")
         self.used = used
 
     def release(self, job: Job, length: int) -> None:
         """Give the reservation back."""
-        self.used -= job.prompt_tokens + job.max_new_tokens
+        self.used -= job[2] + job[3]
 
     def park(self, job: Job, length: int) -> int:
         """Keep the reservation."""

@@ -109,15 +109,14 @@ class Ledger:
     def admissible(self, count: int, apart: bool = False) -> list[Job]:
         """Of the first `count` waiting jobs, those that memory can take together, on the prefill GPU too."""
         taken = self.book.fitting(islice(self.waiting, count), self.prefill_length, apart)
-        while taken and not self._fits_remote(taken):
-            taken.pop()
+        if self._remote_limit is not None:
+            while taken and not self._fits_remote(taken):
+                taken.pop()
         return taken
 
     def _fits_remote(self, jobs: Sequence[Job]) -> bool:
-        if self._remote_limit is None:
-            return True
         longest = max(self.prefill_length(job) for job in jobs)
-        return sum(self.remote.values()) + len(jobs) * longest <= self._remote_limit
+        return sum(self.remote.values()) + len(jobs) * longest <= (self._remote_limit or 0)
 
     # begin
 
@@ -149,8 +148,9 @@ class Ledger:
         if decode:
             if book.shaped:
                 book.compact()
-            self.inserted = len(batch.fresh)
-            batch.fresh.clear()
+            fresh = batch.fresh
+            self.inserted = len(fresh)
+            fresh.clear()
         if lane:
             self._copy_owed += book.copied
             book.copied = 0
@@ -169,7 +169,10 @@ class Ledger:
         """Move jobs out of the queue and into memory."""
         if not self.waiting.take(jobs):
             raise IllegalPlan("prefill names waiting jobs, each once")
-        lengths = [self.prefill_length(job) for job in jobs] if self.progress else [job[2] for job in jobs]
+        if self.progress:
+            lengths = [self.prefill_length(job) for job in jobs]
+        else:
+            lengths = [jobs[0][2]] if len(jobs) == 1 else [job[2] for job in jobs]
         try:
             self.book.admit(jobs, lengths, apart)
         except KVShortage as shortage:
@@ -182,7 +185,8 @@ class Ledger:
     def _shape(self, lane: int, plan: Plan) -> None:
         """Do a plan that has several parts, or none of them."""
         self._check_shaping(lane, plan)
-        if self.parked or plan.park or plan.drop or plan.prefill or self.book.grows:
+        prefill, _, park, drop, _, _, _, _ = plan
+        if self.parked or park or drop or prefill or self.book.grows:
             saved = self.book.save()
             try:
                 self._change_memory(plan)
@@ -211,23 +215,26 @@ class Ledger:
             raise IllegalPlan("a request is inserted once")
         if decode and not rows:
             raise IllegalPlan("no row to decode")
-        if insert and rows + self._in_place(1) > self.max_rows:
+        if insert and rows + (self._in_place(1) if self._active[1] else 0) > self.max_rows:
             raise IllegalPlan(f"more than {self.max_rows} rows")
         if prefill:
             self._check_prefill(lane, prefill, decode, apart, rows)
 
     def _check_prefill(self, lane: int, jobs: Sequence[Job], decode: bool, apart: bool, rows: int) -> None:
-        if not self._fits_remote(jobs):
+        if self._remote_limit is not None and not self._fits_remote(jobs):
             raise IllegalPlan("KV memory of the prefill GPU is full")
         if decode and (lane or apart or not rows):
             raise IllegalPlan("only rows on lane 0 decode, and never beside a prefill apart from the batch")
-        if apart and self._hold_finished:
-            raise IllegalPlan("a batch that runs to completion takes no newcomer, so none is prefilled apart from it")
-        if not apart:
-            if lane and (rows or self._active[0]):
-                raise IllegalPlan("only an idle, empty batch is prefilled in place from the other lane")
-            if rows + len(self.batch.held) + self._in_place(1 - lane) + len(jobs) > self.max_rows:
-                raise IllegalPlan(f"more than {self.max_rows} rows")
+        if apart:
+            if self._hold_finished:
+                raise IllegalPlan("a batch that runs to completion takes no newcomer, so none is prefilled apart")
+            return
+        if lane and (rows or self._active[0]):
+            raise IllegalPlan("only an idle, empty batch is prefilled in place from the other lane")
+        if self._active[1 - lane] is not None:
+            rows += self._in_place(1 - lane)
+        if rows + len(self.batch.held) + len(jobs) > self.max_rows:
+            raise IllegalPlan(f"more than {self.max_rows} rows")
 
     def _in_place(self, lane: int) -> int:
         """Requests that the lane is about to turn into rows."""
@@ -269,14 +276,18 @@ class Ledger:
             job, _ = batch.remove(request)
             self.progress[request] = length - job.prompt_tokens + 1
             self.waiting.push(job)
-        for request in plan.insert:
+        progress, book = self.progress, self.book
+        for request in plan[1]:
             ready = self.ready.pop(request, None)
-            job, length = (ready, self.prefill_length(ready)) if ready else self.parked.pop(request)
+            if ready is None:
+                job, length = self.parked.pop(request)
+            else:
+                job, length = ready, self.prefill_length(ready) if progress else ready[2]
             batch.add(job, length)
-            if self.book.follows_rows:
-                self.book.join(job, length)
-            if self.progress:
-                self.progress.pop(request, None)
+            if book.follows_rows:
+                book.join(job, length)
+            if progress:
+                progress.pop(request, None)
 
     # commit
 
@@ -294,33 +305,36 @@ class Ledger:
         plan = self._active[lane]
         if plan is None:
             raise IllegalPlan(f"lane {lane} is idle")
-        if finished:
-            self._check_finished(plan, finished)
+        prefill, _, _, _, decode, _, _, _ = plan
+        batch = self.batch
+        computed = batch.rows if decode else ()
+        for request in finished:
+            if request not in computed and not any(job[0] == request for job in prefill):
+                raise IllegalPlan(f"request {request} was not computed, so it cannot finish")
         self._active[lane] = None
-        if plan.decode:
-            batch = self.batch
+        if decode:
             batch.clock += 1
             if steps > 1:
                 if self.book.grows:
                     self.book.decode(steps - 1, batch.longest)
                     self.stretch_peak = max(self.stretch_peak, self.book.used)
                 batch.clock += steps - 1
-        if plan.prefill:
-            finished = self._land(plan, lane, finished)
+        if prefill:
+            finished = self._land(prefill, plan[5], lane, finished)
         if finished:
             self._finish_rows(finished)
 
-    def _land(self, plan: Plan, lane: int, finished: Sequence[int]) -> Sequence[int]:
+    def _land(self, jobs: Sequence[Job], apart: bool, lane: int, finished: Sequence[int]) -> Sequence[int]:
         """Give the prefilled jobs their next state; return the finished requests that are rows."""
         self.prefilling[lane] = ()
-        ended: set[int] = set()
-        if finished and not self._hold_finished:
-            ended = {job.id for job in plan.prefill}.intersection(finished)
-        apart, beside = plan.apart, self.ready if self._remote_limit is None else self.sending
+        ended: list[int] = []
+        may_end = bool(finished) and not self._hold_finished
+        beside = self.ready if self._remote_limit is None else self.sending
         batch, progress, follows_rows = self.batch, self.progress, self.book.follows_rows
-        for job in plan.prefill:
+        for job in jobs:
             length = self.prefill_length(job) if progress else job[2]
-            if ended and job[0] in ended:
+            if may_end and job[0] in finished:
+                ended.append(job[0])
                 self.book.release(job, length)
                 self.remote.pop(job[0], None)
             elif apart:
@@ -333,12 +347,6 @@ class Ledger:
             if progress:
                 progress.pop(job[0], None)
         return [request for request in finished if request not in ended] if ended else finished
-
-    def _check_finished(self, plan: Plan, finished: Sequence[int]) -> None:
-        rows = self.batch.rows if plan.decode else ()
-        for request in finished:
-            if request not in rows and not any(job.id == request for job in plan.prefill):
-                raise IllegalPlan(f"request {request} was not computed, so it cannot finish")
 
     def _finish_rows(self, finished: Sequence[int]) -> None:
         batch, book, clock, rows = self.batch, self.book, self.batch.clock, self.batch.rows

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan, Steady
+from policies.plan import (
+    CARRY_ON_THROUGH_ARRIVALS,
+    CARRY_ON_UNTIL_ARRIVAL,
+    IDLE,
+    THROUGH_ARRIVALS,
+    UNTIL_ARRIVAL,
+    Plan,
+    prefilling,
+)
 from policies.policy import Policy, Traits, require_choice
 from policies.view import View
 
@@ -42,14 +50,15 @@ class Orca(Policy):
         """Admit from the queue's head what has a place and fits, and decode everybody else."""
         if self.order != "fcfs" and self.layout == "selective":
             return self._reorder(view)
-        room = self.max_batch - len(view.rows)
-        if room > 0 and view.waiting:
-            newcomers = view.admissible(room)
-            if newcomers:
-                return Plan(newcomers, decode=bool(view.rows))
-        if not view.rows:
+        room, waiting = self.max_batch - len(view.rows), len(view.waiting)
+        newcomers = view.admissible(room) if room > 0 and waiting else []
+        if not newcomers and not view.rows:
             return IDLE
-        arrivals_matter = room > 0 and (not view.waiting or self.order != "fcfs")
+        # Those that stay behind have no place, or do not fit before a row finishes; a job that arrives may.
+        arrivals_matter = room > len(newcomers) and (waiting == len(newcomers) or self.order != "fcfs")
+        if newcomers:
+            steady = UNTIL_ARRIVAL if arrivals_matter else THROUGH_ARRIVALS
+            return prefilling(newcomers, bool(view.rows), False, steady)
         return CARRY_ON_UNTIL_ARRIVAL if arrivals_matter else CARRY_ON_THROUGH_ARRIVALS
 
     def _reorder(self, view: View) -> Plan:
@@ -63,4 +72,4 @@ class Orca(Policy):
         if not turns:
             return IDLE
         decode = len(turns) > len(prefill)
-        return Plan(prefill, insert, park, decode=decode, steady=Steady.UNTIL_ARRIVAL)
+        return Plan(prefill, insert, park, decode=decode, steady=UNTIL_ARRIVAL)

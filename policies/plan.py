@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from policies.job import Job
 
+_new = tuple.__new__
+
 
 class Steady(IntEnum):
     """How long a policy promises that its next answers are "carry on".
@@ -18,6 +20,9 @@ class Steady(IntEnum):
     NOT = 0
     UNTIL_ARRIVAL = 1
     THROUGH_ARRIVALS = 2
+
+
+NOT, UNTIL_ARRIVAL, THROUGH_ARRIVALS = Steady
 
 
 class Plan(NamedTuple):
@@ -41,7 +46,17 @@ class Plan(NamedTuple):
     decode: bool = False
     apart: bool = False
     ask_at: float = math.inf
-    steady: Steady = Steady.NOT
+    steady: Steady = NOT
+
+
+def prefilling(jobs: Sequence[Job], decode: bool, apart: bool, steady: Steady = NOT) -> Plan:
+    """Return `Plan(jobs, decode=decode, apart=apart, steady=steady)`, at a third of the cost."""
+    return _new(Plan, (jobs, (), (), (), decode, apart, math.inf, steady))
+
+
+def inserting(requests: Sequence[int], steady: Steady = NOT) -> Plan:
+    """Return `Plan(insert=requests, decode=True, steady=steady)`, at a third of the cost."""
+    return _new(Plan, ((), requests, (), (), True, False, math.inf, steady))
 
 
 IDLE = Plan(steady=Steady.UNTIL_ARRIVAL)

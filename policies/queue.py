@@ -94,7 +94,10 @@ class ArrivalQueue(deque[Job]):
             return True
         if len(jobs) > len(self):
             return False
-        if all(job is head for job, head in zip(jobs, self, strict=False)):
+        for job, head in zip(jobs, self, strict=False):
+            if job is not head:
+                break
+        else:
             for _ in jobs:
                 self.popleft()
             return True

@@ -2,8 +2,8 @@
 
 Rows are aligned on the left: row r holds its tokens in columns [0, length). The rectangle is one allocation, so a
 change of its shape is a copy that needs the old and the new buffer at once, and closes the holes between rows; it is
-free only while no row is live. A row that leaves makes a hole; newcomers fill holes first, and before a decode step the last rows move into those
-that are left, so that the live rows are always 0 to n - 1.
+free only while no row is live. A row that leaves makes a hole; newcomers fill holes first, and before a decode step
+the last rows move into those that are left, so that the live rows are always 0 to n - 1.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -64,6 +64,14 @@ class Rectangle:
         """Columns for a window that holds `longest` tokens and the next, with room to grow as far as there is any."""
         return max(longest + 1, min(self.limit - beside, longest + 1 + HEADROOM))
 
+    def _fits(self, newcomers: int, need: int, beside: int) -> bool:
+        """Whether the rectangle can stay as it is: what `_shape` finds out, and faster."""
+        occupants = len(self._needs) + newcomers
+        if occupants > self._max_rows:
+            occupants = self._max_rows
+        rows, capacity = self.rows, self.capacity
+        return occupants <= rows and need <= capacity and rows * capacity + beside <= self.limit
+
     def _shape(self, newcomers: int, need: int, beside: int, leavers: int = 0) -> tuple[int, int] | None:
         """Return the (rows, capacity) that holds everyone and `newcomers`, or None if memory does not allow it.
 
@@ -105,15 +113,15 @@ class Rectangle:
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
         """Return the jobs, from the first, that can be prefilled as one padded group and then have a row each."""
         taken: list[Job] = []
-        longest, need, beside = 0, self._window_need(), self._beside_sum
+        longest, need, beside = 0, self._window_need() if self.grows else 0, self._beside_sum
         for count, job in enumerate(jobs, start=1):
             tokens = length(job)
             if apart:
                 longest = tokens if tokens > longest else longest
                 beside = self._beside_sum + count * longest
-            columns = self._need(job, tokens, beside)
+            columns = self._columns(tokens, beside) if self.grows else job[2] + job[3]
             need = columns if columns > need else need
-            if self._shape(count, need, beside) is None:
+            if not self._fits(count, need, beside) and self._shape(count, need, beside) is None:
                 break
             taken.append(job)
         return taken
@@ -123,13 +131,18 @@ class Rectangle:
 
     def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
         """Shape the rectangle for the newcomers; give each a row, or take the padded group beside it if `apart`."""
-        longest = max(lengths)
+        longest = lengths[0] if len(lengths) == 1 else max(lengths)
         beside = self._beside_sum + len(jobs) * longest if apart else self._beside_sum
-        needs = {job[0]: self._need(job, length, beside) for job, length in zip(jobs, lengths, strict=True)}
-        self._reshape(self._shape(len(jobs), max(max(needs.values()), self._window_need()), beside))
+        need, needs = self._window_need() if self.grows else 0, {}
+        for job, length in zip(jobs, lengths, strict=True):
+            needs[job[0]] = columns = self._columns(length, beside) if self.grows else job[2] + job[3]
+            need = columns if columns > need else need
+        if not self._fits(len(jobs), need, beside):
+            self._reshape(self._shape(len(jobs), need, beside))
         self._needs.update(needs)
         if apart:
-            self._beside.update(dict.fromkeys(needs, longest))
+            for request in needs:
+                self._beside[request] = longest
             self._beside_sum = beside
         else:
             for request in needs:
@@ -137,11 +150,12 @@ class Rectangle:
 
     def join(self, job: Job, length: int) -> None:
         """Give the job a row unless it has one, and embed its KV there if it lay beside the rectangle."""
-        if job.id in self._beside:
-            self._beside_sum -= self._beside.pop(job.id)
+        request = job[0]
+        if request in self._beside:
+            self._beside_sum -= self._beside.pop(request)
             self.copied += length
-        if job.id not in self._places:
-            self._place(job.id)
+        if request not in self._places:
+            self._place(request)
 
     def _place(self, request: int) -> None:
         if self._holes:
@@ -154,9 +168,11 @@ class Rectangle:
 
     def release(self, job: Job, length: int) -> None:
         """Make a hole of the row, or free what lay beside; the last request frees the rectangle."""
-        del self._needs[job.id]
-        self._beside_sum -= self._beside.pop(job.id, 0)
-        place = self._places.pop(job.id, None)
+        request = job[0]
+        del self._needs[request]
+        if request in self._beside:
+            self._beside_sum -= self._beside.pop(request)
+        place = self._places.pop(request, None)
         if place is not None:
             self.slots[place] = None
             heappush(self._holes, place)

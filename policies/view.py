@@ -40,7 +40,8 @@ class View:
     def beside(self) -> int:
         """Requests that are being prefilled, sent or ready, and will want a row."""
         ledger = self._ledger
-        return len(ledger.prefilling[0]) + len(ledger.prefilling[1]) + len(ledger.sending) + len(ledger.ready)
+        one, other = ledger.prefilling
+        return len(one) + len(other) + len(ledger.sending) + len(ledger.ready)
 
     def length(self, request: int) -> int:
         """Tokens of KV that a live row holds."""

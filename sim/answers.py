@@ -57,6 +57,7 @@ class Answers:
         """
         ended: list[int] = []
         output_tokens, left, preemptions = self._output_tokens, self._left, self.preemptions
+        due, join_clock = self._due, self.join_clock
         for job in jobs:
             request = job[0]
             if preemptions and request in preemptions:
@@ -72,14 +73,22 @@ class Answers:
                 self.finish_s[request] = now
             elif clock is None:
                 left[request] = remaining
-            else:
+            elif preemptions:
                 self._join(request, clock, remaining)
+            else:
+                heappush(due, (clock + remaining) << _ID_BITS | request)
+                join_clock[request] = clock
         return ended
 
     def joined(self, requests: Iterable[int], clock: int) -> None:
         """Requests have become rows; their next tokens come with the decode step that starts at `clock`."""
+        left, due, join_clock = self._left, self._due, self.join_clock
         for request in requests:
-            self._join(request, clock, self._left.pop(request))
+            if self.preemptions:
+                self._join(request, clock, left.pop(request))
+            else:
+                heappush(due, (clock + left.pop(request)) << _ID_BITS | request)
+                join_clock[request] = clock
 
     def _join(self, request: int, clock: int, left: int) -> None:
         heappush(self._due, (clock + left) << _ID_BITS | request)

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from sim.log import Slice
+from sim.log import Fields, Slice
 
 Array = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ class BusyTime:
         self._open = np.zeros((2, 0))
         self._lane_end = {0: 0.0}
 
-    def __call__(self, records: Slice) -> None:
+    def __call__(self, records: Slice | Fields) -> None:
         """Add a slice."""
         start, end = records["start_s"], records["start_s"] + records["duration_s"]
         for lane in set(records["lane"].tolist()):

@@ -23,6 +23,9 @@ from sim.model import Model
 Array = npt.NDArray[np.float64]
 
 
+_new = tuple.__new__
+
+
 class Demand(NamedTuple):
     """What an iteration asks of a GPU that it shares: seconds of FLOPs and of memory traffic at reachable rates."""
 
@@ -41,7 +44,10 @@ class CostModel(ABC):
     Attributes:
         hardware: The device.
         model: The model.
+        counts_insertions: Whether a decode step takes longer for rows that it decodes for the first time.
     """
+
+    counts_insertions = False
 
     def __init__(self, hardware: Device, model: Model) -> None:
         """Know whose rates and dimensions count."""
@@ -51,6 +57,19 @@ class CostModel(ABC):
     @abstractmethod
     def seconds(self, work: Work) -> float:
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
+
+    def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
+        """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it."""
+        return self.seconds(
+            Work(
+                rows=rows,
+                inserted_rows=inserted,
+                kv_read=kv,
+                kv_copied=copied,
+                kv_host=host,
+                attention_launches=launches,
+            )
+        )
 
     @abstractmethod
     def seconds_each(self, work: Work) -> Array:
@@ -129,6 +148,19 @@ class Roofline(CostModel):
             seconds += copied * self._copy_s + host * self._host_s
         return seconds
 
+    def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
+        """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it, and faster."""
+        layers, layers_read = rows * self._layers_flops_s, self._layers_read_s
+        head, head_read = rows * self._head_flops_s, self._head_read_s
+        seconds = self._step_s + kv * self._kv_s
+        seconds += self._pass_s + (layers if layers > layers_read else layers_read)
+        seconds += head if head > head_read else head_read
+        if launches > 1:
+            seconds += (launches - 1) * self._launch_s
+        if copied or host:
+            seconds += copied * self._copy_s + host * self._host_s
+        return seconds
+
     def seconds_each(self, work: Work) -> Array:
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
         kv = work.kv_read + work.kv_held + work.kv_padding
@@ -148,12 +180,16 @@ class Roofline(CostModel):
 
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource; neither exceeds `seconds`."""
-        pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
-        kv = work.kv_read + work.kv_held + work.kv_padding
-        slots = computed_slots(work)
-        sampled = work.rows + work.held_rows + work.prefill_rows
-        flops_s = slots * self._layers_flops_s + sampled * self._head_flops_s + (pairs + kv) * self._pair_s
-        traffic_s = kv * self._kv_read_s + work.kv_copied * self._copy_s
+        (
+            _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
+            kv_read, kv_held, kv_padding, copied, _, _, _, _,
+        ) = work  # fmt: skip
+        kv = kv_read + kv_held + kv_padding
+        pairs += padding_pairs + insertion_pairs
+        slots = rows + held + tokens + padding + insertion
+        flops_s = slots * self._layers_flops_s + (rows + held + prompts) * self._head_flops_s
+        flops_s += (pairs + kv) * self._pair_s
+        traffic_s = kv * self._kv_read_s + copied * self._copy_s
         if slots:
             traffic_s += self._layers_read_s + self._head_read_s
-        return Demand(flops_s, traffic_s)
+        return _new(Demand, (flops_s, traffic_s))

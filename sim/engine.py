@@ -20,20 +20,20 @@ from policies.concatenated import Concatenated
 from policies.job import Job
 from policies.kv import KVBook, Paged, Slots, StaticRectangle
 from policies.ledger import IllegalPlan, Ledger
-from policies.plan import CARRY_ON, Plan, Steady
+from policies.plan import (
+    CARRY_ON,
+    THROUGH_ARRIVALS,
+    Plan,
+)
 from policies.policy import Policy
 from policies.queue import Predictor, declared, make_queue
 from policies.rectangle import Rectangle
-from policies.view import View
 from sim.answers import Answers
 from sim.cost import CostModel
-from sim.layout import COUNTS
 from sim.log import IterationLog
-from sim.source import source_of
+from sim.loop import DECODE, PREFILL, Loop
 from sim.task import Task
 from workloads.requests import Requests
-
-DECODE, PREFILL = 0, 1
 
 
 def make_ledger(policy: Policy, kv_tokens: int, predictor: Predictor, remote_tokens: int | None = None) -> Ledger:
@@ -55,7 +55,7 @@ def make_ledger(policy: Policy, kv_tokens: int, predictor: Predictor, remote_tok
     return Ledger(batch, books[traits.memory](), queue, policy.max_batch, traits.hold_finished, remote)
 
 
-class Engine:
+class Engine(Loop):
     """Runs one policy on one workload.
 
     Attributes:
@@ -87,29 +87,16 @@ class Engine:
             predictor: What `sjf` orders by.
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
         """
-        self.ledger = make_ledger(policy, kv_tokens, predictor, remote_kv_tokens or kv_tokens)
-        self.answers = Answers(requests)
+        ledger = make_ledger(policy, kv_tokens, predictor, remote_kv_tokens or kv_tokens)
+        super().__init__(requests, policy, cost, log, ledger, stretch)
         self.link_busy_s = 0.0
-        self._policy = policy
-        self._traits = policy.traits
-        self._view = View(self.ledger)
-        self._cost = cost
-        self._count = COUNTS[self._traits.layout]
-        self._log = log
-        self._stretch = stretch
-        self._source = source_of(requests)
-        self._closed_loop = requests.concurrency is not None
         self._env = simpy.Environment()
-        self._now = 0.0
         self._two_lanes = self._traits.lanes != "one"
         self._tasks: list[Task | None] = [None, None]
         self._alarms: list[Event | None] = [None, None]
         self._on_end = [partial(self._end, lane) for lane in (DECODE, PREFILL)]
         self._on_alarm = [partial(self._wake, lane) for lane in (DECODE, PREFILL)]
         self._shared = self._traits.lanes == "shared"
-        self._release_with_batch = self._traits.release_with_batch
-        self._unreleased: list[int] = []
-        self._decoded_s = 0.0
         self._link_free_s = 0.0
 
     def run(self) -> Answers:
@@ -125,18 +112,6 @@ class Engine:
         self._log.flush()
         return self.answers
 
-    # the loop: ask, begin, commit
-
-    def _run_alone(self) -> None:
-        """Run the only lane until it idles. Nothing else can happen in the meantime, so no event is needed."""
-        task = self._ask(DECODE)
-        while task is not None:
-            self._now = now = task.start + task.left
-            self._log.append(task, task.left, task.first, task.steps)
-            self._tasks[DECODE] = None
-            self._commit(DECODE, task, task.steps, now)
-            task = self._ask(DECODE)
-
     def _ask(self, lane: int) -> Task | None:
         now = self._now
         if self._source.next_s <= now:
@@ -149,20 +124,21 @@ class Engine:
         return None
 
     def _begin(self, lane: int, plan: Plan, now: float) -> Task:
-        if self._two_lanes:
+        other = self._tasks[1 - lane]
+        if other is not None and other.steps > 1:
             self._cut(1 - lane)
         ledger = self.ledger
         ledger.begin(lane, plan)
         prefill, insert, park, drop, _, _, _, steady = plan
-        if park or drop:
-            self.answers.interrupted([*park, *drop], ledger.batch.clock, self._decoded_s)
-        if insert:
-            self.answers.joined(insert, ledger.batch.clock)
+        rearranged = insert or park or drop
+        if rearranged:
+            self._rearranged(plan)
         work = self._count(ledger, plan, lane)
         task = Task(plan, work, now, self._cost.seconds(work), ledger)
         self._alarms[lane] = None
         self._tasks[lane] = task
-        if steady and self._stretch and not (prefill or insert or park or drop or work.kv_copied):
+        alike = not (prefill or rearranged or work.kv_copied or (work.inserted_rows and self._cost.counts_insertions))
+        if steady and self._stretch and alike:
             self._extend(task, lane)
         return task
 
@@ -176,64 +152,15 @@ class Engine:
             steps = min(steps, 1 + ledger.book.further_steps())
         if steps > 1:
             task.growth = self._cost.growth(task.work.rows + task.work.held_rows)
-            _, _, _, _, _, _, until, steady = task.plan
-            if steady is Steady.UNTIL_ARRIVAL and self._source.next_s < until:
-                until = self._source.next_s
-            if until < math.inf and until < task.start + task.elapsed(steps):
-                steps = min(steps, task.steps_until(until - task.start))
-            task.steps = steps
-            task.left = task.elapsed(steps)
-
-    def _commit(self, lane: int, task: Task, steps: int, now: float) -> None:
-        ledger, answers = self.ledger, self.answers
-        prefill, _, _, _, decode, apart, _, _ = task.plan
-        ended: list[int] = []
-        if decode:
-            self._decoded_s = now
-            ended = answers.ending(ledger.batch.clock + steps, now)
-        if prefill:
-            clock = None if apart else ledger.batch.clock + (steps if decode else 0)
-            ended += answers.prefilled(prefill, task.start, now, clock)
-            ledger.commit(lane, ended, steps)
-            if ledger.sending:
-                self._send([job for job in prefill if job[0] in ledger.sending])
-        else:
-            ledger.commit(lane, ended, steps)
-        if ended:
-            if self._release_with_batch:
-                ended = self._released(ended, now)
-            answers.finished += len(ended)
-            if self._closed_loop:
-                self._source.left(len(ended), now)
-
-    def _released(self, ended: list[int], now: float) -> list[int]:
-        """Of a batch whose answers leave together: all of them once its last row has ended."""
-        self._unreleased += ended
-        if self.ledger.batch.rows:
-            return []
-        released, self._unreleased = self._unreleased, []
-        self.answers.released(released, now)
-        return released
-
-    # arrivals and idle lanes
-
-    def _admit(self, now: float) -> None:
-        while self._source.next_s <= now:
-            jobs = self._source.take(now)
-            if self._closed_loop:
-                for job in jobs:
-                    self.answers.arrival_s[job.id] = job.arrival_s
-            rejected = self.ledger.submit(jobs)
-            if rejected:
-                self.answers.rejected.update(job.id for job in rejected)
-                self._source.left(len(rejected), now)
+            task.steps = self._steps(task.plan, task.start, task.first, task.growth, steps)
+            task.left = task.elapsed(task.steps)
 
     def _sleep(self, lane: int, plan: Plan) -> None:
         if plan.ask_at <= self._now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         until = plan.ask_at
-        if plan.steady is not Steady.THROUGH_ARRIVALS:
-            until = min(until, self._source.next_s)
+        if plan.steady is not THROUGH_ARRIVALS and self._source.next_s < until:
+            until = self._source.next_s
         self._alarms[lane] = None
         if until < math.inf:
             self._alarms[lane] = alarm = Timeout(self._env, until - self._env.now)
@@ -254,8 +181,10 @@ class Engine:
 
     def _turn(self, lane: int) -> None:
         """Something has changed: ask a lane that idles, cut the stretch of one that runs."""
-        if self._tasks[lane] is not None:
-            self._cut(lane)
+        task = self._tasks[lane]
+        if task is not None:
+            if task.steps > 1:
+                self._cut(lane)
         elif (task := self._ask(lane)) and not self._shared:
             self._schedule(lane, task, task.left)
 
@@ -271,7 +200,7 @@ class Engine:
         duration = now - task.start
         self._log.append(task, duration, duration if task.steps == 1 else task.first, task.steps)
         self._tasks[lane] = None
-        self._commit(lane, task, task.steps, now)
+        self._commit(lane, task.plan, task.start, task.steps, now)
         self._turn(1 - lane)
         self._turn(lane)
         self._share()
@@ -286,7 +215,7 @@ class Engine:
         if done:
             boundary = task.start + task.elapsed(done)
             self._log.append(task, boundary - task.start, task.first, done)
-            self._commit(lane, task, done, boundary)
+            self._commit(lane, task.plan, task.start, done, boundary)
             self.ledger.begin(lane, CARRY_ON)
             work = self._count(self.ledger, CARRY_ON, lane)
             task = self._tasks[lane] = Task(task.plan, work, boundary, self._cost.seconds(work), self.ledger)
@@ -299,22 +228,32 @@ class Engine:
         """Re-time the lanes of a shared GPU: neither of its resources serves more than one second per second."""
         if not self._shared:
             return
-        now, slowdown = self._now, 1.0
+        slowdown = 1.0
         one, other = self._tasks
         if one is not None and other is not None:
-            (flops, traffic), (other_flops, other_traffic) = self._usage(one), self._usage(other)
-            slowdown = max(1.0, flops + other_flops, traffic + other_traffic)
-        for lane, task in enumerate(self._tasks):
-            if task is not None and (task.event is None or task.slowdown != slowdown):
-                task.left = max(0.0, task.left - (now - task.since) / task.slowdown)
-                task.since, task.slowdown = now, slowdown
-                self._schedule(lane, task, task.left * slowdown)
+            flops, traffic = one.usage or self._usage(one)
+            other_flops, other_traffic = other.usage or self._usage(other)
+            flops, traffic = flops + other_flops, traffic + other_traffic
+            slowdown = flops if flops > traffic else traffic
+            if slowdown < 1.0:
+                slowdown = 1.0
+        if one is not None and (one.event is None or one.slowdown != slowdown):
+            self._slow(DECODE, one, slowdown)
+        if other is not None and (other.event is None or other.slowdown != slowdown):
+            self._slow(PREFILL, other, slowdown)
+
+    def _slow(self, lane: int, task: Task, slowdown: float) -> None:
+        """Let what is left of a task take so many times longer than alone."""
+        now = self._now
+        if now > task.since:
+            task.left = max(0.0, task.left - (now - task.since) / task.slowdown)
+        task.since, task.slowdown = now, slowdown
+        self._schedule(lane, task, task.left * slowdown)
 
     def _usage(self, task: Task) -> tuple[float, float]:
-        if task.usage is None:
-            demand = self._cost.demand(task.work)
-            task.usage = demand.flops_s / task.first, demand.traffic_s / task.first
-        return task.usage
+        flops_s, traffic_s = self._cost.demand(task.work)
+        task.usage = usage = flops_s / task.first, traffic_s / task.first
+        return usage
 
     def _send(self, jobs: Sequence[Job]) -> None:
         """Queue the KV of prefilled jobs on the link."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from policies.work import Work
 from sim.cost import CostModel, computed_slots
-from sim.log import Slice
+from sim.log import Fields, Slice
 
 Array = npt.NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class IdleTime:
         self.lane_s = 0.0
         self._cost = cost
 
-    def add(self, records: Slice, work: Work) -> None:
+    def add(self, records: Slice | Fields, work: Work) -> None:
         """Add records [n] whose mean iterations are `work` [n]."""
         steps = records["steps"].astype(np.float64)
         self.lane_s += float(records["duration_s"].sum())

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sim.answers import Answers
 from sim.histogram import WIDTH, LogHistogram
-from sim.log import Slice
+from sim.log import Fields, Slice
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ class InterTokenLatency:
         self._decoded_s = 0.0
         self._joins: list[tuple[Ints, Array]] = []
 
-    def __call__(self, records: Slice) -> None:
+    def __call__(self, records: Slice | Fields) -> None:
         """Count the gaps of a slice."""
         decodes = np.flatnonzero((records["rows"] > 0) & (records["lane"] == 0))
         if not len(decodes):

@@ -1,7 +1,6 @@
 """What an iteration computes under each layout: plan and state in, `Work` out."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from policies.job import Job
 from policies.ledger import Ledger
@@ -12,23 +11,22 @@ from policies.work import Work
 Count = Callable[[Ledger, Plan, int], Work]
 """Counts the work of a plan that a ledger has just begun on a lane."""
 
+Step = tuple[int, int, int, int, int, int]
+"""What a decode step computes: `rows`, `held_rows`, `kv_read`, `kv_held`, `kv_padding` and `attention_launches`."""
+
+_Prompts = tuple[int, int, int, int, int, int]
+"""What a prefill computes, padding apart: prompts, tokens, pairs, longest, recomputed tokens and pairs."""
+
 _new = tuple.__new__
 
 
-class _Prompts(NamedTuple):
-    """What a prefill computes, padding apart: (query, key) pairs are those of causal attention."""
-
-    prompts: int
-    tokens: int
-    pairs: int
-    longest: int
-    recomputed_tokens: int
-    recomputed_pairs: int
-
-
 def _prompts(ledger: Ledger, jobs: Sequence[Job]) -> _Prompts:
-    tokens = pairs = longest = again = again_pairs = 0
+    """Count prompts; (query, key) pairs are those of causal attention."""
     progress = ledger.progress
+    if len(jobs) == 1 and not progress:
+        tokens = jobs[0][2]
+        return 1, tokens, tokens * (tokens + 1) // 2, tokens, 0, 0
+    tokens = pairs = longest = again = again_pairs = 0
     for job in jobs:
         length = job[2]
         if progress and job[0] in progress:
@@ -39,21 +37,42 @@ def _prompts(ledger: Ledger, jobs: Sequence[Job]) -> _Prompts:
         pairs += length * (length + 1) // 2
         if length > longest:
             longest = length
-    return _new(_Prompts, (len(jobs), tokens, pairs, longest, again, again_pairs))
+    return len(jobs), tokens, pairs, longest, again, again_pairs
+
+
+def fused_step(ledger: Ledger) -> Step:
+    """Each row over its own KV, in one attention kernel."""
+    batch = ledger.batch
+    rows = len(batch.rows)
+    return rows, 0, rows * (batch.clock + 1) + batch.offset_sum, 0, 0, 1
+
+
+def per_request_step(ledger: Ledger) -> Step:
+    """Each row over its own KV, in an attention kernel of its own."""
+    batch = ledger.batch
+    rows = len(batch.rows)
+    return rows, 0, rows * (batch.clock + 1) + batch.offset_sum, 0, 0, rows
+
+
+def padded_step(ledger: Ledger) -> Step:
+    """Every row, held ones too, over the window of the longest."""
+    batch = ledger.batch
+    rows, held, window = len(batch.rows), len(batch.held), batch.longest + 1
+    kv = rows * (batch.clock + 1) + batch.offset_sum
+    return rows, held, kv, held * window, rows * window - kv, 1
 
 
 def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Flattened tokens through the linear layers, one attention kernel over each request's own KV: no padding."""
-    batch = ledger.batch
     rows = kv = inserted = prompts = tokens = pairs = again = again_pairs = 0
-    if plan.decode:
+    if plan[4]:
+        batch = ledger.batch
         rows, inserted = len(batch.rows), ledger.inserted
         kv = rows * (batch.clock + 1) + batch.offset_sum
-    if plan.prefill:
-        prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan.prefill)
-    counts = (lane, rows, 0, inserted, prompts, tokens, pairs, 0, 0, 0, 0)
-    launches = 1 if rows or prompts else 0
-    return _new(Work, (*counts, kv, 0, 0, 0, ledger.host_tokens, launches, again, again_pairs))
+    if plan[0]:
+        prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan[0])
+    prefill, launches, host = (prompts, tokens, pairs), 1 if rows or prompts else 0, ledger.host_tokens
+    return _new(Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, again, again_pairs))
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -64,21 +83,19 @@ def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
 
 def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Rows padded to the window in decode, prompts padded to the longest in prefill; never both in one iteration."""
-    batch = ledger.batch
-    rows = held = inserted = kv = kv_held = kv_padding = 0
-    prompts = tokens = pairs = padding = padding_pairs = again = again_pairs = 0
-    if plan.decode:
-        window = batch.longest + 1
-        rows, held, inserted = len(batch.rows), len(batch.held), ledger.inserted
-        kv = rows * (batch.clock + 1) + batch.offset_sum
-        kv_held, kv_padding = held * window, rows * window - kv
-    elif plan.prefill:
-        prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan.prefill)
-        padding, padding_pairs = prompts * longest - tokens, prompts * longest * (longest + 1) // 2 - pairs
     copied, host = ledger.book.copied, ledger.host_tokens
-    counts = (lane, rows, held, inserted, prompts, tokens, pairs, padding, padding_pairs, 0, 0)
-    launches = 1 if rows or prompts else 0
-    return _new(Work, (*counts, kv, kv_held, kv_padding, copied, host, launches, again, again_pairs))
+    if plan[4]:
+        rows, held, kv, kv_held, padding, _ = padded_step(ledger)
+        inserted = ledger.inserted
+        return _new(
+            Work, (lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0)
+        )
+    prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
+    slots = prompts * longest
+    padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
+    prefill = (prompts, tokens, pairs, padding, padding_pairs)
+    launches = 1 if prompts else 0
+    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs))
 
 
 def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -108,3 +125,12 @@ COUNTS: dict[Layout, Count] = {
     "static": rectangle,
     "shared_rectangle": shared_rectangle,
 }
+
+STEPS: dict[Layout, Callable[[Ledger], Step]] = {
+    "selective_fused": fused_step,
+    "selective_per_request": per_request_step,
+    "rectangle": padded_step,
+    "static": padded_step,
+    "shared_rectangle": padded_step,
+}
+"""Counts a decode step that changes nothing else: what `COUNTS` says of it, and faster."""

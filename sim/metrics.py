@@ -16,7 +16,7 @@ from sim.busy import BusyTime
 from sim.cost import CostModel
 from sim.idle import STALL, IdleTime, IdleTokens
 from sim.intertoken import InterTokenLatency
-from sim.log import Slice, work_of
+from sim.log import Fields, Slice, columns_of, work_of
 from sim.request_table import Columns, request_columns
 from sim.saturation import Saturation
 from workloads.requests import Requests
@@ -95,18 +95,19 @@ class Metrics:
 
     def __call__(self, records: Slice) -> None:
         """Add a slice of the log."""
+        columns = columns_of(records)
         for part in (self._busy, self._gaps, self._saturation):
-            part(records)
-        steps, work = records["steps"].astype(np.float64), mean_work(records)
-        self._idle_time.add(records, work)
+            part(columns)
+        steps, work = columns["steps"].astype(np.float64), mean_work(columns)
+        self._idle_time.add(columns, work)
         self._idle_tokens.add(work, steps)
         self._flops += float((self._cost.useful_flops(work) * steps).sum())
         self._bytes += float((self._cost.moved_bytes(work) * steps).sum())
-        self._end_s = max(self._end_s, float((records["start_s"] + records["duration_s"]).max()))
-        self._kv_peak = max(self._kv_peak, int(records["kv_tokens"].max()))
-        self._count(records, work, steps)
+        self._end_s = max(self._end_s, float((columns["start_s"] + columns["duration_s"]).max()))
+        self._kv_peak = max(self._kv_peak, int(columns["kv_tokens"].max()))
+        self._count(columns, work, steps)
 
-    def _count(self, records: Slice, work: Any, steps: Array) -> None:
+    def _count(self, records: Fields, work: Any, steps: Array) -> None:
         self._iterations += int(records["steps"].sum())
         self._prefill_iterations += int((records["prefill_rows"] > 0).sum())
         self._decode_steps += int(records["steps"][records["rows"] > 0].sum())
@@ -220,7 +221,7 @@ class Metrics:
         }
 
 
-def mean_work(records: Slice) -> Work:
+def mean_work(records: Slice | Fields) -> Work:
     """Return the mean iteration of each record, every field float64 [n]: what a cost linear in KV is exact for."""
     later: Any = (records["steps"] - 1) / 2
     work: Any = Work._make(np.asarray(field, dtype=np.float64) for field in work_of(records))

@@ -274,6 +274,7 @@ class MeasuredCost(CostModel):
         self._shaping = [term for term in decode if term.of in _SHAPING]
         self._launches = [term for term in decode if term.of == "launches"]
         self._kv = [term for term in decode if term.of == "kv"]
+        self.counts_insertions = any(term.of == "inserted_rows" for term in decode)
         self._rest = [term for term in decode if term.of not in (*_SHAPING, "launches", "kv")]
         self._steps: dict[int, _DecodeStep] = {}
 

@@ -14,10 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from policies.errors import InputError
-from sim.log import DTYPE, Slice
+from sim.log import DTYPE, Slice, columns_of
 
-# Plain encoding: dictionaries made a million requests' log cost twice the time and save a tenth of the space.
-_ENCODING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Whole numbers as differences, which takes half the time of compressing them and the same space."""
+    counts = [field.name for field in schema if pa.types.is_integer(field.type)]
+    texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    return {
+        "compression": {name: "none" if name in counts else "lz4" for name in schema.names},
+        "column_encoding": dict.fromkeys(counts, "DELTA_BINARY_PACKED"),
+        "use_dictionary": texts or False,
+    }
 
 
 @contextmanager
@@ -100,14 +108,14 @@ class IterationWriter:
         self._schema = pa.schema([(name, pa.from_numpy_dtype(DTYPE[name])) for name in DTYPE.names or ()])
         try:
             with writing(path):
-                self._file = pq.ParquetWriter(self._draft.part, self._schema, **_ENCODING)
+                self._file = pq.ParquetWriter(self._draft.part, self._schema, **_encoding(self._schema))
         except InputError:  # the file's first bytes may have failed after it was made
             self._draft.drop()
             raise
 
     def __call__(self, records: Slice) -> None:
         """Write a slice."""
-        columns = [pa.array(np.ascontiguousarray(records[name])) for name in self._schema.names]
+        columns = [pa.array(values) for values in columns_of(records).values()]
         with writing(self._path):
             self._file.write_batch(pa.record_batch(columns, schema=self._schema))
 
@@ -146,11 +154,23 @@ def write_requests(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     Raises:
         InputError: if the file cannot be written.
     """
-    arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
-    texts = [name for name, array in arrays.items() if pa.types.is_string(array.type)]
-    table = pa.table(arrays | {name: arrays[name].dictionary_encode() for name in texts})
+    arrays = {
+        name: _categories(values) if values.dtype.kind == "U" else pa.array(values, from_pandas=True)
+        for name, values in columns.items()
+    }
+    table = pa.table(arrays)
     with writing(path), Draft(path) as part:
-        pq.write_table(table, part, compression="zstd", use_dictionary=texts)
+        pq.write_table(table, part, **_encoding(table.schema))
+
+
+def _categories(texts: npt.NDArray[Any]) -> pa.DictionaryArray:
+    """Return texts, of which few are different, as codes: one comparison per category is faster than a hash each."""
+    codes = np.full(len(texts), -1, dtype=np.int32)
+    names: list[str] = []
+    while (codes < 0).any():
+        names.append(str(texts[np.argmin(codes)]))
+        codes[texts == names[-1]] = len(names) - 1
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names, type=pa.string()))
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

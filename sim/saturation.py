@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.answers import Answers
-from sim.log import Slice
+from sim.log import Fields, Slice
 from workloads.requests import Requests
 
 Array = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ class Saturation:
         self._start_s = self._waited_s = 0.0
         self._left_waiting = False
 
-    def __call__(self, records: Slice) -> None:
+    def __call__(self, records: Slice | Fields) -> None:
         """Add a slice."""
         decodes = np.flatnonzero((records["rows"] > 0) & (records["lane"] == 0))
         if len(decodes):

@@ -63,23 +63,34 @@ class Task:
 
     def elapsed(self, steps: int) -> float:
         """Seconds that the first `steps` iterations take, alone on the GPU."""
-        return steps * self.first + self.growth * (steps * (steps - 1) // 2)
-
-    def _crossing(self, seconds: float) -> int:
-        """The number of iterations that take about `seconds`, rounded down."""
-        half = self.first - self.growth / 2
-        return int(2 * seconds / (half + math.sqrt(half * half + 2 * self.growth * seconds)))
+        return elapsed(self.first, self.growth, steps)
 
     def steps_until(self, seconds: float) -> int:
         """The fewest iterations, at least one, that take `seconds` or more."""
-        done = self.steps_done(seconds)
-        return max(1, done if self.elapsed(done) >= seconds else done + 1)
+        return steps_until(self.first, self.growth, seconds)
 
     def steps_done(self, seconds: float) -> int:
         """The most iterations that take `seconds` or less."""
-        steps = self._crossing(seconds)
-        while self.elapsed(steps + 1) <= seconds:
-            steps += 1
-        while self.elapsed(steps) > seconds:
-            steps -= 1
-        return steps
+        return steps_done(self.first, self.growth, seconds)
+
+
+def elapsed(first: float, growth: float, steps: int) -> float:
+    """Seconds that `steps` iterations take: the first of them `first`, each later one `growth` longer than before."""
+    return steps * first + growth * (steps * (steps - 1) // 2)
+
+
+def steps_until(first: float, growth: float, seconds: float) -> int:
+    """The fewest iterations, at least one, that take `seconds` or more."""
+    done = steps_done(first, growth, seconds)
+    return max(1, done if elapsed(first, growth, done) >= seconds else done + 1)
+
+
+def steps_done(first: float, growth: float, seconds: float) -> int:
+    """The most iterations that take `seconds` or less."""
+    half = first - growth / 2
+    steps = int(2 * seconds / (half + math.sqrt(half * half + 2 * growth * seconds)))
+    while elapsed(first, growth, steps + 1) <= seconds:
+        steps += 1
+    while elapsed(first, growth, steps) > seconds:
+        steps -= 1
+    return steps

@@ -13,9 +13,13 @@ from tests.runs import requests_of
 from workloads.requests import Requests
 
 PREEMPTING: dict[str, tuple[Policy, Requests, int]] = {
-    "baton_window": (Baton(max_batch=3, reserve="window"), requests_of([(0.0, 4, 30), (0.0, 5, 25), (9.0, 6, 20)]), 100),
+    "baton_window": (
+        Baton(max_batch=3, reserve="window"),
+        requests_of([(0.0, 4, 30), (0.0, 5, 25), (9.0, 6, 20)]),
+        100,
+    ),
     "prefill_first": (PrefillFirst(max_batch=3), requests_of([(0.0, 10, 40), (0.0, 10, 40), (5.0, 10, 40)]), 96),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kv_tokens", [90, 4000])

@@ -6,8 +6,5 @@ from tests.sim.variants import VARIANTS
 
 ONE_DEVICE: dict[str, Policy] = {
     **{name: policy for name, policy in VARIANTS.items() if policy.traits.lanes != "separate"},
-    "baton_direct": Baton(max_batch=4, embedding="direct"),
     "baton_direct_window": Baton(max_batch=4, embedding="direct", reserve="window"),
-    "baton_concatenate": Baton(max_batch=4, embedding="concatenate"),
-    "baton_concatenate_overlapped": Baton(max_batch=4, embedding="concatenate", prefill="overlapped"),
 }

@@ -107,3 +107,12 @@ def test_kv_memory_is_what_the_weights_leave() -> None:
     weights = (32 * 218_103_808 + 2 * 128_256 * 4096) * 2
     assert kv_capacity(H100, LLAMA3_8B) == int((0.9 * 80 * 2**30 - weights) // 131_072)
     assert kv_capacity(replace(H100, memory_bytes=160 * 2**30), LLAMA3_8B) > 2 * kv_capacity(H100, LLAMA3_8B)
+
+
+@given(works)
+def test_a_decode_step_costs_what_its_work_costs(work: Work) -> None:
+    moved = {"kv_copied": work.kv_copied, "kv_host": work.kv_host, "attention_launches": work.attention_launches}
+    rows, kv = work.rows + 1, work.kv_read + work.kv_held + work.kv_padding
+    decode = Work(rows=rows, kv_read=work.kv_read, kv_held=work.kv_held, kv_padding=work.kv_padding, **moved)
+    counts = rows, kv, work.attention_launches, work.kv_copied, work.kv_host, 0
+    assert COST.decode_seconds(*counts) == COST.seconds(decode)

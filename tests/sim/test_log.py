@@ -1,0 +1,61 @@
+"""The iteration log: records, columns and what decode steps leave out."""
+
+import numpy as np
+import pytest
+
+from policies.baton import Baton
+from policies.orca import Orca
+from policies.plan import CARRY_ON, Plan
+from policies.policy import Policy
+from policies.queue import declared
+from policies.run_to_completion import RunToCompletion
+from policies.work import Work
+from sim.cost import Roofline
+from sim.engine import make_ledger
+from sim.layout import COUNTS, STEPS
+from sim.log import COLUMNS, DTYPE, IterationLog, Slice, columns_of
+from sim.source import chunks_of
+from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
+
+
+def test_a_decode_record_is_a_record_whose_other_columns_are_zero() -> None:
+    slices: list[Slice] = []
+    log = IterationLog(lambda part: slices.append(part.copy()))
+    work = Work(0, 8, 2, 1, kv_read=90, kv_held=10, kv_padding=7, kv_copied=5, kv_host=3, attention_launches=8)
+    log.add(1.0, 2.0, 0.5, 3, 4, 100, 8, work)
+    log.add_decode(1.0, 2.0, 0.5, 3, 4, 100, 8, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8)
+    log.flush()
+    assert slices[0][0] == slices[0][1]
+
+
+def test_columns_are_the_fields_of_the_records() -> None:
+    _, records = logged_run(random_requests(300), Orca(max_batch=4), Roofline(H100, LLAMA3_8B), 10_000)
+    for part in (records, records[:1], records[:0], records[::7]):
+        columns = columns_of(part)
+        assert tuple(columns) == COLUMNS
+        for name, column in columns.items():
+            assert column.dtype == DTYPE[name] and column.flags.c_contiguous
+            np.testing.assert_array_equal(column, part[name])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Orca(max_batch=4),
+        Orca(max_batch=4, attention="per_request"),
+        Orca(max_batch=4, layout="rectangular"),
+        Baton(max_batch=4),
+        RunToCompletion(max_batch=4),
+    ],
+)
+def test_a_decode_step_is_counted_as_its_plan_is(policy: Policy) -> None:
+    ledger = make_ledger(policy, 10_000, declared)
+    (jobs,) = chunks_of(random_requests(4))
+    ledger.submit(jobs)
+    ledger.begin(0, Plan(jobs))
+    ledger.commit(0, [jobs[0].id] if isinstance(policy, Orca) else [])
+    ledger.begin(0, CARRY_ON)
+    work = COUNTS[policy.traits.layout](ledger, CARRY_ON, 0)
+    counted = (work.rows, work.held_rows, work.kv_read, work.kv_held, work.kv_padding, work.attention_launches)
+    assert STEPS[policy.traits.layout](ledger) == counted
+    assert work.rows >= 3
