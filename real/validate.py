@@ -21,7 +21,7 @@ from real.attribution import Part, attribute, mean_parts
 from real.network import Network
 from real.prompts import random_prompts
 from real.serving import Serving
-from sim.log import Slice
+from sim.log import Slice, work_of
 from sim.metrics import SLO, Summary
 from sim.profile import MeasuredCost, Profile
 from sim.results import write_summary
@@ -72,10 +72,11 @@ class ValidateOptions:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """One measured run: its metrics, and its time by part."""
+    """One measured run: its metrics, its time by part, and the share of it in larger iterations than were profiled."""
 
     summary: Summary
     parts: dict[str, Part]
+    beyond: float
 
 
 class Validation:
@@ -234,8 +235,9 @@ class Validation:
             sinks=[keep],
         )
         serving.run()
-        parts = attribute(np.concatenate(slices), self._costs[name], idle_possible)
-        return _Measured(serving.result().summary, parts)
+        records, costs = np.concatenate(slices), self._costs[name]
+        beyond = float(records["duration_s"] @ costs.beyond(work_of(records)) / records["duration_s"].sum())
+        return _Measured(serving.result().summary, attribute(records, costs, idle_possible), beyond)
 
     def _compare(self, predicted: Mapping[str, Summary], rounds: Sequence[Mapping[str, _Measured]]) -> Report:
         """Return what the measured rounds say of the predictions."""
@@ -258,6 +260,7 @@ class Validation:
             },
             "ratios": list(_ratios(predicted, rounds)),
             "time": {name: _time(predicted[name], [run[name] for run in rounds]) for name in self._policies},
+            "beyond_profile": {name: _mean([run[name].beyond for run in rounds]) for name in self._policies},
             "pace": {name: _pace([run[name] for run in rounds]) for name in self._policies},
         }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.errors import InputError
 from policies.policy import Traits
@@ -306,6 +307,15 @@ class MeasuredCost(CostModel):
         """Return what each term, by name, adds to each of many iterations, in seconds."""
         phases = phases_of(work)
         return {term.name: np.where(phases[term.phase], term.totals(work), 0.0) for term in self.layout.terms}
+
+    def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
+        """Return which of many iterations are larger, in rows, slots or KV, than any that was measured."""
+        outside = np.zeros(np.shape(work.rows), dtype=bool)
+        phases = phases_of(work)
+        for fit in self.layout.fits:
+            for count, measured in (("rows", fit.rows), ("slots", fit.slots), ("kv", fit.kv)):
+                outside |= phases[fit.phase] & (COUNTS[count](work) > measured[-1])
+        return outside
 
     def growth(self, rows: int) -> float:
         """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""

@@ -96,6 +96,12 @@ def test_an_iteration_is_the_sum_of_its_terms() -> None:
     assert COST.seconds(prefill._replace(rows=1, kv_read=70)) == pytest.approx(0.130 + 11 * 7e-2 / 40 + 140e-6 + 11e-5)
 
 
+def test_it_knows_which_iterations_are_larger_than_any_measured() -> None:
+    some = [Work(rows=8, kv_read=500), Work(rows=9, kv_read=9), Work(rows=2, kv_read=501), Work(prefill_rows=99)]
+    columns = Work(*(np.array(column) for column in zip(*some, strict=True)))  # type: ignore[arg-type]
+    assert COST.beyond(columns).tolist() == [False, True, True, False], "FIT is of decode steps only"
+
+
 @pytest.mark.parametrize("policy", [Baton(max_batch=6), RunToCompletion(max_batch=6), Orca(max_batch=6)])
 def test_stretching_iterations_changes_nothing(policy: Any) -> None:
     requests = random_requests(40, seed=1, rate=5.0)
