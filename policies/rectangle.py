@@ -106,8 +106,9 @@ class Rectangle:
         self.transient = self.rows * self.capacity
 
     def _close_holes(self) -> None:
-        self.slots = [request for request in self.slots if request is not None]
-        self._places = {request: place for place, request in enumerate(self.slots)}
+        requests = [request for request in self.slots if request is not None]
+        self._places = {request: place for place, request in enumerate(requests)}
+        self.slots = [*requests]
         self._holes.clear()
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:

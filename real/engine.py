@@ -46,6 +46,7 @@ class Engine:
         answers: The output lengths, and what became of every request.
         generated: Tokens generated so far, by request.
         requests: The workload, its arrivals in seconds of this run.
+        kv_tokens: KV memory, in tokens.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Engine:
         if policy.traits.lanes == "separate":
             raise InputError("policy.prefill=dedicated needs a second GPU, and one is driven: choose another prefill")
         check_context(requests, network.dimensions)
+        self.kv_tokens = kv_tokens
         self.requests = replace(requests, arrival_s=requests.arrival_s * time_scale)
         self.ledger = make_ledger(policy, kv_tokens, predictor)
         self.answers = Answers(self.requests)

@@ -57,7 +57,8 @@ class Network:
         self.dtype = module.dtype
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
-        self._body: Any = module.base_model
+        body: Any = module.base_model
+        self._body = body
         head = module.get_output_embeddings()
         assert head is not None
         self._head: Callable[[Tensor], Tensor] = head
@@ -65,7 +66,7 @@ class Network:
         slopes = alibi_slopes(dimensions.heads).to(self.device) if self._bloom else None
         self.attention = Attention(attention, slopes)
         if self._bloom:
-            for block in self._body.h:
+            for block in body.h:
                 block.self_attention = BloomAttention(block.self_attention)
         module.config._attn_implementation = NAME
         learned = dimensions.architecture in LEARNED_POSITIONS

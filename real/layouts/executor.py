@@ -92,6 +92,11 @@ class Executor(ABC):
     def finished(self, requests: Sequence[int]) -> None:
         """Hear which requests have ended, after the ledger has."""
 
+    @property
+    @abstractmethod
+    def kv_slots(self) -> int:
+        """KV tokens that the tensors on the device have room for."""
+
     def prompts_of(self, jobs: Sequence[Job]) -> Prompts:
         """Return the sequences that a prefill of these jobs computes."""
         requests = [job.id for job in jobs]

@@ -83,7 +83,7 @@ def real_run(
 def memory_is_sound(engine: Engine) -> None:
     """Tensors hold no more than the book allows, and nothing but numbers."""
     executor = engine.executor
-    assert executor.kv_slots <= engine.ledger.book.limit
+    assert executor.kv_slots <= engine.kv_tokens
     if isinstance(executor, Rectangular):
         assert bool(torch.isfinite(executor._buffer).all())
 

@@ -112,7 +112,7 @@ CONTROLS = pytest.mark.parametrize(
 
 @CONTROLS
 def test_without_a_mask_it_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    masked = Attention.__call__
+    masked: Callable[..., Tensor] = Attention.__call__
 
     def unmasked(self: Attention, *args: Any) -> Tensor:
         *rest, mask = (*args, None)[:5]

@@ -1,0 +1,99 @@
+"""Laws of the layouts: what is launched, what moves, what is never done."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from policies.baton import Baton
+from policies.orca import Orca
+from policies.plan import CARRY_ON, Plan
+from policies.policy import Policy
+from policies.queue import declared
+from real.layouts import executor_for
+from real.sequences import Sequences
+from sim.engine import make_ledger
+from sim.source import chunks_of
+from tests.real.models import network
+from tests.real.runs import real_run
+from tests.real.test_exact import a_dozen
+from tests.real.variants import ONE_DEVICE
+from tests.runs import requests_of
+
+SDPA = "aten::scaled_dot_product_attention"
+
+
+def operators_of_a_decode_step(policy: Policy, rows: int) -> Counter[str]:
+    """Prefill so many rows, and count the operators that one decode step of them launches."""
+    requests = requests_of([(0.0, 5 + row, 9) for row in range(rows)])
+    ledger = make_ledger(policy, 4000, declared)
+    sequences = Sequences([[1] * (5 + row) for row in range(rows)])
+    executor = executor_for(policy.traits, network("tiny_llama"), ledger, sequences)
+    jobs = next(chunks_of(requests))
+    ledger.submit(jobs)
+    plan = Plan(prefill=jobs)
+    ledger.begin(0, plan)
+    sequences.extend(executor.run(0, plan).tokens)
+    ledger.commit(0, [])
+    ledger.begin(0, CARRY_ON)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        executor.run(0, CARRY_ON)
+    return Counter({event.key: event.count for event in profiler.key_averages()})
+
+
+def test_a_fused_layout_launches_as_many_kernels_whatever_the_rows() -> None:
+    orca = Orca(max_batch=16)
+    few, many = operators_of_a_decode_step(orca, 2), operators_of_a_decode_step(orca, 16)
+    layers = network("tiny_llama").dimensions.layers
+    assert few[SDPA] == many[SDPA] == layers
+    per_layer = ["aten::linear", "aten::index_select", "aten::index_copy_", "aten::cat", "aten::mm"]
+    assert {name: few[name] for name in per_layer} == {name: many[name] for name in per_layer}
+
+
+def test_a_layout_by_request_launches_one_kernel_per_row_and_layer() -> None:
+    orca = Orca(max_batch=16, attention="per_request")
+    layers = network("tiny_llama").dimensions.layers
+    assert operators_of_a_decode_step(orca, 2)[SDPA] == 2 * layers
+    assert operators_of_a_decode_step(orca, 16)[SDPA] == 16 * layers
+
+
+def test_a_rectangle_launches_as_many_kernels_whatever_the_rows() -> None:
+    few, many = (operators_of_a_decode_step(Baton(max_batch=16), rows) for rows in (2, 16))
+    assert few[SDPA] == many[SDPA] == network("tiny_llama").dimensions.layers
+    assert few["aten::index_put_"] == many["aten::index_put_"]
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_DEVICE if name.startswith("baton")])
+def test_an_answer_of_one_token_is_never_inserted(name: str) -> None:
+    requests = a_dozen(seed=2)
+    short = set((requests.output_tokens == 1).nonzero()[0].tolist())
+    run = real_run(requests, ONE_DEVICE[name])
+    inserted = {request for event in run.tape for request in getattr(event, "plan", Plan()).insert}
+    assert short
+    assert not inserted & short
+    assert all(len(run.engine.generated[request]) == 1 for request in short)
+
+
+def test_only_what_the_layout_must_copy_is_copied() -> None:
+    requests = requests_of([(0.0, 10, 40), (0.0, 10, 40), (6.0, 12, 20), (9.0, 9, 4)])
+    copied = {
+        embedding: real_run(requests, Baton(max_batch=4, embedding=embedding)).records["kv_copied"].sum()
+        for embedding in ("direct", "in_place", "concatenate")
+    }
+    assert copied["direct"] == 0
+    assert copied["in_place"] == 12 + 9
+    assert copied["concatenate"] > 40 * copied["in_place"]
+
+
+def test_held_rows_are_really_computed() -> None:
+    requests = requests_of([(0.0, 5, 2), (0.0, 5, 20)])
+    run = real_run(requests, ONE_DEVICE["run_to_completion"])
+    assert run.records["held_rows"].sum() == 18
+    assert len(run.logits[0]) == 20
+    assert len(run.engine.generated[0]) == 2
+
+
+def test_kv_memory_begins_with_zeros() -> None:
+    executor = real_run(requests_of([(0.0, 3, 2)]), Baton(max_batch=2)).engine.executor
+    assert not bool(torch.count_nonzero(executor.zeros(2, 3)))
