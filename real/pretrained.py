@@ -104,9 +104,9 @@ def pretrained_network(
 
 def _quiet() -> None:
     """Keep what transformers has to say from where an error is one line; a terminal gets its progress bar."""
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -9,18 +9,16 @@ from policies.errors import InputError
 from real.configuration import Settings
 from real.engine import check_context
 from real.machine import Machine, machine_of, measure, memory_of, warm_up
-from real.network import Network, device_of, random_network
-from real.pretrained import pretrained_network
+from real.memory import USABLE, kv_tokens_within, needs_of
+from real.network import DTYPES, Network, device_of, random_network
+from real.pretrained import fetch, pretrained_network
 from real.prompts import random_prompts
 from real.texts import read_texts, with_texts
 from sim.hardware import Device
-from sim.model import Model, kv_capacity
+from sim.model import Model
 from sim.profile import Profile
-from workloads.requests import Requests, Workload
+from workloads.requests import Requests
 from workloads.reshape import capped, scaled
-
-MOST_BATCHES = 4
-"""The most KV memory worth having, in full batches of the longest requests."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,14 +67,22 @@ def load(settings: Settings) -> Network:
     Raises:
         InputError: if the device is not there, or the model cannot be had or run on it.
     """
-    device_of(settings.device)
+    device = device_of(settings.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    if not isinstance(settings.model, Model):
-        return pretrained_network(settings.model, settings.device, settings.dtype, settings.attention)
-    model = settings.model
+    source = settings.model
+    model = source if isinstance(source, Model) else fetch(source, weights=False).dimensions()
+    if settings.dtype is not None:
+        model = replace(model, bytes_per_value=DTYPES[settings.dtype].itemsize)
+    memory = settings.memory_bytes or memory_of(device)
+    if model.weight_bytes > memory:
+        raise InputError(
+            f"model={model.name} does not fit: {model.weight_bytes / 1e9:.3g} GB of weights, {memory / 1e9:.3g} GB of "
+            f"memory on device={device}; choose another, or dtype=bfloat16"
+        )
+    if not isinstance(source, Model):
+        return pretrained_network(source, settings.device, settings.dtype, settings.attention)
     dtype = settings.dtype or ("float32" if model.bytes_per_value == 4 else "bfloat16")
-    model = replace(model, bytes_per_value=4 if dtype == "float32" else 2)
     return random_network(model, settings.device, dtype, settings.attention, settings.seed)
 
 
@@ -92,15 +98,18 @@ def set_up(settings: Settings) -> Stage:
     Raises:
         InputError: if the input is one that a person must mend.
     """
-    requests = shaped(settings, settings.workload)
+    requests = scaled(settings.workload.build(settings.seed), settings.length_scale)
     texts = read_texts(settings.texts) if settings.texts is not None else None
     network = load(settings)
     if texts is None:
+        requests = shortened(settings, requests)
         prompts = random_prompts(requests, network.dimensions.vocabulary, settings.seed)
     elif network.tokenizer is None:
         raise InputError(f"texts={settings.texts}: model={network.dimensions.name} has no tokenizer; leave texts out")
     else:
         requests, prompts = with_texts(requests, texts, network.tokenizer)
+        requests = shortened(settings, requests)
+        prompts = [prompt[:length] for prompt, length in zip(prompts, requests.prompt_tokens, strict=True)]
     check_context(requests, network.dimensions)
     bench = warmed(settings, network)
     hardware = settings.hardware or bench.measured()
@@ -110,29 +119,22 @@ def set_up(settings: Settings) -> Stage:
         hardware=hardware,
         requests=replace(requests, notes=(*requests.notes, *profile_notes(hardware, bench.machine))),
         prompts=prompts,
-        kv_tokens=kv_tokens_for(settings, network, hardware, requests),
+        kv_tokens=kv_tokens_for(settings, network, requests),
     )
 
 
-def shaped(settings: Settings, workload: Workload) -> Requests:
-    """Build the requests and bring them to the lengths that settings ask for."""
-    requests = scaled(workload.build(settings.seed), settings.length_scale)
+def shortened(settings: Settings, requests: Requests) -> Requests:
+    """Shorten requests to the most tokens that settings allow."""
     longest = settings.max_request_tokens
     return requests if longest is None else capped(requests, longest)
 
 
-def kv_tokens_for(settings: Settings, network: Network, hardware: Device, requests: Requests) -> int:
-    """Return the KV tokens that were asked for, or that fit, or fewer if no batch of these requests can fill them.
-
-    A rectangle that grows needs the old and the new one at once, and newcomers lie beside it: `MOST_BATCHES` of the
-    longest requests are never held at once.
-    """
-    if settings.kv_tokens is not None:
-        return settings.kv_tokens
-    memory = settings.memory_bytes or memory_of(network.device)
-    room = kv_capacity(replace(hardware, memory_bytes=float(memory)), network.dimensions)
-    longest = int((requests.prompt_tokens + requests.max_new_tokens).max())
-    return min(room, MOST_BATCHES * max(policy.max_batch for policy in settings.policies.values()) * longest)
+def kv_tokens_for(settings: Settings, network: Network, requests: Requests) -> int:
+    """Return the KV tokens of a run, whose memory is checked before any is taken; see `real.memory`."""
+    budget = settings.memory_bytes or int(USABLE * memory_of(network.device))
+    policies = settings.policies.values()
+    most_rows = max(policy.max_batch for policy in policies)
+    return kv_tokens_within(needs_of(network, policies, requests), requests, budget, most_rows, settings.kv_tokens)
 
 
 def profile_notes(hardware: Device, machine: Machine) -> Iterator[str]:

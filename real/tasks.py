@@ -12,7 +12,7 @@ from real.configuration import Settings
 from real.engine import check_context
 from real.profile import ProfileOptions, Profiler
 from real.run import Run
-from real.stage import kv_tokens_for, load, profile_notes, shaped, warmed
+from real.stage import kv_tokens_for, load, profile_notes, shortened, warmed
 from real.validate import ValidateOptions, Validation
 from real.validation_report import plot_validation, print_validation
 from sim.configuration import read_options
@@ -20,6 +20,7 @@ from sim.profile import Profile
 from sim.progress import Progress
 from sim.results import make_folder
 from workloads.requests import Requests
+from workloads.reshape import scaled
 
 
 def run_task(settings: Settings, folder: Path, console: Console) -> None:
@@ -53,7 +54,10 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
             on_step=progress.update,
         )
         progress.total = profiler.total
-        profile = profiler.run(f"{bench.network.dimensions.name}_{bench.machine.device}")
+        try:
+            profile = profiler.run(f"{bench.network.dimensions.name}_{bench.machine.device}")
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted: the measurements were not complete, no profile was written") from None
     path = profiler.write(profile, folder)
     console.print(Text(f"{profile.model} on {profile.machine}, {profile.dtype}, {profile.attention}"))
     console.print(_fits(profile))
@@ -72,7 +76,7 @@ def _validate(settings: Settings, folder: Path, console: Console) -> None:
     bench = warmed(settings, load(settings))
     for requests in workloads.values():
         check_context(requests, bench.network.dimensions)
-    kv_tokens = max(kv_tokens_for(settings, bench.network, profile, each) for each in workloads.values())
+    kv_tokens = max(kv_tokens_for(settings, bench.network, each) for each in workloads.values())
     for note in profile_notes(profile, bench.machine):
         console.print(Text(f"- {note}"), soft_wrap=True)
     with Progress("validate", 100, unit="% of the time limit") as progress:
@@ -103,7 +107,7 @@ def _workloads(settings: Settings) -> dict[str, Requests]:
     workloads: dict[str, Requests] = {}
     for workload in (settings.workload, settings.second_workload):
         if workload is not None:
-            requests = shaped(settings, workload)
+            requests = shortened(settings, scaled(workload.build(settings.seed), settings.length_scale))
             workloads[f"{requests.name} (second)" if requests.name in workloads else requests.name] = requests
     return workloads
 

@@ -50,13 +50,13 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def save(folder: Path, config: Any = None, end_token: int | None = None) -> Any:
     """Save a small random model with a tokenizer; return the model."""
     torch.manual_seed(0)
-    module: Any = AutoModelForCausalLM.from_config(config or LlamaConfig(**SIZES)).eval()  # type: ignore[no-untyped-call]
+    module: Any = AutoModelForCausalLM.from_config(config or LlamaConfig(**SIZES)).eval()
     module.generation_config.eos_token_id = end_token
     module.save_pretrained(folder)
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
     tokenizer.train_from_iterator(TEXTS, BpeTrainer(vocab_size=300, initial_alphabet=ByteLevel.alphabet()))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     return module
 
 
@@ -131,6 +131,19 @@ def test_prompts_may_be_json_lines(scratch: Path) -> None:
     served = [option.replace("prompts.txt", "prompts.jsonl") for option in SERVED]
     assert run_here(main, *served) == 0
     assert "prompts are 4 texts, repeated for 5 requests" in summary(scratch / "out")["notes"]
+
+
+def test_texts_that_are_too_long_are_cut(scratch: Path) -> None:
+    module = save(scratch / "mine")
+    (scratch / "prompts.txt").write_text(TEXTS[2])
+    assert run_here(main, *SERVED, "max_request_tokens=16", "workload.max_new_tokens=oracle") == 0
+    prompt = PreTrainedTokenizerFast.from_pretrained(scratch / "mine")(TEXTS[2])["input_ids"]
+    requests = pq.read_table(scratch / "out/baton/requests.parquet")
+    (kept,), (answer,) = (set(requests[name].to_pylist()) for name in ("prompt_tokens", "output_tokens"))
+    assert kept < len(prompt)
+    assert kept + answer <= 16
+    tokens = pq.read_table(scratch / "out/baton/generated.parquet")["tokens"].to_pylist()
+    assert tokens == [generate(module, prompt[:kept], answer)] * 5
 
 
 @pytest.mark.parametrize(
