@@ -142,7 +142,7 @@ class Profiler:
         """
         start = time.perf_counter()
         for job in self._jobs:
-            if job.place == 0:
+            if job.shape.name == f"{CHURN} 0":
                 self._serve(job)  # warms up
         for turn in range(self._rounds):
             limit_s = self._options.limit_s

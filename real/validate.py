@@ -18,10 +18,11 @@ import numpy as np
 from policies.errors import InputError
 from policies.policy import Policy
 from real.attribution import Part, attribute, mean_parts
+from real.engine import Engine
 from real.network import Network
 from real.prompts import random_prompts
 from real.serving import Serving
-from sim.log import Slice, work_of
+from sim.log import IterationLog, Slice, work_of
 from sim.metrics import SLO, Summary
 from sim.profile import MeasuredCost, Profile
 from sim.results import write_summary
@@ -41,6 +42,8 @@ METRICS = (
     "p99_e2el_ms",
 )
 """What is compared, of those that a policy has; names as in `sim.metrics`."""
+
+WARM_UP_REQUESTS, WARM_UP_TOKENS = 8, 4
 
 ALL_AT_ONCE = "all at once"
 Report = dict[str, Any]
@@ -180,6 +183,7 @@ class Validation:
         self.report["loads"].append(entry)
         write_summary(self._folder / "prediction.json", self.report)
         prompts = random_prompts(requests, self._network.dimensions.vocabulary, self._seed)
+        self._warm_up(requests, prompts)
         until = self._until()
         rounds: list[dict[str, _Measured]] = []
         try:
@@ -196,6 +200,23 @@ class Validation:
             if rounds:
                 entry |= self._compare(predicted, rounds)
         return min(_mean([run[name].summary["request_throughput"] for run in rounds]) for name in self._policies)
+
+    def _warm_up(self, requests: Requests, prompts: Sequence[Sequence[int]]) -> None:
+        """Let every policy answer the first few requests with a few tokens."""
+        few = slice(WARM_UP_REQUESTS)
+        short = np.minimum(requests.output_tokens[few], WARM_UP_TOKENS)
+        first = replace(
+            requests,
+            arrival_s=np.zeros(len(short)),
+            prompt_tokens=requests.prompt_tokens[few],
+            output_tokens=short,
+            max_new_tokens=short,
+            priority=requests.priority[few],
+            prefix_id=requests.prefix_id[few],
+            prefix_tokens=requests.prefix_tokens[few],
+        )
+        for policy in self._policies.values():
+            Engine(first, policy, self._network, prompts[few], IterationLog(), self._kv_tokens).run()
 
     def _until(self) -> float:
         """When this load's share of the time that is left is over."""
