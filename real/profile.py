@@ -28,6 +28,7 @@ from real.prompts import random_prompts
 from real.shapes import CHURN, Shape, overflow, shapes
 from sim.hardware import Device
 from sim.log import DTYPE, IterationLog, Slice
+from sim.model import kv_capacity
 from sim.profile import LayoutCost, Profile, Term, layout_of, settings_of
 from sim.results import Draft, writing
 from sim.simulation import predictor_of
@@ -118,6 +119,9 @@ class Profiler:
             options: How thorough to be.
             seed: Of lengths, tokens and order.
             on_step: Hears after every workload how many were served.
+
+        Raises:
+            InputError: The model does not fit into the memory of the hardware.
         """
         self._network = network
         self._hardware = hardware
@@ -175,7 +179,8 @@ class Profiler:
     # what is measured
 
     def _plan(self, policies: Mapping[str, Policy]) -> list[_Job]:
-        """One policy of each layout serves all shapes; what only others do, they do."""
+        """One policy of each layout serves all shapes; what only others do, they do. What does not fit is left out."""
+        room = kv_capacity(self._hardware, self._network.dimensions)
         jobs: list[_Job] = []
         for policy in policies.values():
             layout, grid, alone = layout_of(policy.traits), self._grid(policy), _alone(policy)
@@ -188,7 +193,7 @@ class Profiler:
             if policy.traits.lanes == "shared":
                 churn = [shape for shape in grid if shape.name.startswith(CHURN)]
                 jobs += [_Job(layout, policy, shape, extra, shape.kv_tokens(policy)) for shape in churn]
-        return jobs
+        return [job for job in jobs if job.kv_tokens <= room]
 
     def _grid(self, policy: Policy) -> list[Shape]:
         longest = min(self._options.longest, self._network.dimensions.max_positions // 2)

@@ -37,10 +37,11 @@ class Shape(NamedTuple):
     outputs: list[int]
 
     def kv_tokens(self, policy: Policy) -> int:
-        """Return the KV memory with which a policy can fill its batch, and copy it to a larger place."""
+        """Return the KV memory with which a policy can fill its batch and, if it may have to, copy it elsewhere."""
+        traits = policy.traits
         rows = min(len(self.prompts), policy.max_batch) + 1
-        ahead = HEADROOM if policy.traits.reserve == "window" else 0
-        return 2 * rows * (max(self.prompts) + max(self.outputs) + ahead)
+        columns = max(self.prompts) + max(self.outputs) + (HEADROOM if traits.reserve == "window" else 0)
+        return (2 if traits.memory == "rectangle" else 1) * rows * columns
 
     def requests(self) -> Requests:
         """Return the workload."""

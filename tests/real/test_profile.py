@@ -1,5 +1,6 @@
 """task=profile on a model of toy size: what is measured, what is written, and what the simulator makes of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sim.configuration import build
 from sim.log import COLUMNS
 from sim.profile import Profile
 from sim.simulation import simulate
-from tests.runs import random_requests
+from tests.runs import H100, random_requests
 from tests.sim.test_configuration import load
 
 POLICIES: dict[str, Policy] = {
@@ -101,3 +102,18 @@ def test_shapes_cover_rows_prompts_and_windows() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"profile.{next(iter(options))}"):
         ProfileOptions(**options)
+
+
+def test_shapes_that_memory_cannot_hold_are_left_out(network: Network) -> None:
+    policies: dict[str, Policy] = {"orca": Orca(max_batch=4)}
+    machine, options = machine_of(network, "sdpa"), ProfileOptions(quick=True, longest=64)
+    weights, kv = network.dimensions.weight_bytes, network.dimensions.kv_bytes_per_token
+    large, small = (
+        Profiler(
+            network, policies, replace(H100, memory_bytes=(weights + tokens * kv) / 0.9 + 1), machine, options
+        ).total
+        for tokens in (10_000, 150)
+    )
+    assert 0 < small < large
+    with pytest.raises(InputError, match="does not fit"):
+        Profiler(network, policies, replace(H100, memory_bytes=weights / 2), machine, options)
