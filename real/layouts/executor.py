@@ -3,10 +3,12 @@
 Counts come from the tensors: their shapes, their masks, what was copied. The ledger is asked only where memory lies.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,8 +117,15 @@ class Executor(ABC):
         return self.tensor([[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)])
 
     def zeros(self, *shape: int) -> Tensor:
-        """Return KV memory. What was never written must be finite: a mask hides a number, not a NaN."""
-        return torch.zeros(*shape, dtype=self.network.dtype, device=self.network.device)
+        """Return KV memory. What was never written must be finite: a mask hides a number, not a NaN.
+
+        On a CPU the system hands out zeroed pages as they are touched, so that a large reservation costs nothing.
+        """
+        dtype = self.network.dtype
+        if self.network.device.type == "cpu" and math.prod(shape):
+            pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+            return torch.from_numpy(pages).view(dtype).view(shape)
+        return torch.zeros(*shape, dtype=dtype, device=self.network.device)
 
     def sample(self, requests: Sequence[int], logits: Tensor) -> dict[int, int]:
         """Choose the likeliest token of each request from logits [n, vocabulary].
