@@ -116,6 +116,33 @@ class Attention:
             out = scaled_dot_product_attention(query, key, value, mask, scale=scale)
         return out.transpose(1, 2)
 
+    def ragged(self, query: Tensor, key: Tensor, value: Tensor, scale: float, row: Tensor, distance: Tensor) -> Tensor:
+        """Attend with one query per row over keys that lie end to end, row by row, without padding.
+
+        Args:
+            query: [rows, heads, head_dim].
+            key: [tokens, kv_heads, head_dim].
+            value: [tokens, kv_heads, head_dim].
+            scale: Factor of the scores.
+            row: Row of each token, [tokens].
+            distance: Position of each token relative to its row's query, 0 or less, [tokens].
+
+        Returns:
+            [rows, heads, head_dim].
+        """
+        rows, heads, width = query.shape
+        grouped = query.view(rows, key.shape[1], -1, width)
+        scores = (grouped.index_select(0, row) * key[:, :, None]).sum(-1).float() * scale
+        if self._slopes is not None:
+            scores += self._slopes.view(scores.shape[1:]) * distance[:, None, None]
+        index = row[:, None, None].expand_as(scores)
+        most = scores.new_full((rows, *scores.shape[1:]), -torch.inf).scatter_reduce_(0, index, scores, "amax")
+        weights = (scores - most.index_select(0, row)).exp()
+        total = torch.zeros_like(most).index_add_(0, row, weights)
+        weighted = weights.to(value.dtype)[..., None] * value[:, :, None]
+        out = value.new_zeros(rows, *weighted.shape[1:]).index_add_(0, row, weighted)
+        return (out / total.to(out.dtype)[..., None]).view(rows, heads, width)
+
     def _biased(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         groups = query.shape[1] // key.shape[1]
         if groups > 1:

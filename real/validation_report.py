@@ -24,6 +24,14 @@ SHOWN = {
 }
 """Metrics of the table: heading, and factor of the value."""
 
+SHORT = {
+    "insertion_and_copies": "insertion",
+    "between_iterations": "between",
+    "other_iterations": "other",
+    "beside_the_other_lane": "beside",
+}
+"""Headings of parts of the time that have long names."""
+
 NOTED = 0.01
 """Share of the time in iterations beyond the profile from which it is said."""
 
@@ -77,25 +85,22 @@ def _pace(load: Report) -> str:
 
 
 def _metrics_table(load: Report) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("policy")
-    for heading, _ in SHOWN.values():
-        for column in (heading, "measured", "noise", "error"):
-            table.add_column(column, justify="right")
+    table = Table("policy", "metric", box=None, pad_edge=False)
+    for heading in ("predicted", "measured", "noise", "error"):
+        table.add_column(heading, justify="right")
     for name, metrics in load["policies"].items():
-        cells: list[str] = []
-        for metric, (_, factor) in SHOWN.items():
-            if metric not in metrics:
-                cells += ["-"] * 4
-                continue
-            figures = metrics[metric]
-            cells += [
-                f"{figures['predicted'] * factor:,.3g}",
-                f"{figures['measured'] * factor:,.3g}",
-                "-" if figures["noise"] is None else f"{100 * figures['noise']:.1f} %",
-                _percent(figures["error"]),
-            ]
-        table.add_row(name, *cells)
+        for metric, (heading, factor) in SHOWN.items():
+            if metric in metrics:
+                figures = metrics[metric]
+                table.add_row(
+                    name,
+                    heading,
+                    f"{figures['predicted'] * factor:,.3g}",
+                    f"{figures['measured'] * factor:,.3g}",
+                    "-" if figures["noise"] is None else f"{100 * figures['noise']:.1f} %",
+                    _percent(figures["error"]),
+                )
+                name = ""
     return table
 
 
@@ -121,9 +126,9 @@ def _ratios_table(load: Report) -> Table:
 def _time_table(load: Report) -> Table:
     """Where the error of the whole duration came from, in shares of the measured duration."""
     parts = [part for part in PARTS if any(part in time["parts"] for time in load["time"].values())]
-    table = Table("error of the duration by", box=None, pad_edge=False)
+    table = Table("error of duration", box=None, pad_edge=False)
     for part in (*parts, "other_iterations", "sum"):
-        table.add_column(part.replace("_", " "), justify="right")
+        table.add_column(SHORT.get(part, part), justify="right")
     for name, time in load["time"].items():
         cells = [_percent(time["parts"][part]["error"]) if part in time["parts"] else "-" for part in parts]
         total = time["predicted_s"] / time["measured_s"] - 1

@@ -3,7 +3,6 @@
 Counts come from the tensors: their shapes, their masks, what was copied. The ledger is asked only where memory lies.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -122,8 +121,8 @@ class Executor(ABC):
         On a CPU the system hands out zeroed pages as they are touched, so that a large reservation costs nothing.
         """
         dtype = self.network.dtype
-        if self.network.device.type == "cpu" and math.prod(shape):
-            pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+        if self.network.device.type == "cpu" and all(shape):
+            pages = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
             return torch.from_numpy(pages).view(dtype).view(shape)
         return torch.zeros(*shape, dtype=dtype, device=self.network.device)
 

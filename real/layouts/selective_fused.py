@@ -1,9 +1,9 @@
 """Selective batching with fused attention: one ragged operator per layer, however many requests there are.
 
-KV lies in one pool of token slots, and a table says which slots a request holds, as in paged attention. Where no ragged
-kernel is to be had, the operator gathers the live slots into a padded block and masks it: two attention kernels per
-layer, one for all decoding rows and one for all prompts. That padding is inside the operator: neither the linear layers
-nor the pool see it, and `Work`, which describes what the operator is given, does not count it.
+KV lies in one pool of token slots, and every request knows which slots it holds, as in paged attention. Decoding rows
+attend over their own slots, laid end to end, with a softmax over each row's part: nothing is padded. Prompts that are
+prefilled in the same iteration are padded to the longest of them inside the operator, which neither the linear layers
+nor the pool see, and which `Work`, that describes what the operator is given, does not count.
 """
 
 import torch
@@ -21,49 +21,46 @@ class Ragged:
     """One attention operator over requests of different lengths, their KV in a pool of slots."""
 
     def __init__(
-        self, executor: Executor, pool: Tensor, table: Tensor, lengths: Tensor, written: Tensor, prompts: list[int]
+        self, executor: Executor, pool: Tensor, held: list[Tensor], written: Tensor, prompts: list[int]
     ) -> None:
         """Attend.
 
         Args:
             executor: Whose network it is.
             pool: Keys and values, [layers, 2, slots, kv_heads, head_dim].
-            table: Slots of the decoding requests, [rows, window]; behind a request's last token any slot.
-            lengths: Tokens that each of them holds with the new one, [rows].
+            held: Slots of each decoding request, that of its new token last.
             written: Slots of all new tokens, those of decoding requests first, [tokens].
             prompts: Lengths of the prompts that follow.
         """
         self._attention = executor.network.attention
         self._pool = pool
-        self._table = table
         self._written = written
-        window = torch.arange(table.shape[1], device=table.device)
-        self._mask = (window < lengths[:, None])[:, None, None]
-        self._prompts = len(prompts)
+        self._rows = len(held)
+        device = written.device
+        if held:
+            self._slots = torch.cat(held)
+            lengths = torch.tensor([len(slots) for slots in held], device=device)
+            self._row = torch.repeat_interleave(torch.arange(len(held), device=device), lengths)
+            self._distance = torch.cat([torch.arange(1 - len(slots), 1, device=device) for slots in held])
         if prompts:
-            starts = torch.tensor([len(table), *prompts]).cumsum(0)[:-1, None].to(table.device)
-            column = torch.arange(max(prompts), device=table.device)
-            self._real = column < torch.tensor(prompts, device=table.device)[:, None]
-            self._packed = (starts + column)[self._real]
-            self._padded = torch.where(self._real, starts + column, len(table))
+            starts = torch.tensor([len(held), *prompts]).cumsum(0)[:-1, None].to(device)
+            column = torch.arange(max(prompts), device=device)
+            self._real = column < torch.tensor(prompts, device=device)[:, None]
+            self._padded = torch.where(self._real, starts + column, len(held))
+        self._prompts = len(prompts)
         self.launches = 1
-        self.kv_read = int(lengths.sum())
+        self.kv_read = sum(map(len, held))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store every new token's key and value in its slot, and attend over all requests."""
         keys, values = self._pool[layer]
         keys.index_copy_(0, self._written, key[0].transpose(0, 1))
         values.index_copy_(0, self._written, value[0].transpose(0, 1))
-        rows, window = self._table.shape
         parts = []
-        if rows:
-            slots = self._table.flatten()
-            shape = (rows, window, *keys.shape[1:])
-            seen_keys, seen_values = (
-                part.index_select(0, slots).view(shape).transpose(1, 2) for part in (keys, values)
-            )
-            decoding = query[0, :, :rows].transpose(0, 1)[:, :, None]
-            parts.append(self._attention(decoding, seen_keys, seen_values, scale, self._mask)[:, 0])
+        if self._rows:
+            decoding = query[0, :, : self._rows].transpose(0, 1)
+            seen_keys, seen_values = keys.index_select(0, self._slots), values.index_select(0, self._slots)
+            parts.append(self._attention.ragged(decoding, seen_keys, seen_values, scale, self._row, self._distance))
         if self._prompts:
             queries, new_keys, new_values = (
                 part[0].transpose(0, 1)[self._padded].transpose(1, 2) for part in (query, key, value)
@@ -107,12 +104,6 @@ class Fused(Selective):
         for request, length in zip(decoding, held, strict=True):
             if length == len(self._slots[request]):
                 self._slots[request] = torch.cat([self._slots[request], self._take(BLOCK)])
-        lengths = self.tensor(held) + 1
-        window = max(held, default=0) + 1
-        table = torch.zeros(len(decoding), window, dtype=torch.int64, device=lengths.device)
-        for row, request in enumerate(decoding):
-            slots = self._slots[request][:window]
-            table[row, : len(slots)] = slots
+        slots = [self._slots[request][: length + 1] for request, length in zip(decoding, held, strict=True)]
         new = [self._slots[request][:length] for request, length in zip(prompts.requests, prompts.lengths, strict=True)]
-        last = table.gather(1, lengths[:, None] - 1)[:, 0]
-        return Ragged(self, self._pool, table, lengths, torch.cat([last, *new]), prompts.lengths)
+        return Ragged(self, self._pool, slots, torch.cat([*(row[-1:] for row in slots), *new]), prompts.lengths)

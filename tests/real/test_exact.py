@@ -110,7 +110,7 @@ CONTROLS = pytest.mark.parametrize(
 )
 
 
-@CONTROLS
+@pytest.mark.parametrize("name", ["baton", "baton_concatenate", "run_to_completion", "orca_rectangular"])
 def test_without_a_mask_it_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     masked: Callable[..., Tensor] = Attention.__call__
 
@@ -120,6 +120,17 @@ def test_without_a_mask_it_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Attention, "__call__", unmasked)
     assert differences(real_run(a_dozen(seed=3), ONE_DEVICE[name]), "tiny_llama")
+
+
+def test_with_keys_of_another_row_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    ragged: Callable[..., Tensor] = Attention.ragged
+
+    def confused(self: Attention, *args: Any) -> Tensor:
+        *rest, row, distance = args
+        return ragged(self, *rest, row.roll(1), distance)
+
+    monkeypatch.setattr(Attention, "ragged", confused)
+    assert differences(real_run(a_dozen(seed=3), ONE_DEVICE["orca"]), "tiny_llama")
 
 
 @CONTROLS
