@@ -27,26 +27,12 @@ from real.engine import Engine
 from real.network import Network, random_network
 from real.prompts import random_prompts
 from sim.log import IterationLog
-from sim.model import Model
+from tests.real.models import dimensions
 from workloads.requests import Requests
 from workloads.sharegpt import ShareGPT
 
 BATCH = 8
-SMALL_LLAMA = Model(
-    name="small_llama",
-    source="made for this project",
-    layers=8,
-    hidden=512,
-    heads=8,
-    kv_heads=8,
-    head_dim=64,
-    intermediate=1376,
-    gated=True,
-    vocabulary=8192,
-    tied_embeddings=False,
-    max_positions=4096,
-    bytes_per_value=4,
-)
+SMALL_LLAMA = dimensions("small_llama")
 POLICIES: dict[str, Policy] = {
     "baton": Baton(max_batch=BATCH),
     "baton direct": Baton(max_batch=BATCH, embedding="direct"),

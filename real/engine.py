@@ -104,7 +104,6 @@ class Engine:
         self._source = source_of(self.requests)
         self._streams = _Streams(network.device)
         self._aside: tuple[Task, Future[Outcome]] | None = None
-        self._unreleased: list[int] = []
         self._decoded_s = 0.0
         self._tokens = 0
         self._clock = clock or WallClock()
@@ -188,7 +187,7 @@ class Engine:
         if self._tape is not None:
             self._tape.append(Committed(lane, now, outcome.work, tuple(ended)))
         if self._traits.release_with_batch:
-            ended = self._released(ended, now)
+            ended = self.answers.released(ended, now, bool(self.ledger.batch.rows))
         self.answers.finished += len(ended)
         self._source.left(len(ended), now)
         if self._on_step is not None:
@@ -209,15 +208,6 @@ class Engine:
                 self.answers.stopped(request, now)
             ended += stopped
         return ended
-
-    def _released(self, ended: list[int], now: float) -> list[int]:
-        """Of a batch whose answers leave together: all of them once its last row has ended."""
-        self._unreleased += ended
-        if self.ledger.batch.rows:
-            return []
-        released, self._unreleased = self._unreleased, []
-        self.answers.released(released, now)
-        return released
 
     def _sleep(self, until: float) -> bool:
         until = min(until, self._source.next_s)

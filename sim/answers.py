@@ -44,6 +44,7 @@ class Answers:
         self._left: dict[int, int] = {}
         self._token_s: dict[int, float] = {}
         self._due: list[int] = []
+        self._unreleased: list[int] = []
 
     @property
     def next_finish(self) -> int:
@@ -131,10 +132,15 @@ class Answers:
             ended.append(request)
         return ended
 
-    def released(self, requests: Sequence[int], now: float) -> None:
-        """Requests that ended earlier leave only now."""
-        for request in requests:
+    def released(self, ended: Sequence[int], now: float, runs_on: bool) -> list[int]:
+        """Of a batch whose answers leave together: none while it `runs_on`, then all of them, at time `now`."""
+        self._unreleased += ended
+        if runs_on:
+            return []
+        released, self._unreleased = self._unreleased, []
+        for request in released:
             self.finish_s[request] = now
+        return released
 
     def stopped(self, request: int, now: float) -> None:
         """A request has ended before its output length: its model said so with the token that came at `now`."""

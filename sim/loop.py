@@ -51,7 +51,6 @@ class Loop(ABC):
         self._closed_loop = requests.concurrency is not None
         self._now = 0.0
         self._release_with_batch = self._traits.release_with_batch
-        self._unreleased: list[int] = []
         self._decoded_s = 0.0
 
     @abstractmethod
@@ -208,19 +207,10 @@ class Loop(ABC):
     def _leave(self, ended: list[int], now: float) -> None:
         """Answers have ended: count them, unless they leave with their batch, which may do so now."""
         if self._release_with_batch:
-            ended = self._released(ended, now)
+            ended = self.answers.released(ended, now, bool(self.ledger.batch.rows))
         self.answers.finished += len(ended)
         if self._closed_loop:
             self._source.left(len(ended), now)
-
-    def _released(self, ended: list[int], now: float) -> list[int]:
-        """Of a batch whose answers leave together: all of them once its last row has ended."""
-        self._unreleased += ended
-        if self.ledger.batch.rows:
-            return []
-        released, self._unreleased = self._unreleased, []
-        self.answers.released(released, now)
-        return released
 
     def _admit(self, now: float) -> None:
         while self._source.next_s <= now:
