@@ -3,11 +3,12 @@
 Counts come from the tensors: their shapes, their masks, what was copied. The ledger is asked only where memory lies.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from mmap import mmap
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,12 +119,13 @@ class Executor(ABC):
     def zeros(self, *shape: int) -> Tensor:
         """Return KV memory. What was never written must be finite: a mask hides a number, not a NaN.
 
-        On a CPU the system hands out zeroed pages as they are touched, so that a large reservation costs nothing.
+        On a CPU the system hands out zeroed pages as they are touched, so that a large reservation costs nothing. Small
+        pages, as a map has them: of a strided copy into huge ones, which numpy asks for, every byte would be zeroed.
         """
         dtype = self.network.dtype
         if self.network.device.type == "cpu" and all(shape):
-            pages = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
-            return torch.from_numpy(pages).view(dtype).view(shape)
+            pages = mmap(-1, math.prod(shape) * dtype.itemsize)
+            return torch.frombuffer(pages, dtype=dtype).view(shape)
         return torch.zeros(*shape, dtype=dtype, device=self.network.device)
 
     def sample(self, requests: Sequence[int], logits: Tensor) -> dict[int, int]:

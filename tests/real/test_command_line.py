@@ -172,7 +172,7 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
         return networks[0]
 
     monkeypatch.setattr(stage, "load", remembered)
-    at("baton", 20, monkeypatch, lambda: networks[0].module.get_output_embeddings().weight.data.fill_(float("nan")))
+    at("baton", 20, monkeypatch, lambda: networks[0].module.get_input_embeddings().weight.data.fill_(float("nan")))
     assert real("policies=[orca,baton]", *SMALL, "hydra.run.dir=out") == 2
     shown = capsys.readouterr().err
     assert shown.startswith("error: model=tiny_llama gave non-finite logits for token ")
