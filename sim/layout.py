@@ -72,7 +72,9 @@ def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
     if plan[0]:
         prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan[0])
     prefill, launches, host = (prompts, tokens, pairs), 1 if rows or prompts else 0, ledger.host_tokens
-    return _new(Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, again, again_pairs))
+    return _new(
+        Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, again, again_pairs, 0)
+    )
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -88,14 +90,14 @@ def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
         rows, held, kv, kv_held, padding, _ = padded_step(ledger)
         inserted = ledger.inserted
         return _new(
-            Work, (lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0)
+            Work, (lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0, 0)
         )
     prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
     slots = prompts * longest
     padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
     prefill = (prompts, tokens, pairs, padding, padding_pairs)
     launches = 1 if prompts else 0
-    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs))
+    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs, 0))
 
 
 def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -115,7 +117,7 @@ def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     padding_pairs = (rows + prompts) * longest * window - rows * window - pairs
     copied, host = ledger.book.copied, ledger.host_tokens
     counts = (lane, rows, 0, ledger.inserted, prompts, tokens, pairs, 0, 0, padding, padding_pairs)
-    return _new(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, again, again_pairs))
+    return _new(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, again, again_pairs, 0))
 
 
 COUNTS: dict[Layout, Count] = {
