@@ -11,6 +11,7 @@ The shape and the default efficiencies (0.8 of the bandwidth, 0.75 of the FLOPs,
 real vLLM runs on an H100 within 6 %. Activations, norms and element-wise work are inside the fixed time per layer.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -77,8 +78,11 @@ class CostModel(ABC):
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
 
     @abstractmethod
-    def growth(self, rows: int) -> float:
-        """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""
+    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+        """How much longer, in seconds, each decode step takes than the one before, and for how many steps that holds.
+
+        The first of these steps decodes `rows` rows and reads `kv` tokens, each later one `rows` tokens more.
+        """
 
     @abstractmethod
     def demand(self, work: Work) -> Demand:
@@ -178,9 +182,9 @@ class Roofline(CostModel):
         attention = np.maximum(pairs * self._pair_s, work.prefill_kv * self._kv_read_s)
         return np.asarray(fixed + kv * self._kv_s + attention + moved, dtype=np.float64)
 
-    def growth(self, rows: int) -> float:
-        """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""
-        return rows * self._kv_s
+    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+        """How much longer each decode step takes than the one before: always the same."""
+        return rows * self._kv_s, math.inf
 
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource; neither exceeds `seconds`."""

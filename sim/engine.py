@@ -151,8 +151,11 @@ class Engine(Loop):
         if ledger.book.grows:
             steps = min(steps, 1 + ledger.book.further_steps())
         if steps > 1:
-            task.growth = self._cost.growth(task.work.rows + task.work.held_rows)
-            task.steps = self._steps(task.plan, task.start, task.first, task.growth, steps)
+            work = task.work
+            task.growth, alike = self._cost.growth(
+                work.rows + work.held_rows, work.kv_read + work.kv_held + work.kv_padding
+            )
+            task.steps = self._steps(task.plan, task.start, task.first, task.growth, int(min(steps, alike)))
             task.left = task.elapsed(task.steps)
 
     def _sleep(self, lane: int, plan: Plan) -> None:

@@ -9,6 +9,7 @@ from policies.policy import Traits
 
 if TYPE_CHECKING:
     from sim.cost import CostModel
+    from sim.engine_constants import EngineConstants
     from sim.model import Model
 
 
@@ -43,6 +44,27 @@ class Device(ABC):
         Raises:
             InputError: this hardware cannot tell.
         """
+
+    def deployed(self, engine: "EngineConstants", tensor_parallel: int) -> "Device":
+        """Return what runs when an engine uses so many of these GPUs as one.
+
+        Figures that were met on whole iterations, as those of a datasheet's efficiencies or of a profile, hold an
+        engine's overheads already.
+
+        Raises:
+            InputError: nothing is known of several GPUs.
+        """
+        if tensor_parallel > 1:
+            raise InputError(
+                f"tensor_parallel={tensor_parallel}: hardware={self.name} has no figures for communication between GPUs; "
+                "use tensor_parallel=1 or a calibrated hardware"
+            )
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that this is: more than one where several share each layer."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)

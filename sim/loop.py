@@ -158,8 +158,8 @@ class Loop(ABC):
         rows, held, kv, kv_held, padding, launches = step
         first = seconds = cost.decode_seconds(rows + held, kv + kv_held + padding, launches, copied, host, inserted)
         if most > 1:
-            growth = cost.growth(rows + held)
-            most = self._steps(plan, now, first, growth, most)
+            growth, alike = cost.growth(rows + held, kv + kv_held + padding)
+            most = self._steps(plan, now, first, growth, most if most < alike else int(alike))
             seconds = elapsed(first, growth, most)
         else:
             most = 1
