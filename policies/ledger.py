@@ -14,7 +14,7 @@ A request is in exactly one state. The moves, and nothing else, are legal:
 
 With paged KV a policy may prefill in chunks instead, every request of the run. Then, in place of `prefill` above:
 
-    begin   prefill     waiting -> partly prefilled                    (KV found in the prefix cache and KV of the chunk)
+    begin   prefill     waiting -> partly prefilled                    (KV found in the cache, and of the chunk)
                         partly prefilled -> the same                   (KV of the next chunk)
     begin   drop        running, parked or partly prefilled -> waiting, before all others
     commit              partly prefilled -> the same; when no token of its prompt is left -> running | finished
