@@ -18,14 +18,17 @@ from simpy.events import Event, Timeout
 from policies.batch import Batch
 from policies.concatenated import Concatenated
 from policies.job import Job
-from policies.kv import KVBook, Paged, Slots, StaticRectangle
-from policies.ledger import IllegalPlan, Ledger
+from policies.kv import KVBook, Slots, StaticRectangle
+from policies.ledger import Ledger
+from policies.paged import Paged
 from policies.plan import (
     CARRY_ON,
     THROUGH_ARRIVALS,
+    IllegalPlan,
     Plan,
 )
 from policies.policy import Policy
+from policies.prefix_cache import PrefixCache
 from policies.queue import Predictor, declared, make_queue
 from policies.rectangle import Rectangle
 from sim.answers import Answers
@@ -43,6 +46,7 @@ def make_ledger(policy: Policy, kv_tokens: int, predictor: Predictor, remote_tok
     books: dict[str, Callable[[], KVBook]] = {
         "slots": lambda: Slots(kv_tokens),
         "paged": lambda: Paged(kv_tokens, batch),
+        "prefix_cache": lambda: PrefixCache(kv_tokens, batch),
         "static": lambda: StaticRectangle(kv_tokens, batch),
         "rectangle": lambda: (
             Concatenated(kv_tokens, batch, policy.max_batch)
@@ -117,7 +121,7 @@ class Engine(Loop):
         if self._source.next_s <= now:
             self._admit(now)
         plan = self._policy.plan(self._view, now, lane)
-        prefill, insert, park, drop, decode, _, _, _ = plan
+        prefill, insert, park, drop, decode, _, _, _, _ = plan
         if decode or prefill or insert or park or drop:
             return self._begin(lane, plan, now)
         self._sleep(lane, plan)
@@ -129,7 +133,7 @@ class Engine(Loop):
             self._cut(1 - lane)
         ledger = self.ledger
         ledger.begin(lane, plan)
-        prefill, insert, park, drop, _, _, _, steady = plan
+        prefill, insert, park, drop, _, _, _, steady, _ = plan
         rearranged = insert or park or drop
         if rearranged:
             self._rearranged(plan)

@@ -46,6 +46,7 @@ class Loop(ABC):
         self._count_step = STEPS[self._traits.layout]
         self._log = log
         self._stretch = stretch
+        self._chunked = self._traits.chunks
         self._trusts = stretch and not ledger.book.grows and not self._traits.concatenates
         self._source = source_of(requests)
         self._closed_loop = requests.concurrency is not None
@@ -70,7 +71,7 @@ class Loop(ABC):
             if source.next_s <= now:
                 self._admit(now)
             plan = promised or ask(view, now, DECODE)
-            prefill, insert, park, drop, decode, _, _, _ = plan
+            prefill, insert, park, drop, decode, _, _, _, _ = plan
             if decode and not prefill:
                 promised = None
                 self._decode(plan, now)
@@ -81,10 +82,12 @@ class Loop(ABC):
 
     def _rearranged(self, plan: Plan) -> None:
         """Rows have joined or left the batch as a plan began."""
-        _, insert, park, drop, _, _, _, _ = plan
+        _, insert, park, drop, _, _, _, _, _ = plan
         clock = self.ledger.batch.clock
         if park or drop:
             self.answers.interrupted([*park, *drop], clock, self._decoded_s)
+            # Where prompts are prefilled in chunks, a row that is parked keeps its blocks and only misses a turn.
+            self.answers.preempted(drop if self._chunked else [*park, *drop])
         if insert:
             self.answers.joined(insert, clock)
 
@@ -175,7 +178,7 @@ class Loop(ABC):
 
         The first of them takes `first` seconds, each later one `growth` longer.
         """
-        _, _, _, _, _, _, until, steady = plan
+        _, _, _, _, _, _, until, steady, _ = plan
         if steady is UNTIL_ARRIVAL and self._source.next_s < until:
             until = self._source.next_s
         if until < math.inf and until < start + elapsed(first, growth, steps):
@@ -185,7 +188,7 @@ class Loop(ABC):
     def _commit(self, lane: int, plan: Plan, start: float, steps: int, now: float) -> bool:
         """Close the iterations of a plan; return whether a request has ended."""
         ledger, answers = self.ledger, self.answers
-        prefill, _, _, _, decode, apart, _, _ = plan
+        prefill, _, _, _, decode, apart, _, _, tokens = plan
         ended: list[int] = []
         clock = ledger.batch.clock
         if decode:
@@ -193,7 +196,10 @@ class Loop(ABC):
             self._decoded_s = now
             ended = answers.ending(clock, now)
         if prefill:
-            ended += answers.prefilled(prefill, start, now, None if apart else clock)
+            if tokens:
+                answers.scheduled(prefill, start)
+                prefill = ledger.chunks.completed(plan)
+            ended += answers.prefilled(prefill, None if tokens else start, now, None if apart else clock)
             ledger.commit(lane, ended, steps)
             if ledger.sending:
                 self._send([job for job in prefill if job[0] in ledger.sending])
