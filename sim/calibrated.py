@@ -204,7 +204,8 @@ class CalibratedCost(CostModel):
         """Return the table whose kernels are closest: as many query heads per KV head, then as many KV heads or fewer."""
         mha, kv_heads = self.model.heads == self.model.kv_heads, self._shard.kv_heads
         return min(
-            self.hardware.decode, key=lambda t: (t.mha != mha, t.kv_heads > kv_heads, abs(np.log(t.kv_heads / kv_heads)))
+            self.hardware.decode,
+            key=lambda t: (t.mha != mha, t.kv_heads > kv_heads, abs(np.log(t.kv_heads / kv_heads))),
         )
 
     def _missing(self, group: float) -> Iterator[str]:
@@ -249,9 +250,7 @@ class CalibratedCost(CostModel):
         hardware, model = self.hardware, self.model
         rows = np.array(hardware.matrices.tokens, dtype=np.float64)
         vocabulary = model.vocabulary // self._gpus
-        seconds = hardware.matrices.seconds(
-            vocabulary, model.hidden, hardware.peak_flops, hardware.memory_bandwidth
-        )
+        seconds = hardware.matrices.seconds(vocabulary, model.hidden, hardware.peak_flops, hardware.memory_bandwidth)
         sampling = hardware.elementwise.sample_seconds + rows * model.vocabulary * hardware.elementwise.logit_seconds
         return Line(rows.tolist(), (self.engine.matrix_factor * seconds + sampling).tolist())
 

@@ -78,6 +78,7 @@ class Engine(Loop):
         remote_kv_tokens: int | None = None,
         predictor: Predictor = declared,
         stretch: bool = True,
+        frontend_s: float = 0.0,
     ) -> None:
         """Prepare a run.
 
@@ -90,9 +91,10 @@ class Engine(Loop):
             remote_kv_tokens: KV memory of the prefill GPU, where the policy has one; the same if None.
             predictor: What `sjf` orders by.
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
+            frontend_s: How long after a request is sent the scheduler sees it.
         """
         ledger = make_ledger(policy, kv_tokens, predictor, remote_kv_tokens or kv_tokens)
-        super().__init__(requests, policy, cost, log, ledger, stretch)
+        super().__init__(requests, policy, cost, log, ledger, stretch, frontend_s)
         self.link_busy_s = 0.0
         self._env = simpy.Environment()
         self._two_lanes = self._traits.lanes != "one"

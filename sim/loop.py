@@ -33,9 +33,17 @@ class Loop(ABC):
     """
 
     def __init__(
-        self, requests: Requests, policy: Policy, cost: CostModel, log: IterationLog, ledger: Ledger, stretch: bool
+        self,
+        requests: Requests,
+        policy: Policy,
+        cost: CostModel,
+        log: IterationLog,
+        ledger: Ledger,
+        stretch: bool,
+        frontend_s: float = 0.0,
     ) -> None:
         """Prepare a run; see `sim.engine.Engine`."""
+        self._frontend_s = frontend_s
         self.ledger = ledger
         self.answers = Answers(requests)
         self._policy = policy
@@ -48,7 +56,7 @@ class Loop(ABC):
         self._stretch = stretch
         self._chunked = self._traits.chunks
         self._trusts = stretch and not ledger.book.grows and not self._traits.concatenates
-        self._source = source_of(requests)
+        self._source = source_of(requests, frontend_s)
         self._closed_loop = requests.concurrency is not None
         self._now = 0.0
         self._release_with_batch = self._traits.release_with_batch
@@ -223,7 +231,7 @@ class Loop(ABC):
             jobs = self._source.take(now)
             if self._closed_loop:
                 for job in jobs:
-                    self.answers.arrival_s[job.id] = job.arrival_s
+                    self.answers.arrival_s[job.id] = job.arrival_s - self._frontend_s
             rejected = self.ledger.submit(jobs)
             if rejected:
                 self.answers.rejected.update(job.id for job in rejected)

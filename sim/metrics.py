@@ -77,11 +77,12 @@ class Metrics:
         Args:
             cost: What iterations cost; idle time is a difference of costs.
             release_with_batch: Whether answers leave with their batch rather than token by token.
-            gpus: GPUs in use: 2 if the second lane has one of its own.
+            gpus: Devices in use: 2 if the second lane has one of its own; each may be several GPUs that share layers.
         """
         self._cost = cost
         self._release_with_batch = release_with_batch
-        self._gpus = gpus
+        self._devices = gpus
+        self._gpus = gpus * cost.hardware.gpus
         self._busy = BusyTime()
         self._gaps = InterTokenLatency()
         self._saturation = Saturation()
@@ -205,16 +206,16 @@ class Metrics:
     @property
     def _busy_s(self) -> float:
         """GPU seconds: of the union of both lanes on one GPU, of each on two."""
-        return self._busy.seconds if self._gpus == 1 else self._idle_time.lane_s
+        return self._busy.seconds if self._devices == 1 else self._idle_time.lane_s
 
     def _gpu(self) -> Summary:
         busy_s, hardware = self._busy_s, self._cost.hardware
         return {
             "gpus": self._gpus,
             "busy_s": busy_s,
-            "gpu_busy_fraction": _ratio(busy_s, self._end_s * self._gpus),
-            "mfu": _ratio(self._flops, busy_s * hardware.peak_flops),
-            "mbu": _ratio(self._bytes, busy_s * hardware.memory_bandwidth),
+            "gpu_busy_fraction": _ratio(busy_s, self._end_s * self._devices),
+            "mfu": _ratio(self._flops, busy_s * hardware.gpus * hardware.peak_flops),
+            "mbu": _ratio(self._bytes, busy_s * hardware.gpus * hardware.memory_bandwidth),
             "kv_peak_tokens": self._kv_peak,
             "kv_host_tokens": self._kv_host,
             "kv_copied_tokens": self._kv_copied,

@@ -52,6 +52,7 @@ class Run(Comparison):
                 kv_tokens=settings.kv_tokens,
                 slo=settings.slo,
                 stretch=settings.stretch,
+                frontend_s=settings.engine.frontend_latency_s,
                 sinks=[log, *([timeline] if timeline else []), show],
             )
             result = simulation.run()

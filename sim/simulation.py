@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from policies.job import Job
 from policies.policy import Policy
@@ -96,6 +97,7 @@ class Simulation:
         kv_tokens: int | None = None,
         slo: SLO | None = None,
         stretch: bool = True,
+        frontend_s: float = 0.0,
         sinks: Sequence[Sink] = (),
     ) -> None:
         """Prepare a run.
@@ -108,6 +110,7 @@ class Simulation:
             kv_tokens: KV memory of each GPU, in tokens; None: what the model leaves free.
             slo: What goodput is judged by; None: nothing.
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
+            frontend_s: How long after a request is sent the scheduler sees it.
             sinks: What else hears the iteration log, slice by slice.
 
         Raises:
@@ -125,6 +128,7 @@ class Simulation:
             kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
             predictor=predictor_of(policy, requests),
             stretch=stretch,
+            frontend_s=frontend_s,
         )
         self.answers: Answers = self._engine.answers
 
@@ -158,9 +162,11 @@ def simulate(
     kv_tokens: int | None = None,
     slo: SLO | None = None,
     stretch: bool = True,
+    frontend_s: float = 0.0,
 ) -> Result:
     """Simulate one policy; see `Simulation` for the arguments and errors."""
-    return Simulation(requests, policy, hardware, model, kv_tokens=kv_tokens, slo=slo, stretch=stretch).run()
+    options: dict[str, Any] = {"kv_tokens": kv_tokens, "slo": slo, "stretch": stretch, "frontend_s": frontend_s}
+    return Simulation(requests, policy, hardware, model, **options).run()
 
 
 def compare(

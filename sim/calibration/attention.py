@@ -105,6 +105,42 @@ def held_out_decode(made: DecodeAttention, table: pd.Series) -> tuple[Array, Arr
     return frame["seconds"].to_numpy(dtype=np.float64), np.array(predicted)
 
 
+def rows_of(grid: pd.Series) -> pd.DataFrame:
+    """Return the seconds of iterations that only decode, [rows, KV tokens per row], of a grid of iterations."""
+    alone = grid[grid.index.get_level_values("prefill_chunk") == 0].droplevel(["prefill_chunk", "kv_prefill"])
+    return alone.unstack("kv_decode").sort_index()
+
+
+def grid_decode(grid: pd.Series, kv_heads: int, source: str) -> DecodeAttention:
+    """Return decode attention of a grid of iterations; see `measurements.attention_grid`."""
+    return decode_table(rows_of(grid), kv_heads, False, source)
+
+
+def judged_on_grid(made: DecodeAttention, rows: pd.DataFrame) -> DecodeAttention:
+    """Return the table with its errors on the decode iterations of a model with other heads, as many KV heads."""
+    measured = rows.to_numpy(dtype=np.float64)
+    lines = [made.line(count, made.kv_heads) for count in rows.index]
+    predicted = np.array([line.each(rows.columns.to_numpy(dtype=np.float64)) for line in lines])
+    known = np.isfinite(measured)
+    found: dict[str, Any] = errors(measured[known], predicted[known])
+    return replace(made, **found)
+
+
+def judged_chunks(made: ChunkAttention, grid: pd.Series, heads: int) -> ChunkAttention:
+    """Return the table with its errors on the chunks of a model with other heads."""
+    alone = grid[grid.index.get_level_values("n_decode") == 0].droplevel(["n_decode", "kv_decode"])
+    chunk, past = (
+        alone.index.get_level_values(name).to_numpy(dtype=np.float64) for name in ("prefill_chunk", "kv_prefill")
+    )
+    queries, context = chunk * heads / QUERY_HEADS, past + (chunk + 1) / 2
+    inside = (queries <= made.queries[-1]) & (past > 0)
+    surface = made.surface()
+    assert surface is not None
+    predicted = np.maximum(surface.each(queries[inside], context[inside]), made.walk().each((past + chunk)[inside]))
+    found: dict[str, Any] = errors(alone.to_numpy(dtype=np.float64)[inside], predicted)
+    return replace(made, **found)
+
+
 def fit_prompts(table: pd.Series, datasheet: Hardware, source: str) -> list[PromptAttention]:
     """Return attention of whole prompts for each measured group, judged on the head counts they are not made of.
 
@@ -132,7 +168,9 @@ def prompt_table(cells: pd.DataFrame, group: int, datasheet: Hardware, source: s
     grid = np.array([log_interpolate(HEADS, np.array(known, dtype=np.float64), column) for column in columns.T]).T
     pairs = np.outer(HEADS, [tokens * (tokens + 1) / 2 for tokens in TOKENS])
     grid = ascending_both(np.maximum(grid, pairs * PAIR_FLOPS / datasheet.peak_flops))
-    return PromptAttention(source=source, group=group, heads=HEADS, tokens=TOKENS, seconds=[rounded(row) for row in grid])
+    return PromptAttention(
+        source=source, group=group, heads=HEADS, tokens=TOKENS, seconds=[rounded(row) for row in grid]
+    )
 
 
 def held_out_prompts(made: Sequence[PromptAttention], table: pd.Series) -> tuple[Array, Array]:
@@ -194,7 +232,9 @@ def fit_chunks(grid: pd.Series, heads: int, source: str) -> ChunkAttention:
             one = log_interpolate([queries / 2**halves], np.array(inside, dtype=np.float64), np.array(seconds))
             table[i, j] = 2**halves * float(one[0])
     smallest = cells.iloc[0].dropna()
-    walk = log_interpolate(WALK, smallest.index.to_numpy(dtype=np.float64) + float(cells.index[0]), smallest.to_numpy(dtype=np.float64))
+    walk = log_interpolate(
+        WALK, smallest.index.to_numpy(dtype=np.float64) + float(cells.index[0]), smallest.to_numpy(dtype=np.float64)
+    )
     return ChunkAttention(
         source=source,
         walk_context=WALK,

@@ -43,7 +43,11 @@ def fit_products(table: pd.DataFrame, datasheet: Hardware, source: str) -> Matri
             else:  # the largest of both does not fit: as the next smaller matrix
                 share[i, j] = share[i, j - 1]
     made = MatrixProduct(
-        source=source, tokens=TOKENS, outputs=OUTPUTS, inputs=INPUTS, share=[[rounded(row) for row in rows] for rows in share]
+        source=source,
+        tokens=TOKENS,
+        outputs=OUTPUTS,
+        inputs=INPUTS,
+        share=[[rounded(row) for row in rows] for rows in share],
     )
     return judged(made, table, datasheet)
 

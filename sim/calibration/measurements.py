@@ -37,7 +37,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     for column in times:
         wrong = ~(pd.to_numeric(table[column], errors="coerce") > 0)
         if wrong.any():
-            raise InputError(f"{path}: {column} of row {int(np.argmax(wrong)) + 1} is no positive number; fetch it again")
+            raise InputError(
+                f"{path}: {column} of row {int(np.argmax(wrong)) + 1} is no positive number; fetch it again"
+            )
     if table.empty:
         raise InputError(f"{path}: holds no rows; fetch it again")
     return table
@@ -53,7 +55,9 @@ def _versions(folder: Path, name: str, engines: Sequence[str] | None) -> Iterato
 
 def _joined(found: dict[str, pd.Series], folder: Path, name: str) -> pd.DataFrame:
     if not found:
-        raise InputError(f"{folder}: holds no {name}_perf.parquet with bf16 kernels; give the folder that holds profiles/")
+        raise InputError(
+            f"{folder}: holds no {name}_perf.parquet with bf16 kernels; give the folder that holds profiles/"
+        )
     return pd.concat(found, axis=1).sort_index()
 
 

@@ -66,7 +66,9 @@ def test_more_work_never_takes_less_time(work: Work, field: str, more: int) -> N
 def test_a_decode_step_grows_by_the_kv_that_its_rows_add(rows: int, length: int, steps: int) -> None:
     first = Work(rows=rows, kv_read=rows * length, attention_launches=1)
     later = first._replace(kv_read=rows * (length + steps))
-    assert COST.seconds(later) == pytest.approx(COST.seconds(first) + steps * COST.growth(rows, rows * length)[0], rel=1e-12)
+    assert COST.seconds(later) == pytest.approx(
+        COST.seconds(first) + steps * COST.growth(rows, rows * length)[0], rel=1e-12
+    )
 
 
 def test_a_decode_step_of_one_row_reads_the_weights_and_its_kv_at_the_reachable_bandwidth() -> None:
