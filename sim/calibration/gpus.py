@@ -31,11 +31,13 @@ class Sources:
         aiconfigurator: Below `aiconfigurator/data`.
         llmservingsim: Below `llmservingsim/perf`.
         vidur: Below `vidur/compute`.
+        communication: The version of AIConfigurator's all-reduces whose server is the one to describe.
     """
 
     aiconfigurator: str = ""
     llmservingsim: str = ""
     vidur: str = ""
+    communication: str = "vllm"
 
     @property
     def license(self) -> str:
@@ -50,7 +52,11 @@ GPUS = {
     "h200_sxm": Sources(aiconfigurator="h200_sxm"),
     "l40s": Sources(aiconfigurator="l40s"),
     "rtx4090": Sources(llmservingsim="RTX4090"),
-    "rtx_pro_6000": Sources(aiconfigurator="rtx_pro_6000_server", llmservingsim="RTXPRO6000"),
+    # Two versions, two servers: vLLM 0.24 took a third of the time. The real run on two of these GPUs, in
+    # ../shared/data/runs, goes with the slower one.
+    "rtx_pro_6000": Sources(
+        aiconfigurator="rtx_pro_6000_server", llmservingsim="RTXPRO6000", communication="vllm 0.19.0"
+    ),
 }
 MODEL, ONE_MODEL = "llama3_8b", "meta-llama/Llama-3.1-8B/bf16/tp1"
 """The model whose tables of LLMServingSim are used."""
@@ -77,7 +83,8 @@ def calibrate(
     """
     sources, datasheet = GPUS[name], datasheets[name]
     if sources.aiconfigurator:
-        tables = _kernel_by_kernel(profiles / AICONFIGURATOR / "data" / sources.aiconfigurator, datasheet, say)
+        folder = profiles / AICONFIGURATOR / "data" / sources.aiconfigurator
+        tables = _kernel_by_kernel(folder, datasheet, sources.communication, say)
     else:
         tables = _of_one_model(profiles, sources, models[MODEL], datasheet, say)
     if sources.aiconfigurator and sources.llmservingsim:
@@ -87,7 +94,7 @@ def calibrate(
     return _assembled(name, sources, datasheet, tables)
 
 
-def _kernel_by_kernel(folder: Path, datasheet: Hardware, say: Say) -> dict[str, Any]:
+def _kernel_by_kernel(folder: Path, datasheet: Hardware, preferred: str, say: Say) -> dict[str, Any]:
     """Return the tables that AIConfigurator's measurements of every kernel give."""
     say("matrix products")
     products = measurements.matrix_products(folder / "gemm")
@@ -104,7 +111,7 @@ def _kernel_by_kernel(folder: Path, datasheet: Hardware, say: Say) -> dict[str, 
         "prompts": attention.fit_prompts(typical(context), datasheet, _named(context)),
         "chunks": attention.fit_walk(typical(context), _named(context)),
         "decode": [attention.fit_decode(times, pair, _named(generation)) for pair in heads],
-        "all_reduce": layers.fit_all_reduce(communication, _named(communication)),
+        "all_reduce": layers.fit_all_reduce(communication, _named(communication), preferred),
     }
 
 

@@ -101,21 +101,27 @@ def streaming_rate(operators: Mapping[str, pd.DataFrame], models: Mapping[str, M
     return float(np.median(np.concatenate(rates)))
 
 
-def fit_all_reduce(versions: pd.DataFrame, source: str) -> AllReduce:
-    """Return all-reduce times by bytes: the engine's kernel where it was measured, NCCL where it was not.
+def fit_all_reduce(versions: pd.DataFrame, source: str, preferred: str = "vllm") -> AllReduce:
+    """Return all-reduce times by bytes: the engine's kernel where it was measured, others where it was not.
+
+    More GPUs never take less time than fewer.
 
     Args:
         versions: Seconds by number of GPUs and 2-byte elements, a column per version.
         source: Where the tables come from.
+        preferred: How the names of the versions begin that are used where they measured.
     """
-    own = [column for column in versions if not str(column).startswith("nccl")]
+    own = [column for column in versions if str(column).startswith(preferred)]
     times = typical(versions[own]) if own else typical(versions)
     times = times.combine_first(typical(versions))
-    seconds = {}
+    seconds: dict[int, list[float]] = {}
+    fewer = np.zeros(len(MESSAGES))
     for gpus, column in times.groupby(level=0):
         line = column.droplevel(0).sort_index()
         at = 2 * line.index.to_numpy(dtype=np.float64)
-        seconds[int(gpus)] = rounded(ascending(log_interpolate(MESSAGES, at, line.to_numpy(dtype=np.float64))))  # type: ignore[call-overload]
+        found = ascending(log_interpolate(MESSAGES, at, line.to_numpy(dtype=np.float64)))
+        fewer = np.maximum(found, fewer)
+        seconds[int(str(gpus))] = rounded(fewer)
     return AllReduce(source=source, message=MESSAGES, seconds=seconds)
 
 
