@@ -1,40 +1,15 @@
 """The command line, `python -m sim.calibration`."""
 
 import argparse
-import re
 import sys
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from policies.errors import InputError
+from sim.calibration.catalogue import CONF, read_named
 from sim.calibration.gpus import GPUS, calibrate
 from sim.calibration.hardware_file import write_hardware
-from sim.configuration import build
 from sim.hardware import Hardware
 from sim.model import Model
-
-CONF = Path(str(files("conf")))
-
-
-def read_group(group: str, name: str) -> Any:
-    """Return an object of conf/ by name."""
-    settings = yaml.load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"), Loader=_Loader)
-    return build(settings, group)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, as Hydra does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
 
 def main() -> None:
     """Calibrate the GPUs that are named, or all."""
@@ -59,9 +34,9 @@ def main() -> None:
 
 
 def _calibrate(name: str, profiles: Path, out: Path) -> None:
-    datasheets: dict[str, Hardware] = {gpu: read_group("hardware", f"{gpu}_datasheet") for gpu in GPUS}
+    datasheets: dict[str, Hardware] = {gpu: read_named("hardware", f"{gpu}_datasheet") for gpu in GPUS}
     models: dict[str, Model] = {
-        model: read_group("model", model) for model in ("llama2_7b", "llama3_8b", "codellama_34b")
+        model: read_named("model", model) for model in ("llama2_7b", "llama3_8b", "codellama_34b")
     }
     gpu = calibrate(name, profiles, datasheets, models, lambda part: print(f"{name}: {part}", file=sys.stderr))
     path = out / f"{name}.yaml"
