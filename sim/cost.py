@@ -47,9 +47,13 @@ class CostModel(ABC):
         hardware: The device.
         model: The model.
         counts_insertions: Whether a decode step takes longer for rows that it decodes for the first time.
+        has_range: Whether costs were measured, so that iterations can be `beyond` what was.
+        extrapolated: What this model needs of the device and was not measured on it, in words.
     """
 
     counts_insertions = False
+    has_range = False
+    extrapolated: tuple[str, ...] = ()
 
     def __init__(self, hardware: Device, model: Model) -> None:
         """Know whose rates and dimensions count."""
@@ -87,6 +91,10 @@ class CostModel(ABC):
     @abstractmethod
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource: two that run at once slow each other by what exceeds it."""
+
+    def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
+        """Return which of many iterations are larger than any that was measured: none, where nothing was."""
+        return np.zeros(np.shape(work.rows), dtype=bool)
 
     def useful_flops(self, work: Work) -> Any:
         """FLOPs that served a request: no padding, no finished rows, nothing a second time. Takes counts or arrays."""

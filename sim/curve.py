@@ -20,14 +20,13 @@ class Line:
 
     __slots__ = ("_slopes", "at", "values")
 
-    def __init__(self, at: Sequence[float], values: Sequence[float]) -> None:
+    def __init__(self, at: Sequence[float] | Array, values: Sequence[float] | Array) -> None:
         """Take the points [n], n >= 1, and the values there [n]."""
         self.at = [float(place) for place in at]
         self.values = [float(value) for value in values]
         places, heights = np.array(self.at), np.array(self.values)
-        slopes = np.diff(heights) / np.diff(places)
-        last = max(0.0, float(slopes[-1])) if len(slopes) else 0.0
-        self._slopes = [0.0, *slopes.tolist(), last]
+        slopes: list[float] = (np.diff(heights) / np.diff(places)).tolist()
+        self._slopes = [0.0, *slopes, max(0.0, slopes[-1]) if slopes else 0.0]
 
     def __call__(self, place: float) -> float:
         """Return the value at one place."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from policies.errors import InputError
 from policies.policy import Traits
@@ -26,7 +26,10 @@ class Device(ABC):
         host_bandwidth: Bytes/s to host memory, one direction.
         gpu_bandwidth: Bytes/s to another GPU of the node, one direction.
         usable_memory: Share of `memory_bytes` that weights and KV may take.
+        takes_engine: Whether an engine's constants are added, or its figures hold an engine's overheads already.
     """
+
+    takes_engine: ClassVar[bool] = False
 
     name: str
     source: str
@@ -48,16 +51,15 @@ class Device(ABC):
     def deployed(self, engine: "EngineConstants", tensor_parallel: int) -> "Device":
         """Return what runs when an engine uses so many of these GPUs as one.
 
-        Figures that were met on whole iterations, as those of a datasheet's efficiencies or of a profile, hold an
-        engine's overheads already.
+        Efficiencies that were met on whole iterations, and profiles, hold an engine's overheads already.
 
         Raises:
             InputError: nothing is known of several GPUs.
         """
         if tensor_parallel > 1:
             raise InputError(
-                f"tensor_parallel={tensor_parallel}: hardware={self.name} has no figures for communication between GPUs; "
-                "use tensor_parallel=1 or a calibrated hardware"
+                f"tensor_parallel={tensor_parallel}: hardware={self.name} has no figures for communication between "
+                "GPUs; use tensor_parallel=1 or a calibrated hardware"
             )
         return self
 

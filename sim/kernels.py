@@ -12,6 +12,7 @@ and is scaled to a model's dimensions by the law that its kernels follow:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -60,8 +61,9 @@ class Table:
 
 
 def _ascending(value: object) -> bool:
-    numbers = isinstance(value, list | tuple) and len(value) > 0 and all(map(_positive, value))
-    return numbers and all(a < b for a, b in zip(value, value[1:], strict=False))  # type: ignore[index]
+    if not isinstance(value, list | tuple) or not value or not all(map(_positive, value)):
+        return False
+    return all(one < other for one, other in pairwise(value))
 
 
 def _positive(value: object) -> bool:

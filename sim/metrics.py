@@ -91,6 +91,7 @@ class Metrics:
         self._end_s = 0.0
         self._kv_peak = 0
         self._flops = self._bytes = 0.0
+        self._beyond = 0
         self._iterations = self._prefill_iterations = self._decode_steps = self._row_steps = 0
         self._kv_padding = self._kv_read = self._kv_host = self._kv_copied = 0
 
@@ -104,6 +105,7 @@ class Metrics:
         self._idle_tokens.add(work, steps)
         self._flops += float((self._cost.useful_flops(work) * steps).sum())
         self._bytes += float((self._cost.moved_bytes(work) * steps).sum())
+        self._beyond += round((self._cost.beyond(work) * steps).sum())
         self._end_s = max(self._end_s, float((columns["start_s"] + columns["duration_s"]).max()))
         self._kv_peak = max(self._kv_peak, int(columns["kv_tokens"].max()))
         self._count(columns, work, steps)
@@ -125,7 +127,8 @@ class Metrics:
         iteration; the saturated part of it ends where the drain begins (see `Window`), and without a newcomer after
         the start there is none. Fractions of idle time are of busy time, those of idle tokens of computed slots;
         `mean_batch_rows` is the mean of live rows over decode steps; MFU and MBU count useful FLOPs and moved bytes
-        over busy GPU time at datasheet rates; `kv_peak_tokens` is the largest of the values logged as iterations began,
+        over busy GPU time at datasheet rates; `beyond_calibration` is the share of iterations larger than any that the
+        hardware's costs were measured with, None of a datasheet; `kv_peak_tokens` is the largest of the values logged as iterations began,
         the first of each stretch. `slo_attainment` is a share of all requests, rejected ones included.
         """
         columns = request_columns(requests, answers, self._release_with_batch)
@@ -141,6 +144,7 @@ class Metrics:
             "prefill_iterations": self._prefill_iterations,
             "mean_batch_rows": _ratio(self._row_steps, self._decode_steps),
             "preemptions": int(columns["preemptions"].sum()),
+            "beyond_calibration": _ratio(self._beyond, self._iterations) if self._cost.has_range else None,
         }
 
     def _throughput(self, columns: Columns) -> Summary:

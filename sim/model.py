@@ -84,7 +84,7 @@ class Model:
 
 
 def kv_capacity(hardware: Device, model: Model) -> int:
-    """Return the KV tokens that fit beside the weights into the usable memory of one GPU, or of those that share each layer.
+    """Return the KV tokens that fit beside the weights into the usable memory of a GPU, or of those that share layers.
 
     Raises:
         InputError: The weights alone do not fit.

@@ -267,6 +267,8 @@ _SHAPING = ("inserted_rows", "kv_copied", "kv_host")
 class MeasuredCost(CostModel):
     """Prices `Work` by the measurements of a profile."""
 
+    has_range = True
+
     def __init__(self, hardware: Profile, model: Model, costs: LayoutCost) -> None:
         """Sort the terms by phase."""
         super().__init__(hardware, model)

@@ -85,6 +85,7 @@ class Simulation:
 
     Attributes:
         answers: What has become of every request so far.
+        extrapolated: What the model needs of the hardware and was not measured on it, in words.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Simulation:
             frontend_s=frontend_s,
         )
         self.answers: Answers = self._engine.answers
+        self.extrapolated = self._recording.cost.extrapolated
 
     def run(self) -> Result:
         """Simulate to the end."""

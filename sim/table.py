@@ -18,6 +18,8 @@ CAUSES = ("stall", "prefill_padding", "insertion_padding", "finished_rows", "kv_
 
 WIDEST_NAME = 28
 GAP = 2
+BEYOND = 0.001
+"""Share of iterations outside the measured range from which it is worth a warning."""
 LARGE_IDLE = 0.005
 """Share of busy time from which a cause of idle computation is worth a row."""
 
@@ -238,6 +240,10 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
         counts = [f"{name} {summary[key]:,}" for name, summary in summaries.items() if summary.get(key)]
         if counts:
             yield f"{text}: {', '.join(counts)}."
+    outside = {name: summary.get("beyond_calibration") or 0 for name, summary in summaries.items()}
+    if any(share >= BEYOND for share in outside.values()):
+        shares = [f"{name} {share:.1%}" for name, share in outside.items() if share >= BEYOND]
+        yield f"Iterations larger than any measured on {context.hardware}, their times are extrapolated: {_join(shares)}."
     if context.too_long:
         yield (
             f"Requests longer than the {context.max_positions:,} tokens that {context.model} was made for: "

@@ -11,6 +11,7 @@ from sim.calibration.hardware_file import write_hardware
 from sim.hardware import Hardware
 from sim.model import Model
 
+
 def main() -> None:
     """Calibrate the GPUs that are named, or all."""
     parser = argparse.ArgumentParser(

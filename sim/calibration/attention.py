@@ -72,12 +72,12 @@ def fit_decode(table: pd.Series, fitted: Heads, source: str) -> DecodeAttention:
 def decode_table(cells: pd.DataFrame, kv_heads: int, mha: bool, source: str) -> DecodeAttention:
     """Return a table of seconds [rows, KV tokens per row], gaps allowed, at `CONTEXT`."""
     grid = ascending_both(np.array([_along(row.dropna()) for _, row in cells.iterrows()]))
-    most = max(count * max(row.dropna().index) for count, row in cells.iterrows())  # type: ignore[operator]
+    most = max(count * max(row.dropna().index) for count, row in cells.iterrows())
     return DecodeAttention(
         source=source,
         kv_heads=kv_heads,
         mha=mha,
-        rows=[int(count) for count in cells.index],  # type: ignore[call-overload]
+        rows=[int(count) for count in cells.index],
         context=CONTEXT,
         seconds=[rounded(row) for row in grid],
         most=float(most),
@@ -164,7 +164,7 @@ def fit_prompts(table: pd.Series, datasheet: Hardware, source: str) -> list[Prom
 def prompt_table(cells: pd.DataFrame, group: int, datasheet: Hardware, source: str) -> PromptAttention:
     """Return a table of seconds [prompts x heads, tokens], gaps allowed, at `HEADS` and `TOKENS`."""
     known = [heads for heads in HEADS if heads in cells.index]
-    columns = np.array([log_interpolate(TOKENS, *_points(cells.loc[heads])) for heads in known])
+    columns = np.array([log_interpolate(TOKENS, *_points(cells.T[heads])) for heads in known])
     grid = np.array([log_interpolate(HEADS, np.array(known, dtype=np.float64), column) for column in columns.T]).T
     pairs = np.outer(HEADS, [tokens * (tokens + 1) / 2 for tokens in TOKENS])
     grid = ascending_both(np.maximum(grid, pairs * PAIR_FLOPS / datasheet.peak_flops))

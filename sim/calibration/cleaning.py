@@ -10,7 +10,7 @@ Array = npt.NDArray[np.float64]
 
 
 def typical(versions: pd.DataFrame) -> pd.Series:
-    """Return the median over engines and versions; of two, or the middle two, the lower: disturbances only slow down."""
+    """Return the median over engines and versions; of two, the lower: nothing disturbs a kernel into being fast."""
     ordered = np.sort(versions.to_numpy(dtype=np.float64), axis=1)  # NaN last
     count = np.isfinite(ordered).sum(axis=1)
     middle = np.maximum(count - 1, 0) // 2
@@ -59,7 +59,7 @@ def errors(measured: Array, predicted: Array, keep: int = 48) -> dict[str, objec
 
 
 def log_interpolate(places: Sequence[float] | Array, at: Array, values: Array) -> Array:
-    """Return a curve at other places, straight between its points on logarithmic axes; beyond them it keeps its slope."""
+    """Return a curve at other places: straight between its points on logarithmic axes, as steep beyond the last two."""
     x, known, heights = np.log(np.asarray(places, dtype=np.float64)), np.log(at), np.log(values)
     inside = np.interp(x, known, heights)
     if len(known) > 1:

@@ -139,7 +139,7 @@ def _of_one_model(profiles: Path, sources: Sources, model: Model, datasheet: Har
 def _chunks_and_decode(
     profiles: Path, sources: Sources, model: Model, decode: Sequence[DecodeAttention], say: Say
 ) -> dict[str, Any]:
-    """Return attention as it was measured in an engine, whose keys and values are not in the cache from the step before."""
+    """Return attention as it was measured in an engine, whose KV is not left in the cache by the step before."""
     say("attention in chunks and mixed iterations")
     folder, source = _grids(profiles, sources)
     grid = measurements.attention_grid(folder)

@@ -13,7 +13,6 @@ from sim.hardware import Hardware
 from sim.kernels import (
     HEAD_DIM,
     AllReduce,
-    ChunkAttention,
     Elementwise,
     MatrixProduct,
     PromptAttention,

@@ -39,7 +39,7 @@ def fit_products(table: pd.DataFrame, datasheet: Hardware, source: str) -> Matri
     for i, outputs in enumerate(OUTPUTS):
         for j, inputs in enumerate(INPUTS):
             if (outputs, inputs) in table.index:
-                share[i, j] = _shares(table.loc[(outputs, inputs)], outputs, inputs, datasheet)
+                share[i, j] = _shares(table.T[(outputs, inputs)], outputs, inputs, datasheet)
             else:  # the largest of both does not fit: as the next smaller matrix
                 share[i, j] = share[i, j - 1]
     made = MatrixProduct(
@@ -70,7 +70,8 @@ def judged(made: MatrixProduct, table: pd.DataFrame, datasheet: Hardware) -> Mat
 def held_out_products(made: MatrixProduct, table: pd.DataFrame, datasheet: Hardware) -> tuple[Array, Array]:
     """Return measured and predicted seconds of shapes within the table's range that it was not made of."""
     measured, predicted = [], []
-    for (outputs, inputs), row in table.iterrows():  # type: ignore[misc]
+    for shape, row in table.iterrows():
+        outputs, inputs = (int(size) for size in np.array(shape))
         grid = outputs in made.outputs and inputs in made.inputs
         if grid or not made.covers(outputs, inputs):
             continue

@@ -89,7 +89,7 @@ def attention(folder: Path, phase: str, engines: Sequence[str] | None = None) ->
     found = {}
     for version, path in _versions(folder, name, engines):
         table = read_table(path, columns)
-        window = table["window_size"] if "window_size" in table else 0
+        window = table.get("window_size", 0)
         plain = (table["kv_cache_dtype"] == "bfloat16") & (table["attn_dtype"] == "bfloat16") & (window == 0)
         table = table[plain & (table["head_dim"] == HEAD_DIM)].rename(columns=_HEADS)
         tokens = table[length] + (1 if phase == "generation" else 0)
@@ -143,5 +143,5 @@ def vidur_operators(path: Path) -> pd.DataFrame:
     """Return median seconds of the operators of a layer on one GPU, indexed by tokens: Vidur's `mlp.csv.gz`."""
     table = read_table(path, ["num_tokens", "num_tensor_parallel_workers"])
     table = table[table["num_tensor_parallel_workers"] == 1].set_index("num_tokens").sort_index()
-    columns = [column for column in table if column.endswith(".median")]
-    return _MS * table[columns].rename(columns=lambda column: column.split(".")[1])
+    columns = [column for column in map(str, table) if column.endswith(".median")]
+    return _MS * table[columns].rename(columns=lambda column: str(column).split(".")[1])

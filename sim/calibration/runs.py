@@ -92,8 +92,8 @@ class Replay:
         table = read_table(folder / run.file, ["arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s"])
         self._gpu, self._model = gpus[run.hardware], models[run.model]
         self._requests = Trace(path=str(folder / run.file), max_new_tokens="oracle").build(0)
-        columns = (table[name].to_numpy(dtype=np.float64) for name in ("arrival_s", "ttft_s", "e2e_s", "output_tokens"))
-        self.measured = _metrics(*columns)
+        arrival, ttft, e2e = (table[name].to_numpy(dtype=np.float64) for name in ("arrival_s", "ttft_s", "e2e_s"))
+        self.measured = _metrics(arrival, ttft, e2e, self._requests.output_tokens)
 
     def predicted(self, engine: EngineConstants) -> Array:
         """Return the `METRICS` that the simulator predicts under an engine, seconds."""
@@ -108,8 +108,8 @@ class Replay:
             kv_tokens=run.kv_tokens,
             frontend_s=engine.frontend_latency_s,
         )
-        columns = (result.columns[name] for name in ("arrival_s", "ttft_s", "e2e_s"))
-        return _metrics(*columns, self._requests.output_tokens)
+        arrival, ttft, e2e = (result.columns[name] for name in ("arrival_s", "ttft_s", "e2e_s"))
+        return _metrics(arrival, ttft, e2e, self._requests.output_tokens)
 
     def errors(self, engine: EngineConstants) -> Array:
         """Return the relative errors of the `METRICS`."""
