@@ -219,7 +219,7 @@ class CalibratedCost(CostModel):
         if past < 1:
             seconds = self._prompts(heads, chunk)
         else:
-            if self._chunks:
+            if self._chunks and tokens * self._queries < 2 * context:
                 seconds = self._chunks(tokens * self._queries, context)
             else:
                 seconds = self._prompts(heads, past + chunk) - self._prompts(heads, past)
@@ -268,10 +268,10 @@ class CalibratedCost(CostModel):
         chunk, heads, context = np.maximum(tokens / rows, 1.0), rows * self._shard.heads, pairs / tokens
         past = context - (chunk + 1) / 2
         before = np.maximum(past, 1.0)
+        seconds = self._prompts.each(heads, before + chunk) - self._prompts.each(heads, before)
         if self._chunks:
-            seconds = self._chunks.each(tokens * self._queries, context)
-        else:
-            seconds = self._prompts.each(heads, before + chunk) - self._prompts.each(heads, before)
+            queries = tokens * self._queries
+            seconds = np.where(queries < 2 * context, self._chunks.each(queries, context), seconds)
         seconds = np.maximum(seconds, self._walk.each(before + chunk))
         seconds = np.where(past < 1, self._prompts.each(heads, chunk), seconds)
         total[some] = np.maximum(self.model.layers * seconds, (kv + tokens) * self._kv_read_s)

@@ -215,8 +215,9 @@ class ChunkAttention(Table):
         walk_context: Longest context of a chunk, [c].
         walk_seconds: Time of one head alone along it, [c]: the least that any chunk takes.
         queries: Query tokens of all chunks, of `QUERY_HEADS` heads (other heads in proportion), [a]; empty where no
-            chunks were measured: then a chunk of c tokens after p takes what a prompt of p + c takes longer than one
-            of p.
+            chunks were measured. Then, and where there are more of them than twice the mean context, which one
+            chunk of `QUERY_HEADS` heads cannot have, a chunk of c tokens after p takes what a prompt of p + c takes
+            longer than one of p.
         context: Mean number of keys that a query token meets, [b].
         seconds: [a, b].
     """

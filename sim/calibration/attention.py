@@ -133,7 +133,7 @@ def judged_chunks(made: ChunkAttention, grid: pd.Series, heads: int) -> ChunkAtt
         alone.index.get_level_values(name).to_numpy(dtype=np.float64) for name in ("prefill_chunk", "kv_prefill")
     )
     queries, context = chunk * heads / QUERY_HEADS, past + (chunk + 1) / 2
-    inside = (queries <= made.queries[-1]) & (past > 0)
+    inside = (queries <= made.queries[-1]) & (past > 0) & (queries < 2 * context)
     surface = made.surface()
     assert surface is not None
     predicted = np.maximum(surface.each(queries[inside], context[inside]), made.walk().each((past + chunk)[inside]))
@@ -205,8 +205,7 @@ def fit_walk(table: pd.Series, source: str) -> ChunkAttention:
 def fit_chunks(grid: pd.Series, heads: int, source: str) -> ChunkAttention:
     """Return attention of measured chunks.
 
-    A chunk of c tokens after p others is c query tokens with a mean context of p + (c + 1) / 2. Chunks that are shorter
-    than twice their mean context have no past; of several of them at once each half takes half the time.
+    A chunk of c tokens after p others is c query tokens with a mean context of p + (c + 1) / 2.
 
     Args:
         grid: Seconds by prefill_chunk, kv_prefill, n_decode, kv_decode.
@@ -222,15 +221,8 @@ def fit_chunks(grid: pd.Series, heads: int, source: str) -> ChunkAttention:
         queries = float(chunk) * heads / QUERY_HEADS  # type: ignore[arg-type]
         columns[queries] = (contexts, np.maximum.accumulate(known.to_numpy(dtype=np.float64)))
     measured = np.array(sorted(columns))
-    table = np.full((len(QUERIES), len(MEAN_CONTEXT)), np.nan)
-    for j, context in enumerate(MEAN_CONTEXT):
-        inside = [q for q in measured if columns[q][0][0] <= context * 1.0001]
-        inside = inside or [measured[0]]
-        seconds = [float(log_interpolate([context], *columns[q])[0]) for q in inside]
-        for i, queries in enumerate(QUERIES):
-            halves = max(0, int(np.ceil(np.log2(queries / inside[-1]))))
-            one = log_interpolate([queries / 2**halves], np.array(inside, dtype=np.float64), np.array(seconds))
-            table[i, j] = 2**halves * float(one[0])
+    rows = np.array([log_interpolate(MEAN_CONTEXT, *columns[queries]) for queries in measured])
+    table = np.array([log_interpolate(QUERIES, measured, column) for column in rows.T]).T
     smallest = cells.iloc[0].dropna()
     walk = log_interpolate(
         WALK, smallest.index.to_numpy(dtype=np.float64) + float(cells.index[0]), smallest.to_numpy(dtype=np.float64)

@@ -26,6 +26,7 @@ PARAMETERS = {
     "opt_13b": 12.85e9,
     "llama2_7b": 6.738e9,
     "llama2_13b": 13.016e9,
+    "llama2_70b": 68.977e9,
     "llama3_8b": 8.030e9,
     "codellama_34b": 33.744e9,
     "qwen3_14b": 14.768e9,
