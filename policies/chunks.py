@@ -115,7 +115,11 @@ class Chunks:
         return parked[request][1] if request in parked else self._batch.length(request)
 
     def drop(self, requests: Sequence[int], parked: dict[int, tuple[Job, int]]) -> None:
-        """Requests lose their KV and go to the head of the queue, one after the other."""
+        """Requests lose their KV and go to their places in the queue.
+
+        First come, first served, that is its head: nobody is admitted before one that arrived earlier, so the last
+        admitted arrived last of those in the batch, and before all who wait.
+        """
         book, batch = self._book, self._batch
         assert isinstance(book, Paged)
         for request in requests:
@@ -127,7 +131,7 @@ class Chunks:
                 if parked.pop(request, None) is None:
                     batch.remove(request)
             del self.running[request]
-            self._waiting.put_back(job)
+            self._waiting.push(job)
 
     def begin(self, plan: Plan) -> None:
         """Take the memory of the chunks; their newcomers have left the queue."""

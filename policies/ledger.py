@@ -16,7 +16,7 @@ With paged KV a policy may prefill in chunks instead, every request of the run. 
 
     begin   prefill     waiting -> partly prefilled                    (KV found in the cache, and of the chunk)
                         partly prefilled -> the same                   (KV of the next chunk)
-    begin   drop        running, parked or partly prefilled -> waiting, before all others
+    begin   drop        running, parked or partly prefilled -> waiting
     commit              partly prefilled -> the same; when no token of its prompt is left -> running | finished
 
 A lane is busy from `begin` to `commit`. `begin` refuses an illegal plan with `IllegalPlan` and changes nothing; it

@@ -46,7 +46,7 @@ def workloads(draw: st.DrawFn) -> Requests:
     count = draw(st.integers(1, 12))
     sizes = st.integers(1, 90) | st.integers(1, 6).map(lambda blocks: 16 * blocks)
     lengths = [(draw(sizes), draw(st.integers(1, 50))) for _ in range(count)]
-    arrivals = np.cumsum([draw(st.sampled_from([0.0, 0.0, 0.0, 0.5, 1.0, 7.3, 40.0])) for _ in range(count)])
+    arrivals = np.cumsum([draw(st.sampled_from([0.0, 0.0, 0.0, 0.5, 1.0, 7.25, 40.0])) for _ in range(count)])
     rows = [(float(at), prompt, output) for at, (prompt, output) in zip(arrivals, lengths, strict=True)]
     prefix = []
     for prompt, _ in lengths:
