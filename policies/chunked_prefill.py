@@ -9,13 +9,7 @@ from dataclasses import dataclass, field
 
 from policies.job import Job
 from policies.paged import Draft
-from policies.plan import (
-    CARRY_ON,
-    CARRY_ON_THROUGH_ARRIVALS,
-    CARRY_ON_UNTIL_ARRIVAL,
-    IDLE,
-    Plan,
-)
+from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
 from policies.policy import Policy, Traits, require_positive, require_switch
 from policies.view import View
 
@@ -28,14 +22,12 @@ class _Step:
         budget: Tokens left.
         jobs: Whose prompts are computed in it.
         tokens: How many tokens of each.
-        decoding: Who decodes; None: every row.
         dropped: Who is preempted, the last admitted first.
     """
 
     budget: int
     jobs: list[Job] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    decoding: list[int] | None = None
     dropped: list[int] = field(default_factory=list)
 
     def add(self, job: Job, tokens: int) -> None:
@@ -54,7 +46,7 @@ class ChunkedPrefill(Policy):
     those behind it. Its blocks are taken chunk by chunk, and nothing is reserved for its answer.
 
     Attributes:
-        token_budget: Most tokens in one iteration (vLLM: max_num_batched_tokens). Beyond it, rows miss a turn.
+        token_budget: Most tokens in one iteration (vLLM: max_num_batched_tokens).
         long_prefill_token_threshold: Most tokens of one prompt in one iteration; None: no such bound.
         reserve_full_prompt: Whether a newcomer is admitted only when its whole prompt fits rather than its first chunk
             (vLLM: scheduler_reserve_full_isl).
@@ -82,30 +74,33 @@ class ChunkedPrefill(Policy):
     def plan(self, view: View, now: float, lane: int) -> Plan:
         """Give the budget to those in flight, then to the queue."""
         draft, rows = view.draft(), view.rows
-        if view.partial or view.parked or len(rows) > self.token_budget or not draft.decode():
-            step = self._go_on(view, draft)
-        else:
-            step = _Step(self.token_budget - len(rows))
+        all_decode = not view.partial and draft.decode()
+        step = _Step(self.token_budget - len(rows)) if all_decode else self._go_on(view, draft)
         room = self.max_batch - len(view.running)
         if view.waiting and room > 0 and step.budget > 0 and not step.dropped:
             self._admit(view, draft, step, room)
-        if step.decoding is None and not step.jobs:
-            if not rows:
-                return IDLE
-            # Those that wait have no place or no memory until a row ends, whoever arrives behind them.
-            may_enter = room > 0 and step.budget > 0 and (not view.waiting or self.order != "fcfs")
-            return CARRY_ON_UNTIL_ARRIVAL if may_enter else CARRY_ON_THROUGH_ARRIVALS
-        return self._plan_of(view, step)
+        if step.jobs or step.dropped:
+            decode = len(rows) > sum(request in rows for request in step.dropped)
+            return Plan(step.jobs, drop=step.dropped, decode=decode, tokens=step.tokens)
+        if not rows:
+            return IDLE
+        # Those that wait have no place or no memory until a row ends, whoever arrives behind them.
+        may_enter = room > 0 and step.budget > 0 and (not view.waiting or self.order != "fcfs")
+        return CARRY_ON_UNTIL_ARRIVAL if may_enter else CARRY_ON_THROUGH_ARRIVALS
 
     def _chunk(self, left: int, budget: int) -> int:
         """Tokens to compute of a prompt of which so many are left."""
         return min(left, budget, self.long_prefill_token_threshold or left)
 
     def _go_on(self, view: View, draft: Draft) -> _Step:
-        """Let those in flight go on, one after the other; who comes last makes room where memory is short."""
-        step, decoding = _Step(self.token_budget), list[int]()
+        """Let those in flight go on, one after the other; who comes last makes room where memory is short.
+
+        The budget lasts for everybody: nobody asks for more tokens than it got in the iteration before, except for the
+        last admitted, whose chunk the budget may have cut short.
+        """
+        step = _Step(self.token_budget)
         running, place = list(view.running.values()), 0
-        while place < len(running) and step.budget:
+        while place < len(running):
             job = running[place]
             before, in_prefill = view.length(job.id), job.id in view.partial
             tokens = self._chunk(view.prefill_length(job) - before, step.budget) if in_prefill else 1
@@ -113,15 +108,13 @@ class ChunkedPrefill(Policy):
                 victim = running.pop()
                 draft.drop(victim, view.length(victim.id))
                 step.dropped.append(victim.id)
-            if len(running) == place:  # it was its own last victim
-                break
+            if len(running) == place:
+                break  # it was itself the last
             if in_prefill:
                 step.add(job, tokens)
             else:
-                decoding.append(job.id)
                 step.budget -= 1
             place += 1
-        step.decoding = decoding
         return step
 
     def _admit(self, view: View, draft: Draft, step: _Step, room: int) -> None:
@@ -136,18 +129,3 @@ class ChunkedPrefill(Policy):
                 return
             step.add(job, tokens)
             room -= 1
-
-    def _plan_of(self, view: View, step: _Step) -> Plan:
-        """Say what changes: rows that miss their turn are parked where they are, and come back with their next."""
-        dropped, park, insert = step.dropped, list[int](), list[int]()
-        if step.decoding is None:
-            decode = bool(view.rows)
-        else:
-            decode = bool(step.decoding)
-            if decode:
-                turns = {*step.decoding, *dropped}
-                park = [request for request in view.rows if request not in turns]
-                insert = [request for request in step.decoding if request in view.parked]
-        if not step.jobs and not park and not insert and not dropped:
-            return CARRY_ON
-        return Plan(step.jobs, insert, park, dropped, decode, tokens=step.tokens)

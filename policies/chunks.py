@@ -14,7 +14,7 @@ class Chunks:
     """Who is in the batch, in the order of admission, and how far each prompt has come.
 
     Attributes:
-        running: Rows, parked rows and partly prefilled requests, in the order in which they were admitted.
+        running: Rows and partly prefilled requests, in the order in which they were admitted.
         partial: Partly prefilled requests, and the tokens of KV that each has, those in flight not counted.
         computed_before: Tokens of KV that requests had before they were dropped.
         found_tokens: Tokens that newcomers found in the prefix cache.
@@ -45,48 +45,37 @@ class Chunks:
         """Return the jobs whose prompts a plan that has begun completes."""
         return [job for job, before, tokens in self.of(plan) if before + tokens == self.prefill_length(job)]
 
-    def check(self, plan: Plan, parked: dict[int, tuple[Job, int]], max_rows: int) -> None:
-        """Refuse a plan that names the wrong requests, or more memory than there is.
+    def check(self, plan: Plan, max_rows: int) -> None:
+        """Refuse a plan that names wrong requests or needs too much memory; else take its newcomers out of the queue.
 
         Raises:
-            IllegalPlan: It does; nothing was changed.
+            IllegalPlan: It is refused; nothing was changed.
         """
-        if len(self.running) != len(self._batch.rows) + len(parked) + len(self.partial):
+        whole = len(self.running) != len(self._batch.rows) + len(self.partial)
+        if whole or (plan.prefill and not plan.tokens):
             raise IllegalPlan("requests are prefilled whole, or all of them in chunks")
-        if plan.apart or len(plan.prefill) != len(plan.tokens):
-            raise IllegalPlan("chunks are prefilled in the batch, and each has a number of tokens")
-        computed = {job.id for job in plan.prefill}
-        moved = [*plan.insert, *plan.park, *plan.drop]
-        if len(computed) < len(plan.prefill) or len(computed.union(moved)) < len(computed) + len(moved):
-            raise IllegalPlan("a request is computed, inserted, parked or dropped once")
-        known = all(request in parked for request in plan.insert) and all(
-            request in self._batch.rows for request in plan.park
-        )
-        if not known or not all(request in self.running for request in plan.drop):
-            raise IllegalPlan("parked requests are inserted, rows parked, running requests dropped")
-        rows = len(self._batch.rows) + len(plan.insert) - len(plan.park)
-        if plan.decode and rows <= sum(request in self._batch.rows for request in plan.drop):
+        if plan.apart or plan.insert or plan.park:
+            raise IllegalPlan("where prompts are prefilled in chunks, nothing is apart from the batch")
+        if len(plan.prefill) != len(plan.tokens):
+            raise IllegalPlan("each chunk has a number of tokens")
+        named = [*(job.id for job in plan.prefill), *plan.drop]
+        if len(set(named)) < len(named) or not all(request in self.running for request in plan.drop):
+            raise IllegalPlan("running requests are dropped, and each is computed or dropped once")
+        if plan.decode and len(self._batch.rows) == sum(request in self._batch.rows for request in plan.drop):
             raise IllegalPlan("no row to decode")
         newcomers = sum(job.id not in self.partial for job in plan.prefill)
         if newcomers and len(self.running) - len(plan.drop) + newcomers > max_rows:
             raise IllegalPlan(f"more than {max_rows} rows")
-        self._rehearse(plan, parked)
+        self._rehearse(plan)
 
-    def _rehearse(self, plan: Plan, parked: dict[int, tuple[Job, int]]) -> None:
-        """Let the plan happen on a draft."""
+    def _rehearse(self, plan: Plan) -> None:
+        """Let the plan happen on a draft of the memory."""
         if not isinstance(self._book, Paged):
             raise IllegalPlan("chunks need paged KV memory")
-        draft, fits = self._book.draft(), True
+        draft, newcomers = self._book.draft(), list[tuple[Job, int]]()
         for request in plan.drop:
-            draft.drop(self.running[request], self.length(request, parked))
-        if plan.park or plan.insert:
-            out = {*plan.park, *plan.drop}
-            rows = [request for request in (*self._batch.rows, *plan.insert) if request not in out]
-            for request in rows if plan.decode else ():
-                fits = fits and draft.grow(self.running[request], self.length(request, parked), 1)
-        elif plan.decode:
-            fits = draft.decode()
-        newcomers = []
+            draft.drop(self.running[request], self.length(request))
+        fits = not plan.decode or draft.decode()
         for job, tokens in zip(plan.prefill, plan.tokens, strict=True):
             if job.id not in self.partial:
                 newcomers.append((job, tokens))
@@ -95,8 +84,7 @@ class Chunks:
             self._check_size(job, before, tokens)
             fits = fits and draft.grow(job, before, tokens)
         for job, tokens in newcomers:
-            length = self.prefill_length(job)
-            found = draft.found(job, length)
+            found = draft.found(job, self.prefill_length(job))
             self._check_size(job, found, tokens)
             fits = fits and draft.admit(job, found, tokens)
         if not fits:
@@ -108,26 +96,26 @@ class Chunks:
         if not 1 <= tokens <= self.prefill_length(job) - before:
             raise IllegalPlan(f"a chunk of {tokens} tokens of request {job.id}, after {before} others")
 
-    def length(self, request: int, parked: dict[int, tuple[Job, int]]) -> int:
-        """Tokens of KV that a running request has."""
-        if request in self.partial:
-            return self.partial[request][1]
-        return parked[request][1] if request in parked else self._batch.length(request)
+    def length(self, request: int) -> int:
+        """Tokens of KV that a row or a partly prefilled request has."""
+        return self.partial[request][1] if request in self.partial else self._batch.length(request)
 
-    def drop(self, requests: Sequence[int], parked: dict[int, tuple[Job, int]]) -> None:
-        """Requests lose their KV and go to the head of the queue, one after the other."""
-        book, batch = self._book, self._batch
+    def drop(self, requests: Sequence[int]) -> None:
+        """Requests lose their KV and go to their places in the queue.
+
+        First come, first served, that is its head: nobody is admitted before one that arrived earlier, so the last
+        admitted arrived last of those in the batch, and before all who wait.
+        """
+        book = self._book
         assert isinstance(book, Paged)
         for request in requests:
-            job, length = self.running[request], self.length(request, parked)
+            job, length = self.running.pop(request), self.length(request)
             book.preempt(job, length)
             self.computed_before[request] = max(length, self.computed_before.get(request, 0))
             if self.partial.pop(request, None) is None:
                 self._progress[request] = length - job.prompt_tokens + 1
-                if parked.pop(request, None) is None:
-                    batch.remove(request)
-            del self.running[request]
-            self._waiting.put_back(job)
+                self._batch.remove(request)
+            self._waiting.push(job)
 
     def begin(self, plan: Plan) -> None:
         """Take the memory of the chunks; their newcomers have left the queue."""

@@ -16,7 +16,7 @@ With paged KV a policy may prefill in chunks instead, every request of the run. 
 
     begin   prefill     waiting -> partly prefilled                    (KV found in the cache, and of the chunk)
                         partly prefilled -> the same                   (KV of the next chunk)
-    begin   drop        running, parked or partly prefilled -> waiting, before all others
+    begin   drop        running or partly prefilled -> waiting
     commit              partly prefilled -> the same; when no token of its prompt is left -> running | finished
 
 A lane is busy from `begin` to `commit`. `begin` refuses an illegal plan with `IllegalPlan` and changes nothing; it
@@ -175,11 +175,8 @@ class Ledger:
         if lane:
             raise IllegalPlan("the batch is on lane 0")
         chunks = self.chunks
-        chunks.check(plan, self.parked, self.max_rows)
-        for request in plan.park:
-            self.host_tokens += self.book.park(self.batch.rows[request][0], self.batch.length(request))
-        chunks.drop(plan.drop, self.parked)
-        self._move_rows(plan._replace(drop=()))
+        chunks.check(plan, self.max_rows)
+        chunks.drop(plan.drop)
         if plan.decode:
             self.book.decode(1, 0)
         chunks.begin(plan)

@@ -37,7 +37,7 @@ class Plan(NamedTuple):
         insert: Ids of ready or parked requests that become rows of the batch before it decodes.
         park: Ids of rows that leave the batch and keep their keys and values.
         drop: Ids of rows that leave the batch and lose them; they wait again and are recomputed. Where prompts are
-            prefilled in chunks, also of requests that are parked or partly prefilled.
+            prefilled in chunks, also of requests that are partly prefilled.
         decode: Whether the batch decodes one token per row.
         apart: Whether the prefilled jobs become *ready* (their KV lies beside the batch) rather than rows at once.
         ask_at: A time, in seconds, at which to ask again at the latest.

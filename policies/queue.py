@@ -63,9 +63,6 @@ class Queue(Protocol):
     def push(self, job: Job) -> None:
         """Put a job in its place."""
 
-    def put_back(self, job: Job) -> None:
-        """Put a job that was preempted before all others, or in its place if the order is not that of arrival."""
-
     def extend_arrivals(self, jobs: Iterable[Job]) -> None:
         """Put new arrivals in their places."""
 
@@ -85,10 +82,6 @@ class ArrivalQueue(deque[Job]):
             return
         place = next(i for i, other in enumerate(self) if (job.arrival_s, job.id) <= (other.arrival_s, other.id))
         self.insert(place, job)
-
-    def put_back(self, job: Job) -> None:
-        """Put a job at the head: of several that come back, the last is served first."""
-        self.appendleft(job)
 
     def extend_arrivals(self, jobs: Iterable[Job]) -> None:
         """Append new arrivals, which are in order."""
@@ -145,10 +138,6 @@ class OrderedQueue:
             insort(self._front, entry)
         else:
             heapq.heappush(self._heap, entry)
-
-    def put_back(self, job: Job) -> None:
-        """Put a job in its place."""
-        self.push(job)
 
     def extend_arrivals(self, jobs: Iterable[Job]) -> None:
         """Put new arrivals in their places."""

@@ -17,8 +17,8 @@ class View:
         rows: Live rows by request id, in the order in which they joined.
         ready: Prefilled requests that are not yet in the batch.
         parked: Preempted requests with their KV kept, and its length in tokens.
-        running: Where prompts are prefilled in chunks: rows, parked rows and partly prefilled requests, in the order in
-            which they were admitted.
+        running: Where prompts are prefilled in chunks: rows and partly prefilled requests, in the order in which they
+            were admitted.
         partial: Partly prefilled requests, and the tokens of KV that each has.
         admissible: `admissible(count, apart=False)`: of the first `count` waiting jobs, those that memory can take
             together, from the first to the last before one that does not fit; `apart`: their KV is to lie beside the
@@ -50,8 +50,8 @@ class View:
         return len(one) + len(other) + len(ledger.sending) + len(ledger.ready)
 
     def length(self, request: int) -> int:
-        """Tokens of KV that a live row, a parked or a partly prefilled request holds."""
-        return self._ledger.chunks.length(request, self._ledger.parked)
+        """Tokens of KV that a live row or a partly prefilled request holds."""
+        return self._ledger.chunks.length(request)
 
     def draft(self) -> Draft:
         """Return a draft of the next step on paged memory: what it would take, part by part."""

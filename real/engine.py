@@ -170,7 +170,6 @@ class Engine:
         clock = self.ledger.batch.clock
         if plan.park or plan.drop:
             self.answers.interrupted([*plan.park, *plan.drop], clock, self._decoded_s)
-            self.answers.preempted([*plan.park, *plan.drop])
         if plan.insert:
             self.answers.joined(plan.insert, clock)
         return Task(plan, Work(), now, 0.0, self.ledger)

@@ -121,6 +121,8 @@ class Answers:
     def interrupted(self, requests: Sequence[int], clock: int, token_s: float) -> None:
         """Requests have left the batch before their end; the last tokens of those that were rows came at `token_s`."""
         leaving = set(requests)
+        for request in requests:
+            self.preemptions[request] = self.preemptions.get(request, 0) + 1
         for entry in self._due:
             request = entry & _ID
             if request in leaving:
@@ -129,11 +131,6 @@ class Answers:
                 self._undo_join(request, clock)
         self._due = [entry for entry in self._due if entry & _ID not in leaving]
         heapify(self._due)
-
-    def preempted(self, requests: Iterable[int]) -> None:
-        """Count that requests were preempted."""
-        for request in requests:
-            self.preemptions[request] = self.preemptions.get(request, 0) + 1
 
     def ending(self, clock: int, now: float) -> list[int]:
         """Return, and forget, the rows whose last token came with the step that ended at `clock`, at time `now`."""

@@ -54,7 +54,6 @@ class Loop(ABC):
         self._count_step = STEPS[self._traits.layout]
         self._log = log
         self._stretch = stretch
-        self._chunked = self._traits.chunks
         self._trusts = stretch and not ledger.book.grows and not self._traits.concatenates
         self._source = source_of(requests, frontend_s)
         self._closed_loop = requests.concurrency is not None
@@ -94,8 +93,6 @@ class Loop(ABC):
         clock = self.ledger.batch.clock
         if park or drop:
             self.answers.interrupted([*park, *drop], clock, self._decoded_s)
-            # Where prompts are prefilled in chunks, a row that is parked keeps its blocks and only misses a turn.
-            self.answers.preempted(drop if self._chunked else [*park, *drop])
         if insert:
             self.answers.joined(insert, clock)
 

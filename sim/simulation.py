@@ -140,6 +140,10 @@ class Simulation:
         result = self._recording.result(self._requests, self.answers, self._engine.ledger.stretch_peak)
         if self._policy.traits.lanes == "separate" and result.summary["duration_s"]:
             result.summary["link_busy_fraction"] = self._engine.link_busy_s / result.summary["duration_s"]
+        if self._policy.traits.finds_prefixes:
+            chunks = self._engine.ledger.chunks
+            result.summary["prefix_hit_tokens"] = chunks.found_tokens
+            result.summary["prefix_hit_rate"] = chunks.found_tokens / max(chunks.asked_tokens, 1)
         return result
 
 

@@ -146,9 +146,15 @@ def _lines(every: Sequence[Summary], context: Context) -> list[Line]:
         Line("GPU busy", _percent("gpu_busy_fraction"), section=True),
         Line("mean batch, rows", _number("mean_batch_rows", digits=1)),
         Line("KV memory taken at its peak", lambda s: _share(_value(s, "kv_peak_tokens"), context.kv_tokens)),
+        *_prefix_lines(every),
         Line("requests completed", _number("completed", digits=0)),
         *(Line(text, _number(key, digits=0)) for key, text in optional.items() if any(s.get(key) for s in every)),
     ]
+
+
+def _prefix_lines(every: Sequence[Summary]) -> Iterator[Line]:
+    if any(summary.get("prefix_hit_tokens") for summary in every):
+        yield Line("prompt tokens found in the prefix cache", _percent("prefix_hit_rate"))
 
 
 def _slo_lines() -> Iterator[Line]:

@@ -74,6 +74,11 @@ class Requests:
         if self.concurrency is not None and (self.concurrency < 1 or self.arrival_s.any()):
             raise ValueError("a closed loop needs a concurrency of at least 1 and arrival_s all zero")
 
+    @property
+    def share_prefixes(self) -> bool:
+        """Whether prompts are known to begin with what others begin with too."""
+        return self.prefix_hashes is not None or bool(self.prefix_tokens.any())
+
     def __len__(self) -> int:
         """Return the number of requests."""
         return len(self.arrival_s)
