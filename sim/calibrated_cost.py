@@ -188,7 +188,8 @@ class CalibratedCost(CostModel):
         if prompts:
             seconds += self._prefill_seconds(work)
         seconds = max(seconds, self._host_floor_s) + self._step_s
-        return seconds + max(0, launches - 1) * self._launch_s + self._moved_seconds(work.kv_copied, work.kv_host)
+        more_s = max(0, launches - 1) * self._launch_s
+        return float(seconds + more_s + self._moved_seconds(work.kv_copied, work.kv_host))
 
     def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
         """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it, and faster."""

@@ -249,7 +249,7 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
     outside = {name: summary.get("beyond_calibration") or 0 for name, summary in summaries.items()}
     if any(share >= BEYOND for share in outside.values()):
         shares = [f"{name} {share:.1%}" for name, share in outside.items() if share >= BEYOND]
-        yield f"Iterations larger than any measured on {context.hardware}, their times are extrapolated: {_join(shares)}."
+        yield f"Iterations larger than any measured on {context.hardware}, with times extrapolated: {_join(shares)}."
     if context.too_long:
         yield (
             f"Requests longer than the {context.max_positions:,} tokens that {context.model} was made for: "

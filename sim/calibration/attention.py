@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sim.calibration.cleaning import Array, ascending_both, errors, log_interpolate, rounded
+from sim.calibration.cleaning import Array, ascending_both, comparable, errors, log_interpolate, rounded, typical
 from sim.hardware import Hardware
 from sim.kernels import HEAD_DIM, QUERY_HEADS, ChunkAttention, DecodeAttention, PromptAttention, prompt_surface
 
@@ -47,22 +47,23 @@ def group_of(table: pd.Series) -> pd.Index:
     return table.index.get_level_values("heads") // table.index.get_level_values("kv_heads")
 
 
-def fit_decode(table: pd.Series, fitted: Heads, source: str) -> DecodeAttention:
+def fit_decode(versions: pd.DataFrame, fitted: Heads, source: str) -> DecodeAttention:
     """Return decode attention by rows and context, made of one head count and judged on others of as many KV heads.
 
     Args:
-        table: Seconds by `ATTENTION`.
+        versions: Seconds by `ATTENTION`, a column per version.
         fitted: Query and KV heads that are used.
         source: Where the table comes from.
     """
+    table, judge = typical(versions), comparable(versions)
     kv_heads, mha = fitted[1], fitted[0] == fitted[1]
-    cells = of_heads(table, [fitted]).droplevel(["heads", "kv_heads"]).unstack("tokens")
+    cells = of_heads(table, [fitted]).droplevel(["heads", "kv_heads"]).unstack("tokens").sort_index(axis=1)
     rows = [count for count in ROWS if count in cells.index]
     made = decode_table(cells.loc[rows], kv_heads, mha, source)
-    group = group_of(table)
+    group = group_of(judge)
     alike = (group == 1) if mha else (group > 1) & (group <= GROUPS)
-    alike &= True if mha else table.index.get_level_values("kv_heads") == kv_heads
-    rest = table[alike & ~table.index.isin(of_heads(table, [fitted]).index)]
+    alike &= True if mha else judge.index.get_level_values("kv_heads") == kv_heads
+    rest = judge[alike & ~judge.index.isin(of_heads(judge, [fitted]).index)]
     if rest.empty:
         return made
     found: dict[str, Any] = errors(*held_out_decode(made, rest))
@@ -108,7 +109,7 @@ def held_out_decode(made: DecodeAttention, table: pd.Series) -> tuple[Array, Arr
 def rows_of(grid: pd.Series) -> pd.DataFrame:
     """Return the seconds of iterations that only decode, [rows, KV tokens per row], of a grid of iterations."""
     alone = grid[grid.index.get_level_values("prefill_chunk") == 0].droplevel(["prefill_chunk", "kv_prefill"])
-    return alone.unstack("kv_decode").sort_index()
+    return alone.unstack("kv_decode").sort_index().sort_index(axis=1)
 
 
 def grid_decode(grid: pd.Series, kv_heads: int, source: str) -> DecodeAttention:
@@ -141,22 +142,29 @@ def judged_chunks(made: ChunkAttention, grid: pd.Series, heads: int) -> ChunkAtt
     return replace(made, **found)
 
 
-def fit_prompts(table: pd.Series, datasheet: Hardware, source: str) -> list[PromptAttention]:
+def fit_prompts(versions: pd.DataFrame, datasheet: Hardware, source: str) -> list[PromptAttention]:
     """Return attention of whole prompts for each measured group, judged on the head counts they are not made of.
 
     Args:
-        table: Seconds by `ATTENTION`.
+        versions: Seconds by `ATTENTION`, a column per version.
         datasheet: Whose FLOPs no kernel beats.
         source: Where the table comes from.
     """
+    table, judge = typical(versions), comparable(versions)
     made = []
     for group, fitted in PROMPT_FIT.items():
         frame = of_heads(table, fitted).rename("seconds").reset_index()
         frame["all_heads"] = frame["batch"] * frame["heads"]
-        fewest = frame.sort_values("batch").groupby(["all_heads", "tokens"])["seconds"].first().unstack("tokens")
+        fewest = (
+            frame.sort_values("batch")
+            .groupby(["all_heads", "tokens"])["seconds"]
+            .first()
+            .unstack("tokens")
+            .sort_index(axis=1)
+        )
         made.append(prompt_table(fewest, group, datasheet, source))
     used = [pair for fitted in PROMPT_FIT.values() for pair in fitted]
-    rest = table[~table.index.isin(of_heads(table, used).index)]
+    rest = judge[~judge.index.isin(of_heads(judge, used).index)]
     found: dict[str, Any] = errors(*held_out_prompts(made, rest))
     return [replace(made[0], **found), *made[1:]]
 
@@ -213,7 +221,9 @@ def fit_chunks(grid: pd.Series, heads: int, source: str) -> ChunkAttention:
         source: Where it comes from.
     """
     alone = grid[grid.index.get_level_values("n_decode") == 0].droplevel(["n_decode", "kv_decode"])
-    cells = alone[alone.index.get_level_values("prefill_chunk") > 0].unstack("kv_prefill").sort_index()
+    cells = (
+        alone[alone.index.get_level_values("prefill_chunk") > 0].unstack("kv_prefill").sort_index().sort_index(axis=1)
+    )
     columns = {}
     for chunk, row in cells.iterrows():
         known = row.dropna()

@@ -17,6 +17,11 @@ def typical(versions: pd.DataFrame) -> pd.Series:
     return pd.Series(ordered[np.arange(len(ordered)), middle], index=versions.index).dropna()
 
 
+def comparable(versions: pd.DataFrame) -> pd.Series:
+    """Return the typical times of shapes that every version measured: two of them then differ by their shape alone."""
+    return typical(versions.dropna())
+
+
 def ascending(values: Array) -> Array:
     """Return the closest curve that never falls: least squares of the logarithms, pool adjacent violators."""
     levels: list[float] = []

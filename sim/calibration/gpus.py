@@ -102,15 +102,14 @@ def _kernel_by_kernel(folder: Path, datasheet: Hardware, preferred: str, say: Sa
     context = measurements.attention(folder / "attention", "context", ["vllm"])
     say("attention in decode")
     generation = measurements.attention(folder / "attention", "generation", ["vllm"])
-    times = typical(generation)
     say("communication")
     communication = measurements.all_reduces(folder / "comm")
     heads = (*attention.DECODE_FIT.values(), attention.MHA_DECODE_FIT)
     return {
         "matrices": matrices.fit_products(matrices.clean_products(products), datasheet, _named(products)),
-        "prompts": attention.fit_prompts(typical(context), datasheet, _named(context)),
+        "prompts": attention.fit_prompts(context, datasheet, _named(context)),
         "chunks": attention.fit_walk(typical(context), _named(context)),
-        "decode": [attention.fit_decode(times, pair, _named(generation)) for pair in heads],
+        "decode": [attention.fit_decode(generation, pair, _named(generation)) for pair in heads],
         "all_reduce": layers.fit_all_reduce(communication, _named(communication), preferred),
     }
 

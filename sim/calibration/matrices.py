@@ -1,5 +1,6 @@
 """The table of matrix products."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +17,15 @@ TOKENS = (
 )  # fmt: skip
 OUTPUTS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 65536)
 INPUTS = (512, 1024, 2048, 4096, 8192, 16384)
+HELD_OUT = 3
+"""One of so many matrices is kept for judging."""
+HOLD = 0.05
+"""Weight of the mean share against a matrix that was measured."""
 
 
 def clean_products(versions: pd.DataFrame) -> pd.DataFrame:
     """Return seconds [(n, k), m] of the typical version, never falling in m."""
-    table = typical(versions).unstack("m").sort_index()
+    table = typical(versions).unstack("m").sort_index().sort_index(axis=1)
     for shape, row in table.iterrows():
         known = row.notna()
         table.loc[shape, known] = ascending(row[known].to_numpy(dtype=np.float64))
@@ -28,20 +33,23 @@ def clean_products(versions: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit_products(table: pd.DataFrame, datasheet: Hardware, source: str) -> MatrixProduct:
-    """Return the shares of the roofline at the grid's shapes, and how well the other shapes are met.
+    """Return the shares of the roofline that meet two thirds of the matrices best, judged on the others.
+
+    Least squares of log(share), each matrix between its neighbours on the grid as `MatrixProduct` interpolates; what
+    they leave open is held by the mean share.
 
     Args:
         table: Seconds [(n, k), m], clean.
         datasheet: The rates of the roofline.
         source: Where the table comes from.
     """
-    share = np.full((len(OUTPUTS), len(INPUTS), len(TOKENS)), np.nan)
-    for i, outputs in enumerate(OUTPUTS):
-        for j, inputs in enumerate(INPUTS):
-            if (outputs, inputs) in table.index:
-                share[i, j] = _shares(table.T[(outputs, inputs)], outputs, inputs, datasheet)
-            else:  # the largest of both does not fit: as the next smaller matrix
-                share[i, j] = share[i, j - 1]
+    shapes = [shape for place, shape in enumerate(shapes_within(table)) if place % HELD_OUT]
+    logs = np.log([_shares(table.T[shape], *shape, datasheet) for shape in shapes])
+    weights = np.array([_weights(*shape) for shape in shapes])
+    held = HOLD * np.eye(weights.shape[1])
+    means = np.tile(logs.mean(axis=0), (len(held), 1))
+    nodes, *_ = np.linalg.lstsq(np.vstack([weights, held]), np.vstack([logs, HOLD * means]), rcond=None)
+    share = np.minimum(np.exp(nodes), 1.0).reshape(len(OUTPUTS), len(INPUTS), len(TOKENS))
     made = MatrixProduct(
         source=source,
         tokens=TOKENS,
@@ -49,7 +57,24 @@ def fit_products(table: pd.DataFrame, datasheet: Hardware, source: str) -> Matri
         inputs=INPUTS,
         share=[[rounded(row) for row in rows] for rows in share],
     )
-    return judged(made, table, datasheet)
+    found: dict[str, Any] = errors(*held_out_products(made, table, datasheet))
+    return replace(made, **found)
+
+
+def shapes_within(table: pd.DataFrame) -> list[tuple[int, int]]:
+    """Return the matrices (n, k) of a table that lie within the grid."""
+    shapes = [(int(n), int(k)) for n, k in table.index]
+    return [(n, k) for n, k in shapes if OUTPUTS[0] <= n <= OUTPUTS[-1] and INPUTS[0] <= k <= INPUTS[-1]]
+
+
+def _weights(outputs: int, inputs: int) -> Array:
+    """Return what each node of the grid counts for a matrix [nodes]."""
+    return np.asarray(np.outer(_between(OUTPUTS, outputs), _between(INPUTS, inputs)).ravel())
+
+
+def _between(axis: Sequence[int], place: int) -> Array:
+    known = np.log(np.array(axis, dtype=np.float64))
+    return np.array([np.interp(np.log(place), known, row) for row in np.eye(len(axis))])
 
 
 def _shares(row: pd.Series, outputs: int, inputs: int, datasheet: Hardware) -> Array:
@@ -60,23 +85,13 @@ def _shares(row: pd.Series, outputs: int, inputs: int, datasheet: Hardware) -> A
     return np.asarray(np.minimum(roofline / seconds, 1.0))
 
 
-def judged(made: MatrixProduct, table: pd.DataFrame, datasheet: Hardware) -> MatrixProduct:
-    """Return the table with its errors on shapes within its range that it was not made of, whole (n, k) pairs."""
-    measured, predicted = held_out_products(made, table, datasheet)
-    found: dict[str, Any] = errors(measured, predicted)
-    return replace(made, **found)
-
-
 def held_out_products(made: MatrixProduct, table: pd.DataFrame, datasheet: Hardware) -> tuple[Array, Array]:
-    """Return measured and predicted seconds of shapes within the table's range that it was not made of."""
+    """Return measured and predicted seconds of the matrices that the table is not made of."""
     measured, predicted = [], []
-    for shape, row in table.iterrows():
-        outputs, inputs = (int(size) for size in np.array(shape))
-        grid = outputs in made.outputs and inputs in made.inputs
-        if grid or not made.covers(outputs, inputs):
-            continue
-        known = row[row.index <= made.tokens[-1]].dropna()
-        seconds = made.seconds(outputs, inputs, datasheet.peak_flops, datasheet.memory_bandwidth)
-        predicted.append(np.interp(known.index.to_numpy(dtype=np.float64), made.tokens, seconds))
-        measured.append(known.to_numpy(dtype=np.float64))
+    for shape in shapes_within(table)[::HELD_OUT]:
+        row = table.T[shape].dropna()
+        row = row[row.index <= made.tokens[-1]]
+        seconds = made.seconds(*shape, datasheet.peak_flops, datasheet.memory_bandwidth)
+        predicted.append(np.interp(row.index.to_numpy(dtype=np.float64), made.tokens, seconds))
+        measured.append(row.to_numpy(dtype=np.float64))
     return np.concatenate(measured), np.concatenate(predicted)

@@ -16,6 +16,8 @@ ATTENTION = ["heads", "kv_heads", "batch", "tokens"]
 _HEADS = {"num_heads": "heads", "num_key_value_heads": "kv_heads", "batch_size": "batch"}
 _MS, _US = 1e-3, 1e-6
 HEAD_DIM = 128
+PART = 0.1
+"""A version that measured less than this share of what the others did is left out: its table is a part of one."""
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -58,7 +60,9 @@ def _joined(found: dict[str, pd.Series], folder: Path, name: str) -> pd.DataFram
         raise InputError(
             f"{folder}: holds no {name}_perf.parquet with bf16 kernels; give the folder that holds profiles/"
         )
-    return pd.concat(found, axis=1).sort_index()
+    most = max(map(len, found.values()))
+    whole = {version: times for version, times in found.items() if len(times) >= PART * most}
+    return pd.concat(whole, axis=1).sort_index()
 
 
 def matrix_products(folder: Path) -> pd.DataFrame:

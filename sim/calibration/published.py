@@ -58,7 +58,9 @@ def gpt_fast(folder: Path, gpu: Calibrated, engine: EngineConstants, models: dic
         yield Comparison(f"{row['model']}, {gpus} GPU", row["ms_per_token"] / 1e3, cost.seconds(step))
 
 
-def first_token(folder: Path, gpu: Calibrated, engine: EngineConstants, models: dict[str, Model]) -> Iterator[Comparison]:
+def first_token(
+    folder: Path, gpu: Calibrated, engine: EngineConstants, models: dict[str, Model]
+) -> Iterator[Comparison]:
     """Yield first-token latencies of TensorRT-LLM on A100 in fp16, one prompt; see `gpt_fast` for the arguments."""
     columns = ["gpu", "dtype", "model", "tp", "batch_size", "input_len", "first_token_ms"]
     table = read_table(folder / "trtllm_v0.5_first_token_latency.csv", columns)

@@ -11,8 +11,8 @@ import yaml
 
 from policies.errors import InputError
 from policies.policy import Policy
-from sim.configuration import Settings, build, read_settings, refuse_foreign
 from sim.calibrated import Calibrated
+from sim.configuration import Settings, build, read_settings, refuse_foreign
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.model import Model, kv_capacity
@@ -166,8 +166,14 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
         ({"model": load("model", "opt_13b") | {"size": 1}}, "model.size: there is no such option; Model takes name, "),
         ({"model": load("model", "opt_13b") | {"gated": "yes"}}, "model.gated=yes: must be true or false"),
         ({"model": load("model", "opt_13b") | {"layers": "many"}}, "model.layers=many: must be a whole number"),
-        ({"hardware": load("hardware", "rtx4090_datasheet") | {"peak_flops": "fast"}}, "hardware.peak_flops=fast: must be a"),
-        ({"hardware": load("hardware", "rtx4090_datasheet") | {"usable_memory": 1.1}}, "hardware.usable_memory=1.1: must be"),
+        (
+            {"hardware": load("hardware", "rtx4090_datasheet") | {"peak_flops": "fast"}},
+            "hardware.peak_flops=fast: must be a",
+        ),
+        (
+            {"hardware": load("hardware", "rtx4090_datasheet") | {"usable_memory": 1.1}},
+            "hardware.usable_memory=1.1: must be",
+        ),
         ({"max_batch": 0}, "max_batch is 0: give a whole number from 1"),
         ({"kv_tokens": 1.5}, "kv_tokens is 1.5: give a whole number from 1"),
         ({"seed": True}, "seed is True: give a whole number from 0"),
