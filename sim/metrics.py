@@ -127,9 +127,10 @@ class Metrics:
         iteration; the saturated part of it ends where the drain begins (see `Window`), and without a newcomer after
         the start there is none. Fractions of idle time are of busy time, those of idle tokens of computed slots;
         `mean_batch_rows` is the mean of live rows over decode steps; MFU and MBU count useful FLOPs and moved bytes
-        over busy GPU time at datasheet rates; `beyond_calibration` is the share of iterations larger than any that the
-        hardware's costs were measured with, None of a datasheet; `kv_peak_tokens` is the largest of the values logged as iterations began,
+        over busy GPU time at datasheet rates; `kv_peak_tokens` is the largest of the values logged as iterations began,
         the first of each stretch. `slo_attainment` is a share of all requests, rejected ones included.
+        `beyond_calibration` is the share of iterations larger than any that the hardware was measured with; None of a
+        datasheet.
         """
         columns = request_columns(requests, answers, self._release_with_batch)
         return {
