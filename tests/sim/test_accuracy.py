@@ -32,12 +32,12 @@ PUBLISHED = DATA / "profiles/published_tables"
 measured = pytest.mark.skipif(not DATA.is_dir(), reason=f"no measurements in {DATA}: set BATON_DATA to their folder")
 
 KNOWN_MISSES = {
-    ("a100_sxm", "prefill attention, whole prompts"): 0.16,
-    ("h100_sxm", "prefill attention, whole prompts"): 0.16,
-    ("h200_sxm", "decode attention, multi-head, 8 KV heads"): 0.16,
-    ("l40s", "matrix products"): 0.20,
+    ("a100_sxm", "prefill attention, whole prompts"): (0.05, 0.16),
+    ("h100_sxm", "prefill attention, whole prompts"): (0.05, 0.16),
+    ("h200_sxm", "decode attention, multi-head, 8 KV heads"): (0.05, 0.16),
+    ("l40s", "matrix products"): (0.055, 0.22),
 }
-"""Tables whose 90th percentile is over the limit, and by how much at most."""
+"""Tables that are over the limits, as docs/accuracy.md says, and what they stay below."""
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -46,8 +46,9 @@ def test_kernels_meet_shapes_that_they_were_not_fitted_on(name: str) -> None:
     for kernel, table in kernel_tables(read_named("hardware", name)):
         if table.median_error is not None and table.p90_error is not None:
             judged += 1
-            assert table.median_error <= KERNEL_LIMITS[0], kernel
-            assert table.p90_error <= KNOWN_MISSES.get((name, kernel), KERNEL_LIMITS[1]), kernel
+            median, p90 = KNOWN_MISSES.get((name, kernel), KERNEL_LIMITS)
+            assert table.median_error <= median, kernel
+            assert table.p90_error <= p90, kernel
             assert len(table.residuals) >= 40, "intervals are drawn from them"
     assert judged >= (1 if name == "rtx4090" else 7)
 
