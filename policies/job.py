@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+HASHED = 512
+"""Tokens of a prompt that one hash of `Job.prefix_hashes` stands for."""
+
 
 class Job(NamedTuple):
     """One request as the scheduler sees it. The true output length is not here, and never will be.
@@ -14,6 +17,8 @@ class Job(NamedTuple):
         priority: Lower is more urgent.
         prefix_id: Which shared prefix its prompt begins with; -1 for none.
         prefix_tokens: Length of that prefix.
+        prefix_hashes: Or, instead of both: what identifies each 512 tokens of the prompt together with all before them;
+            equal numbers mean equal tokens, 0 or more.
     """
 
     id: int
@@ -23,3 +28,4 @@ class Job(NamedTuple):
     priority: int = 0
     prefix_id: int = -1
     prefix_tokens: int = 0
+    prefix_hashes: tuple[int, ...] = ()

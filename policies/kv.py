@@ -12,8 +12,6 @@ from policies.batch import Batch
 from policies.job import Job
 
 UNBOUNDED = 1 << 62
-BLOCK = 16
-"""Tokens in one block of paged KV (vLLM's default)."""
 
 
 class KVShortage(Exception):
@@ -172,123 +170,6 @@ class Slots(Reserving):
         """Set the reserved total back."""
         assert isinstance(saved, int)
         self.used = saved
-
-
-class Paged:
-    """Blocks of 16 tokens, taken as a row grows. A row of n tokens holds ceil(n / 16) blocks."""
-
-    grows = True
-    follows_rows = True
-    shaped = False
-
-    def __init__(self, limit: int, batch: Batch) -> None:
-        self.limit = limit // BLOCK * BLOCK
-        self.copied = self.transient = 0
-        self._batch = batch
-        self._blocks = 0
-        self._residues = [0] * BLOCK
-        """How many rows have offset = i (mod 16): those with clock + i = 0 need a block at the next step."""
-
-    @property
-    def used(self) -> int:
-        """Tokens in the blocks taken."""
-        return self._blocks * BLOCK
-
-    @property
-    def _free(self) -> int:
-        return self.limit // BLOCK - self._blocks
-
-    def possible(self, job: Job, apart: bool) -> bool:
-        """Whether its prompt and all its new tokens fit."""
-        return job[2] + job[3] <= self.limit
-
-    def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
-        """Return the jobs, from the first, whose prompts and next tokens fit together."""
-        free = self._free
-        taken: list[Job] = []
-        for job in jobs:
-            free -= length(job) // BLOCK + 1
-            if free < 0:
-                break
-            taken.append(job)
-        return taken
-
-    def admit(self, jobs: Sequence[Job], lengths: Sequence[int], apart: bool) -> None:
-        """Take the blocks of the prompts."""
-        blocks = sum(-(-length // BLOCK) for length in lengths)
-        if blocks > self._free:
-            raise KVShortage(f"{blocks} KV blocks needed, {self._free} free")
-        self._blocks += blocks
-
-    def join(self, job: Job, length: int) -> None:
-        """Nothing moves: attention follows the block table."""
-        self._residues[(length - self._batch.clock) % BLOCK] += 1
-
-    def release(self, job: Job, length: int) -> None:
-        """Free the blocks."""
-        self._blocks -= -(-length // BLOCK)
-        if job.id in self._batch.rows:
-            self._residues[(length - self._batch.clock) % BLOCK] -= 1
-
-    def park(self, job: Job, length: int) -> int:
-        """Keep the blocks."""
-        self._residues[(length - self._batch.clock) % BLOCK] -= 1
-        return 0
-
-    def resumable(self, jobs: Iterable[tuple[Job, int]]) -> int:
-        """All: their blocks were kept."""
-        return sum(1 for _ in jobs)
-
-    def resume(self, jobs: Sequence[tuple[Job, int]]) -> int:
-        """Nothing moves."""
-        return 0
-
-    def _demand(self, steps: int, ahead: int = 0) -> int:
-        """Blocks that `steps` decode steps need, `ahead` steps from now."""
-        clock, whole, rest = self._batch.clock + ahead, *divmod(steps, BLOCK)
-        demand = whole * len(self._batch.rows)
-        for step in range(rest):
-            demand += self._residues[-(clock + step) % BLOCK]
-        return demand
-
-    def further_steps(self) -> int:
-        """Steps until the free blocks run out."""
-        rows = len(self._batch.rows)
-        steps = self._free // rows * BLOCK if rows else UNBOUNDED
-        while rows and self._demand(steps + 1, ahead=1) <= self._free:
-            steps += 1
-        return steps
-
-    def decode(self, steps: int, longest: int) -> None:
-        """Take the blocks that the rows grow into."""
-        demand = self._demand(steps)
-        if demand > self._free:
-            raise KVShortage(f"{demand} KV blocks needed to decode, {self._free} free")
-        self._blocks += demand
-
-    def compact(self) -> None:
-        """Nothing moves: attention follows the block table."""
-
-    def overflow(self) -> int:
-        """Count the newest rows whose blocks the older ones need."""
-        demand, free, leaving = self._demand(1), self._free, 0
-        for _, offset in reversed(self._batch.rows.values()):
-            if demand <= free:
-                break
-            length = self._batch.clock + offset
-            demand -= length % BLOCK == 0
-            free += -(-length // BLOCK)
-            leaving += 1
-        return leaving
-
-    def save(self) -> object:
-        """Return the blocks taken and the residues."""
-        return self._blocks, tuple(self._residues)
-
-    def restore(self, saved: object) -> None:
-        """Set both back."""
-        assert isinstance(saved, tuple)
-        self._blocks, self._residues = saved[0], list(saved[1])
 
 
 class StaticRectangle(Reserving):

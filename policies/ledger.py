@@ -12,6 +12,13 @@ A request is in exactly one state. The moves, and nothing else, are legal:
     commit              running -> finished, or held while its batch runs on; then all held -> finished together
                         (KV released)
 
+With paged KV a policy may prefill in chunks instead, every request of the run. Then, in place of `prefill` above:
+
+    begin   prefill     waiting -> partly prefilled                    (KV found in the cache, and of the chunk)
+                        partly prefilled -> the same                   (KV of the next chunk)
+    begin   drop        running or partly prefilled -> waiting
+    commit              partly prefilled -> the same; when no token of its prompt is left -> running | finished
+
 A lane is busy from `begin` to `commit`. `begin` refuses an illegal plan with `IllegalPlan` and changes nothing; it
 checks KV memory for "carry on" too. Output lengths are not known here: `commit` is told which requests finished.
 """
@@ -20,14 +27,13 @@ from collections.abc import Sequence
 from itertools import compress, islice
 
 from policies.batch import Batch
+from policies.chunks import Chunks
 from policies.job import Job
 from policies.kv import KVBook, KVShortage
-from policies.plan import Plan
+from policies.plan import IllegalPlan, Plan
 from policies.queue import Queue
 
-
-class IllegalPlan(Exception):
-    """A policy asked for what the state does not allow; nothing was changed."""
+__all__ = ["IllegalPlan", "Ledger"]
 
 
 class Ledger:
@@ -45,6 +51,7 @@ class Ledger:
         host_tokens: KV tokens that the last `begin` moved to or from host memory.
         stretch_peak: Most KV memory that rows grew into while a plan was carried on, in tokens.
         inserted: Rows that the decode step begun last computes for the first time since they joined.
+        chunks: The requests of a batch whose prompts are prefilled in chunks.
         remote: Tokens of KV on the prefill GPU, by request; they stay there until the link has carried them.
     """
 
@@ -83,6 +90,8 @@ class Ledger:
         self.remote: dict[int, int] = {}
         self._remote_limit = remote_limit
         self._active: list[Plan | None] = [None, None]
+        self.chunks = Chunks(batch, book, waiting, self.progress)
+        self._chunked = self.chunks.running
         self._copy_owed = 0
         """KV tokens that a reshape for a newcomer on lane 1 makes the batch copy before its next step."""
 
@@ -126,12 +135,14 @@ class Ledger:
         Raises:
             IllegalPlan: The plan breaks a rule of this module, or needs more KV memory than is free.
         """
-        prefill, insert, park, drop, decode, apart, _, _ = plan
+        prefill, insert, park, drop, decode, apart, _, _, tokens = plan
         if self._active[lane] is not None:
             raise IllegalPlan(f"lane {lane} is busy")
         batch, book = self.batch, self.book
         book.copied = book.transient = self.host_tokens = 0
-        if insert or park or drop:
+        if tokens or (self._chunked and (prefill or insert or park or drop)):
+            self._begin_chunks(lane, plan)
+        elif insert or park or drop:
             self._shape(lane, plan)
         elif prefill:
             self._check_prefill(lane, prefill, decode, apart, len(batch.rows))
@@ -159,6 +170,17 @@ class Ledger:
             self._copy_owed = 0
         self._active[lane] = plan
 
+    def _begin_chunks(self, lane: int, plan: Plan) -> None:
+        """Do a plan of a batch whose prompts are prefilled in chunks."""
+        if lane:
+            raise IllegalPlan("the batch is on lane 0")
+        chunks = self.chunks
+        chunks.check(plan, self.max_rows)
+        chunks.drop(plan.drop)
+        if plan.decode:
+            self.book.decode(1, 0)
+        chunks.begin(plan)
+
     def _grow(self) -> None:
         try:
             self.book.decode(1, self.batch.longest)
@@ -185,7 +207,7 @@ class Ledger:
     def _shape(self, lane: int, plan: Plan) -> None:
         """Do a plan that has several parts, or none of them."""
         self._check_shaping(lane, plan)
-        prefill, _, park, drop, _, _, _, _ = plan
+        prefill, _, park, drop, _, _, _, _, _ = plan
         if self.parked or park or drop or prefill or self.book.grows:
             saved = self.book.save()
             try:
@@ -198,7 +220,7 @@ class Ledger:
         self._move_rows(plan)
 
     def _check_shaping(self, lane: int, plan: Plan) -> None:
-        prefill, insert, park, drop, decode, apart, _, _ = plan
+        prefill, insert, park, drop, decode, apart, _, _, _ = plan
         batch = self.batch
         if lane:
             raise IllegalPlan("the batch is shaped on lane 0")
@@ -305,11 +327,11 @@ class Ledger:
         plan = self._active[lane]
         if plan is None:
             raise IllegalPlan(f"lane {lane} is idle")
-        prefill, _, _, _, decode, _, _, _ = plan
+        prefill, _, _, _, decode, _, _, _, tokens = plan
         batch = self.batch
-        computed = batch.rows if decode else ()
+        computed, completed = batch.rows if decode else (), self.chunks.completed(plan) if tokens else prefill
         for request in finished:
-            if request not in computed and not any(job[0] == request for job in prefill):
+            if request not in computed and not any(job[0] == request for job in completed):
                 raise IllegalPlan(f"request {request} was not computed, so it cannot finish")
         self._active[lane] = None
         if decode:
@@ -319,7 +341,10 @@ class Ledger:
                     self.book.decode(steps - 1, batch.longest)
                     self.stretch_peak = max(self.stretch_peak, self.book.used)
                 batch.clock += steps - 1
-        if prefill:
+        if tokens:
+            self.prefilling[lane] = ()
+            finished = self.chunks.land(plan, finished)
+        elif prefill:
             finished = self._land(prefill, plan[5], lane, finished)
         if finished:
             self._finish_rows(finished)
@@ -349,7 +374,7 @@ class Ledger:
         return [request for request in finished if request not in ended] if ended else finished
 
     def _finish_rows(self, finished: Sequence[int]) -> None:
-        batch, book, clock, rows = self.batch, self.book, self.batch.clock, self.batch.rows
+        batch, book, clock, rows, chunked = self.batch, self.book, self.batch.clock, self.batch.rows, self._chunked
         if self._hold_finished:
             self._hold_rows(finished)
             return
@@ -358,6 +383,8 @@ class Ledger:
             book.release(job, clock + offset)
             del rows[request]
             batch.offset_sum -= offset
+            if chunked:
+                chunked.pop(request)
 
     def _hold_rows(self, finished: Sequence[int]) -> None:
         batch = self.batch

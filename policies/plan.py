@@ -25,18 +25,25 @@ class Steady(IntEnum):
 NOT, UNTIL_ARRIVAL, THROUGH_ARRIVALS = Steady
 
 
+class IllegalPlan(Exception):
+    """A policy asked for what the state does not allow; nothing was changed."""
+
+
 class Plan(NamedTuple):
     """The next iteration of one lane. It says only what changes; rows that are not named carry on.
 
     Attributes:
-        prefill: Waiting jobs whose whole prompts this iteration computes.
+        prefill: Waiting jobs whose prompts this iteration computes, whole or in part.
         insert: Ids of ready or parked requests that become rows of the batch before it decodes.
         park: Ids of rows that leave the batch and keep their keys and values.
-        drop: Ids of rows that leave the batch and lose them; they wait again and are recomputed.
+        drop: Ids of rows that leave the batch and lose them; they wait again and are recomputed. Where prompts are
+            prefilled in chunks, also of requests that are partly prefilled.
         decode: Whether the batch decodes one token per row.
         apart: Whether the prefilled jobs become *ready* (their KV lies beside the batch) rather than rows at once.
         ask_at: A time, in seconds, at which to ask again at the latest.
         steady: How long the answers after this one are "carry on" (after an idle plan: idle again).
+        tokens: How many tokens this iteration computes of each prefilled job, which may then be partly prefilled
+            already; KV found in the prefix cache is not computed. Empty: whole prompts.
     """
 
     prefill: Sequence[Job] = ()
@@ -47,16 +54,17 @@ class Plan(NamedTuple):
     apart: bool = False
     ask_at: float = math.inf
     steady: Steady = NOT
+    tokens: Sequence[int] = ()
 
 
 def prefilling(jobs: Sequence[Job], decode: bool, apart: bool, steady: Steady = NOT) -> Plan:
     """Return `Plan(jobs, decode=decode, apart=apart, steady=steady)`, at a third of the cost."""
-    return _new(Plan, (jobs, (), (), (), decode, apart, math.inf, steady))
+    return _new(Plan, (jobs, (), (), (), decode, apart, math.inf, steady, ()))
 
 
 def inserting(requests: Sequence[int], steady: Steady = NOT) -> Plan:
     """Return `Plan(insert=requests, decode=True, steady=steady)`, at a third of the cost."""
-    return _new(Plan, ((), requests, (), (), True, False, math.inf, steady))
+    return _new(Plan, ((), requests, (), (), True, False, math.inf, steady, ()))
 
 
 IDLE = Plan(steady=Steady.UNTIL_ARRIVAL)

@@ -10,7 +10,7 @@ from policies.queue import ORDERS
 from policies.view import View
 
 Layout = Literal["selective_fused", "selective_per_request", "rectangle", "shared_rectangle", "static"]
-Memory = Literal["slots", "paged", "rectangle", "static"]
+Memory = Literal["slots", "paged", "prefix_cache", "rectangle", "static"]
 Lanes = Literal["one", "shared", "separate"]
 
 
@@ -25,6 +25,7 @@ class Traits(NamedTuple):
         hold_finished: Whether finished rows are computed until the batch ends.
         release_with_batch: Whether answers leave with the batch rather than token by token.
         concatenates: Whether a rectangle is concatenated anew at every change rather than shaped in place.
+        chunks: Whether prompts are prefilled in chunks.
     """
 
     layout: Layout
@@ -34,6 +35,12 @@ class Traits(NamedTuple):
     hold_finished: bool = False
     release_with_batch: bool = False
     concatenates: bool = False
+    chunks: bool = False
+
+    @property
+    def finds_prefixes(self) -> bool:
+        """Whether KV that other requests share is computed once and found again."""
+        return self.memory == "prefix_cache"
 
     @property
     def gpus(self) -> int:
@@ -79,6 +86,12 @@ def require_positive(option: str, value: object, optional: bool = False) -> None
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"policy.{option}={value}: must be a whole number of at least 1")
+
+
+def require_switch(option: str, value: object) -> None:
+    """Raise InputError unless the option is on or off."""
+    if not isinstance(value, bool):
+        raise InputError(f"policy.{option}={value}: give true or false")
 
 
 def require_choice(option: str, value: object, choices: tuple[str, ...]) -> None:

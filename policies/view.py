@@ -6,6 +6,7 @@ from types import MappingProxyType
 from policies.batch import Row
 from policies.job import Job
 from policies.ledger import Ledger
+from policies.paged import Draft, Paged
 
 
 class View:
@@ -16,12 +17,15 @@ class View:
         rows: Live rows by request id, in the order in which they joined.
         ready: Prefilled requests that are not yet in the batch.
         parked: Preempted requests with their KV kept, and its length in tokens.
+        running: Where prompts are prefilled in chunks: rows and partly prefilled requests, in the order in which they
+            were admitted.
+        partial: Partly prefilled requests, and the tokens of KV that each has.
         admissible: `admissible(count, apart=False)`: of the first `count` waiting jobs, those that memory can take
             together, from the first to the last before one that does not fit; `apart`: their KV is to lie beside the
             batch at first.
     """
 
-    __slots__ = ("_ledger", "admissible", "parked", "ready", "rows", "waiting")
+    __slots__ = ("_ledger", "admissible", "parked", "partial", "ready", "rows", "running", "waiting")
 
     def __init__(self, ledger: Ledger) -> None:
         """Look at a ledger."""
@@ -31,6 +35,8 @@ class View:
         self.rows: Mapping[int, Row] = MappingProxyType(ledger.batch.rows)
         self.ready: Mapping[int, Job] = MappingProxyType(ledger.ready)
         self.parked: Mapping[int, tuple[Job, int]] = MappingProxyType(ledger.parked)
+        self.running: Mapping[int, Job] = MappingProxyType(ledger.chunks.running)
+        self.partial: Mapping[int, tuple[Job, int]] = MappingProxyType(ledger.chunks.partial)
 
     def key(self, job: Job) -> tuple[float, ...]:
         """The place of a job in the queue order, smallest first."""
@@ -44,8 +50,14 @@ class View:
         return len(one) + len(other) + len(ledger.sending) + len(ledger.ready)
 
     def length(self, request: int) -> int:
-        """Tokens of KV that a live row holds."""
-        return self._ledger.batch.length(request)
+        """Tokens of KV that a live row or a partly prefilled request holds."""
+        return self._ledger.chunks.length(request)
+
+    def draft(self) -> Draft:
+        """Return a draft of the next step on paged memory: what it would take, part by part."""
+        book = self._ledger.book
+        assert isinstance(book, Paged)
+        return book.draft()
 
     def prefill_length(self, job: Job) -> int:
         """Tokens that a prefill of the job would compute."""

@@ -11,9 +11,10 @@ class Work(NamedTuple):
         rows: Live rows that decoded one token.
         held_rows: Finished rows that were computed all the same.
         inserted_rows: Rows that decoded for the first time since they were prefilled or parked.
-        prefill_rows: Prompts prefilled.
-        prefill_tokens: Tokens of these prompts.
-        prefill_pairs: (query, key) pairs that causal attention over these prompts needs.
+        prefill_rows: Prompts prefilled, whole or a chunk of each.
+        prefill_tokens: Tokens of these prompts or chunks.
+        prefill_pairs: (query, key) pairs that causal attention over them needs: of a chunk of c tokens after p others,
+            c*p + c*(c+1)/2.
         prefill_padding: Padded slots that the prefilled group computed.
         prefill_padding_pairs: (query, key) pairs computed for that padding.
         insertion_padding: Slots padded because a newcomer's prompt and the batch shared one rectangle.
@@ -26,6 +27,8 @@ class Work(NamedTuple):
         attention_launches: Attention kernels launched per layer.
         recomputed_tokens: Those of the prefilled tokens whose KV had been computed before, and was dropped.
         recomputed_pairs: Those of the prefill pairs that belong to them.
+        prefill_kv: KV tokens from before this iteration (of earlier chunks, or found in the prefix cache) that the
+            prefilled chunks attended to, summed over chunks.
     """
 
     lane: int = 0
@@ -47,3 +50,4 @@ class Work(NamedTuple):
     attention_launches: int = 0
     recomputed_tokens: int = 0
     recomputed_pairs: int = 0
+    prefill_kv: int = 0

@@ -101,6 +101,10 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     for name, policy in compared.policies.items():
         if policy.traits.lanes == "separate":
             raise InputError(f"policy {name} needs a second GPU for its prefill, and one device is driven here")
+        if policy.traits.chunks:
+            raise InputError(
+                f"policy {name} prefills in chunks, which is not run on a real model: choose another policy"
+            )
     model = read_model(config)
     validate = _section(config, "validate")
     return Settings(

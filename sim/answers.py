@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
+from math import isnan
 
 from policies.job import Job
 from workloads.requests import Requests
@@ -20,7 +21,7 @@ class Answers:
         first_token_s: End of its first prefill.
         finish_s: End of the iteration that gave its last token, or that released it.
         join_clock: Decode clock when it first joined the batch; -1 if it never decoded before it was preempted.
-        preemptions: How often a request was parked or dropped, by id.
+        preemptions: How often a request was preempted, by id.
         recomputed: (time of the token before, time of the token) of every prefill after a drop.
         rejected: Requests that can never be served.
         finished: How many requests have finished.
@@ -51,22 +52,30 @@ class Answers:
         """Decode clock at which the next row of the batch ends; only of a batch that has live rows."""
         return self._due[0] >> _ID_BITS
 
-    def prefilled(self, jobs: Sequence[Job], start: float, now: float, clock: int | None) -> list[int]:
+    def scheduled(self, jobs: Iterable[Job], start: float) -> None:
+        """A part of each job's prompt was computed from `start` on, perhaps its first."""
+        for job in jobs:
+            if isnan(self.first_scheduled_s[job[0]]):
+                self.first_scheduled_s[job[0]] = start
+
+    def prefilled(self, jobs: Sequence[Job], start: float | None, now: float, clock: int | None) -> list[int]:
         """A prefill gave each job a token; return those for which it was the last.
 
-        The others have become rows at decode clock `clock`, or lie beside the batch if it is None.
+        The others have become rows at decode clock `clock`, or lie beside the batch if it is None. The prefill began at
+        `start`; None: `scheduled` has said when.
         """
         ended: list[int] = []
-        output_tokens, left, preemptions = self._output_tokens, self._left, self.preemptions
+        output_tokens, left, interrupted = self._output_tokens, self._left, self._token_s
         due, join_clock = self._due, self.join_clock
         for job in jobs:
             request = job[0]
-            if preemptions and request in preemptions:
+            if interrupted and request in interrupted:
                 remaining = left.pop(request) - 1
                 self.recomputed.append((self._token_s[request], now))
                 self._token_s[request] = now
             else:
-                self.first_scheduled_s[request] = start
+                if start is not None:
+                    self.first_scheduled_s[request] = start
                 self.first_token_s[request] = now
                 remaining = output_tokens[request] - 1
             if not remaining:
@@ -74,7 +83,7 @@ class Answers:
                 self.finish_s[request] = now
             elif clock is None:
                 left[request] = remaining
-            elif preemptions:
+            elif interrupted:
                 self._join(request, clock, remaining)
             else:
                 heappush(due, (clock + remaining) << _ID_BITS | request)
@@ -85,7 +94,7 @@ class Answers:
         """Requests have become rows; their next tokens come with the decode step that starts at `clock`."""
         left, due, join_clock = self._left, self._due, self.join_clock
         for request in requests:
-            if self.preemptions:
+            if self._token_s:
                 self._join(request, clock, left.pop(request))
             else:
                 heappush(due, (clock + left.pop(request)) << _ID_BITS | request)
@@ -110,13 +119,14 @@ class Answers:
         return [(clock, token_s) for (clock, _), token_s in self._rejoins.items()]
 
     def interrupted(self, requests: Sequence[int], clock: int, token_s: float) -> None:
-        """Rows, whose last tokens came at `token_s`, have left the batch before their end."""
+        """Requests have left the batch before their end; the last tokens of those that were rows came at `token_s`."""
         leaving = set(requests)
+        for request in requests:
+            self.preemptions[request] = self.preemptions.get(request, 0) + 1
         for entry in self._due:
             request = entry & _ID
             if request in leaving:
                 self._left[request] = (entry >> _ID_BITS) - clock
-                self.preemptions[request] = self.preemptions.get(request, 0) + 1
                 self._token_s[request] = max(token_s, self._token_s.get(request, self.first_token_s[request]))
                 self._undo_join(request, clock)
         self._due = [entry for entry in self._due if entry & _ID not in leaving]

@@ -62,7 +62,8 @@ class Comparison(ABC):
         self._kv_tokens = kv_tokens
         self._more_facts = facts or {}
         self._results: dict[str, Result] = {}
-        self._notes = [*requests.notes, *_order_notes(compared, requests), *_reservation_notes(compared)]
+        self._notes = [*requests.notes, *_sharing_notes(compared, requests), *_order_notes(compared, requests)]
+        self._notes += _reservation_notes(compared)
 
     @abstractmethod
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
@@ -162,6 +163,13 @@ class Comparison(ABC):
         print_table(console, {name: result.summary for name, result in self._results.items()}, context)
 
 
+def _sharing_notes(compared: Compared, requests: Requests) -> Iterator[str]:
+    """Yield a sentence if prompts share prefixes and not every policy finds their KV again."""
+    blind = [name for name, policy in compared.policies.items() if not policy.traits.finds_prefixes]
+    if blind and requests.share_prefixes:
+        yield f"{', '.join(blind)}: prefix sharing is not modelled: every prompt is prefilled whole"
+
+
 def _order_notes(compared: Compared, requests: Requests) -> Iterator[str]:
     """Yield sentences on queue orders that this workload leaves without effect."""
     declared, priority = (np.ptp(column) > 0 for column in (requests.max_new_tokens, requests.priority))
@@ -175,7 +183,11 @@ def _order_notes(compared: Compared, requests: Requests) -> Iterator[str]:
 def _reservation_notes(compared: Compared) -> Iterator[str]:
     """Yield a sentence if the policies do not promise memory to their requests in the same way."""
     all_traits = {name: policy.traits for name, policy in compared.policies.items()}
-    as_needed = [name for name, traits in all_traits.items() if traits.memory == "paged" or traits.reserve == "window"]
+    as_needed = [
+        name
+        for name, traits in all_traits.items()
+        if traits.memory in ("paged", "prefix_cache") or traits.reserve == "window"
+    ]
     if as_needed and len(as_needed) < len(all_traits):
         yield (
             f"{', '.join(as_needed)}: KV memory is taken as answers grow; "

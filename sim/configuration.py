@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from policies.errors import InputError
 from policies.policy import Policy
+from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
@@ -23,9 +24,12 @@ Kind = TypeVar("Kind")
 PACKAGES = ("policies.", "workloads.", "sim.", "real.")
 """What a `_target_` may begin with."""
 
-GROUPS = ("workload", "hardware", "model", "policy")
+MAX_GPUS = 8
+"""Most GPUs of a node that share each layer."""
 
-OPTIONS = (*GROUPS, "policies", "max_batch", "seed", "slo", "timeline")
+GROUPS = ("workload", "hardware", "model", "policy", "engine")
+
+OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", "timeline")
 """What every configuration may hold at its top."""
 
 
@@ -53,13 +57,15 @@ class Settings(Compared):
     """All that a simulation needs.
 
     Attributes:
-        hardware: The GPU.
+        hardware: The GPU, or those that share each layer, under the engine.
+        engine: What runs on it.
         model: The model on it.
         kv_tokens: KV memory of a GPU, in tokens.
         stretch: Whether promised iterations are run in one event.
     """
 
     hardware: Device
+    engine: EngineConstants
     model: Model
     kv_tokens: int
     stretch: bool
@@ -75,8 +81,11 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
-    compared = read_compared(config, policies, ("kv_tokens", "stretch"))
-    hardware = read_object(config, "hardware", Device)
+    compared = read_compared(config, policies, ("engine", "tensor_parallel", "kv_tokens", "stretch"))
+    engine = read_object(config, "engine", EngineConstants)
+    gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
+    assert gpus is not None
+    hardware = read_object(config, "hardware", Device).deployed(engine, gpus)
     model = read_model(config)
     if isinstance(model, Pretrained):
         model = model.dimensions()
@@ -84,6 +93,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     return Settings(
         **vars(compared),
         hardware=hardware,
+        engine=engine,
         model=model,
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),

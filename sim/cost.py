@@ -1,15 +1,17 @@
 """How long an iteration takes: one function of its `Work`.
 
 `CostModel` is what the engine and the metrics ask. `Roofline` answers from a datasheet: linear layers take the longer
-of reading their weights and multiplying the computed token slots; attention reads KV in decode, multiplies (query, key)
-pairs in prefill; shaping copies KV inside the GPU; parking moves it over the host link; every attention launch after
-the first, every layer and every step has a fixed time. All terms but the first maximum are linear in `Work`, which is
-what lets a run of like iterations be summed in closed form.
+of reading their weights and multiplying the computed token slots; attention reads KV in decode; in prefill it takes the
+longer of multiplying (query, key) pairs and reading the KV of earlier chunks; shaping copies KV inside the GPU; parking
+moves it over the host link; every attention launch after the first, every layer and every step has a fixed time. For
+decode steps all terms but the first maximum are linear in `Work`, which is what lets a run of like iterations be summed
+in closed form.
 
 The shape and the default efficiencies (0.8 of the bandwidth, 0.75 of the FLOPs, 12 us per layer, 0.5 ms per step) met
 real vLLM runs on an H100 within 6 %. Activations, norms and element-wise work are inside the fixed time per layer.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -45,9 +47,13 @@ class CostModel(ABC):
         hardware: The device.
         model: The model.
         counts_insertions: Whether a decode step takes longer for rows that it decodes for the first time.
+        has_range: Whether costs were measured, so that iterations can be `beyond` what was.
+        extrapolated: What this model needs of the device and was not measured on it, in words.
     """
 
     counts_insertions = False
+    has_range = False
+    extrapolated: tuple[str, ...] = ()
 
     def __init__(self, hardware: Device, model: Model) -> None:
         """Know whose rates and dimensions count."""
@@ -76,12 +82,19 @@ class CostModel(ABC):
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
 
     @abstractmethod
-    def growth(self, rows: int) -> float:
-        """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""
+    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+        """How much longer, in seconds, each decode step takes than the one before, and for how many steps that holds.
+
+        The first of these steps decodes `rows` rows and reads `kv` tokens, each later one `rows` tokens more.
+        """
 
     @abstractmethod
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource: two that run at once slow each other by what exceeds it."""
+
+    def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
+        """Return which of many iterations are larger than any that was measured: none, where nothing was."""
+        return np.zeros(np.shape(work.rows), dtype=bool)
 
     def useful_flops(self, work: Work) -> Any:
         """FLOPs that served a request: no padding, no finished rows, nothing a second time. Takes counts or arrays."""
@@ -97,7 +110,7 @@ class CostModel(ABC):
         model = self.model
         weights = (model.layers * model.layer_parameters + model.head_parameters) * model.bytes_per_value
         slots = computed_slots(work)
-        kv = work.kv_read + work.kv_held + work.kv_padding + 2 * work.kv_copied
+        kv = work.kv_read + work.kv_held + work.kv_padding + work.prefill_kv + 2 * work.kv_copied
         return (slots > 0) * weights + kv * model.kv_bytes_per_token
 
     def link_seconds(self, tokens: int) -> float:
@@ -131,7 +144,7 @@ class Roofline(CostModel):
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
         (
             _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
-            kv_read, kv_held, kv_padding, copied, host, launches, _, _,
+            kv_read, kv_held, kv_padding, copied, host, launches, _, _, prefill_kv,
         ) = work  # fmt: skip
         seconds = self._step_s + (kv_read + kv_held + kv_padding) * self._kv_s
         slots = rows + held + tokens + padding + insertion
@@ -141,7 +154,9 @@ class Roofline(CostModel):
             seconds += self._pass_s + (layers if layers > layers_read else layers_read)
             seconds += head if head > head_read else head_read
         if prompts:
-            seconds += (pairs + padding_pairs + insertion_pairs) * self._pair_s
+            attention = (pairs + padding_pairs + insertion_pairs) * self._pair_s
+            attention_read = prefill_kv * self._kv_read_s
+            seconds += attention if attention > attention_read else attention_read
         if launches > 1:
             seconds += (launches - 1) * self._launch_s
         if copied or host:
@@ -172,24 +187,25 @@ class Roofline(CostModel):
         launches = np.maximum(work.attention_launches - 1, 0)
         fixed = self._step_s + (slots > 0) * (layers + head) + launches * self._launch_s
         moved = work.kv_copied * self._copy_s + work.kv_host * self._host_s
-        return np.asarray(fixed + kv * self._kv_s + pairs * self._pair_s + moved, dtype=np.float64)
+        attention = np.maximum(pairs * self._pair_s, work.prefill_kv * self._kv_read_s)
+        return np.asarray(fixed + kv * self._kv_s + attention + moved, dtype=np.float64)
 
-    def growth(self, rows: int) -> float:
-        """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""
-        return rows * self._kv_s
+    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+        """How much longer each decode step takes than the one before: always the same."""
+        return rows * self._kv_s, math.inf
 
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource; neither exceeds `seconds`."""
         (
             _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
-            kv_read, kv_held, kv_padding, copied, _, _, _, _,
+            kv_read, kv_held, kv_padding, copied, _, _, _, _, prefill_kv,
         ) = work  # fmt: skip
         kv = kv_read + kv_held + kv_padding
         pairs += padding_pairs + insertion_pairs
         slots = rows + held + tokens + padding + insertion
         flops_s = slots * self._layers_flops_s + (rows + held + prompts) * self._head_flops_s
         flops_s += (pairs + kv) * self._pair_s
-        traffic_s = kv * self._kv_read_s + copied * self._copy_s
+        traffic_s = (kv + prefill_kv) * self._kv_read_s + copied * self._copy_s
         if slots:
             traffic_s += self._layers_read_s + self._head_read_s
         return _new(Demand, (flops_s, traffic_s))

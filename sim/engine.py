@@ -18,14 +18,17 @@ from simpy.events import Event, Timeout
 from policies.batch import Batch
 from policies.concatenated import Concatenated
 from policies.job import Job
-from policies.kv import KVBook, Paged, Slots, StaticRectangle
-from policies.ledger import IllegalPlan, Ledger
+from policies.kv import KVBook, Slots, StaticRectangle
+from policies.ledger import Ledger
+from policies.paged import Paged
 from policies.plan import (
     CARRY_ON,
     THROUGH_ARRIVALS,
+    IllegalPlan,
     Plan,
 )
 from policies.policy import Policy
+from policies.prefix_cache import PrefixCache
 from policies.queue import Predictor, declared, make_queue
 from policies.rectangle import Rectangle
 from sim.answers import Answers
@@ -43,6 +46,7 @@ def make_ledger(policy: Policy, kv_tokens: int, predictor: Predictor, remote_tok
     books: dict[str, Callable[[], KVBook]] = {
         "slots": lambda: Slots(kv_tokens),
         "paged": lambda: Paged(kv_tokens, batch),
+        "prefix_cache": lambda: PrefixCache(kv_tokens, batch),
         "static": lambda: StaticRectangle(kv_tokens, batch),
         "rectangle": lambda: (
             Concatenated(kv_tokens, batch, policy.max_batch)
@@ -74,6 +78,7 @@ class Engine(Loop):
         remote_kv_tokens: int | None = None,
         predictor: Predictor = declared,
         stretch: bool = True,
+        frontend_s: float = 0.0,
     ) -> None:
         """Prepare a run.
 
@@ -86,9 +91,10 @@ class Engine(Loop):
             remote_kv_tokens: KV memory of the prefill GPU, where the policy has one; the same if None.
             predictor: What `sjf` orders by.
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
+            frontend_s: How long after a request is sent the scheduler sees it.
         """
         ledger = make_ledger(policy, kv_tokens, predictor, remote_kv_tokens or kv_tokens)
-        super().__init__(requests, policy, cost, log, ledger, stretch)
+        super().__init__(requests, policy, cost, log, ledger, stretch, frontend_s)
         self.link_busy_s = 0.0
         self._env = simpy.Environment()
         self._two_lanes = self._traits.lanes != "one"
@@ -117,7 +123,7 @@ class Engine(Loop):
         if self._source.next_s <= now:
             self._admit(now)
         plan = self._policy.plan(self._view, now, lane)
-        prefill, insert, park, drop, decode, _, _, _ = plan
+        prefill, insert, park, drop, decode, _, _, _, _ = plan
         if decode or prefill or insert or park or drop:
             return self._begin(lane, plan, now)
         self._sleep(lane, plan)
@@ -129,7 +135,7 @@ class Engine(Loop):
             self._cut(1 - lane)
         ledger = self.ledger
         ledger.begin(lane, plan)
-        prefill, insert, park, drop, _, _, _, steady = plan
+        prefill, insert, park, drop, _, _, _, steady, _ = plan
         rearranged = insert or park or drop
         if rearranged:
             self._rearranged(plan)
@@ -151,8 +157,11 @@ class Engine(Loop):
         if ledger.book.grows:
             steps = min(steps, 1 + ledger.book.further_steps())
         if steps > 1:
-            task.growth = self._cost.growth(task.work.rows + task.work.held_rows)
-            task.steps = self._steps(task.plan, task.start, task.first, task.growth, steps)
+            work = task.work
+            task.growth, alike = self._cost.growth(
+                work.rows + work.held_rows, work.kv_read + work.kv_held + work.kv_padding
+            )
+            task.steps = self._steps(task.plan, task.start, task.first, task.growth, int(min(steps, alike)))
             task.left = task.elapsed(task.steps)
 
     def _sleep(self, lane: int, plan: Plan) -> None:

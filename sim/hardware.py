@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from policies.errors import InputError
 from policies.policy import Traits
 
 if TYPE_CHECKING:
     from sim.cost import CostModel
+    from sim.engine_constants import EngineConstants
     from sim.model import Model
 
 
@@ -25,7 +26,10 @@ class Device(ABC):
         host_bandwidth: Bytes/s to host memory, one direction.
         gpu_bandwidth: Bytes/s to another GPU of the node, one direction.
         usable_memory: Share of `memory_bytes` that weights and KV may take.
+        takes_engine: Whether an engine's constants are added, or its figures hold an engine's overheads already.
     """
+
+    takes_engine: ClassVar[bool] = False
 
     name: str
     source: str
@@ -43,6 +47,26 @@ class Device(ABC):
         Raises:
             InputError: this hardware cannot tell.
         """
+
+    def deployed(self, engine: "EngineConstants", tensor_parallel: int) -> "Device":
+        """Return what runs when an engine uses so many of these GPUs as one.
+
+        Efficiencies that were met on whole iterations, and profiles, hold an engine's overheads already.
+
+        Raises:
+            InputError: nothing is known of several GPUs.
+        """
+        if tensor_parallel > 1:
+            raise InputError(
+                f"tensor_parallel={tensor_parallel}: hardware={self.name} has no figures for communication between "
+                "GPUs; use tensor_parallel=1 or a calibrated hardware"
+            )
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that this is: more than one where several share each layer."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)

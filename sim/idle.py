@@ -103,7 +103,9 @@ class IdleTime:
         left = _take(work, shared)
         # Launches beyond the first are one per query; without the prefill its queries have none.
         launches = np.maximum(left.attention_launches - left.prefill_rows, np.minimum(left.attention_launches, 1))
-        left = _without(left, "prefill_rows", "prefill_tokens", "prefill_pairs")._replace(attention_launches=launches)
+        left = _without(left, "prefill_rows", "prefill_tokens", "prefill_pairs", "prefill_kv")._replace(
+            attention_launches=launches
+        )
         decoding = np.where(alone, 0.0, self._cost.seconds_each(left))
         self.seconds[STALL] += float(((cost[shared] - decoding) * steps[shared]).sum())
 

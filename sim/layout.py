@@ -40,6 +40,21 @@ def _prompts(ledger: Ledger, jobs: Sequence[Job]) -> _Prompts:
     return len(jobs), tokens, pairs, longest, again, again_pairs
 
 
+def _chunks(ledger: Ledger, plan: Plan) -> tuple[int, int, int, int, int, int]:
+    """Count chunks: how many, their tokens and pairs, recomputed tokens and pairs, and the KV before them."""
+    count = pairs = again = again_pairs = before = 0
+    computed = ledger.chunks.computed_before
+    for job, past, tokens in ledger.chunks.of(plan):
+        count += tokens
+        before += past
+        pairs += tokens * past + tokens * (tokens + 1) // 2
+        repeated = min(past + tokens, computed[job[0]]) - past if job[0] in computed else 0
+        if repeated > 0:
+            again += repeated
+            again_pairs += repeated * past + repeated * (repeated + 1) // 2
+    return len(plan.prefill), count, pairs, again, again_pairs, before
+
+
 def fused_step(ledger: Ledger) -> Step:
     """Each row over its own KV, in one attention kernel."""
     batch = ledger.batch
@@ -64,15 +79,19 @@ def padded_step(ledger: Ledger) -> Step:
 
 def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Flattened tokens through the linear layers, one attention kernel over each request's own KV: no padding."""
-    rows = kv = inserted = prompts = tokens = pairs = again = again_pairs = 0
+    rows = kv = inserted = prompts = tokens = pairs = again = again_pairs = before = 0
     if plan[4]:
         batch = ledger.batch
         rows, inserted = len(batch.rows), ledger.inserted
         kv = rows * (batch.clock + 1) + batch.offset_sum
-    if plan[0]:
+    if plan[8]:
+        prompts, tokens, pairs, again, again_pairs, before = _chunks(ledger, plan)
+    elif plan[0]:
         prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan[0])
     prefill, launches, host = (prompts, tokens, pairs), 1 if rows or prompts else 0, ledger.host_tokens
-    return _new(Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, again, again_pairs))
+    return _new(
+        Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, again, again_pairs, before)
+    )
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -88,14 +107,14 @@ def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
         rows, held, kv, kv_held, padding, _ = padded_step(ledger)
         inserted = ledger.inserted
         return _new(
-            Work, (lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0)
+            Work, (lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0, 0)
         )
     prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
     slots = prompts * longest
     padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
     prefill = (prompts, tokens, pairs, padding, padding_pairs)
     launches = 1 if prompts else 0
-    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs))
+    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs, 0))
 
 
 def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -115,7 +134,7 @@ def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     padding_pairs = (rows + prompts) * longest * window - rows * window - pairs
     copied, host = ledger.book.copied, ledger.host_tokens
     counts = (lane, rows, 0, ledger.inserted, prompts, tokens, pairs, 0, 0, padding, padding_pairs)
-    return _new(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, again, again_pairs))
+    return _new(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, again, again_pairs, 0))
 
 
 COUNTS: dict[Layout, Count] = {

@@ -33,9 +33,17 @@ class Loop(ABC):
     """
 
     def __init__(
-        self, requests: Requests, policy: Policy, cost: CostModel, log: IterationLog, ledger: Ledger, stretch: bool
+        self,
+        requests: Requests,
+        policy: Policy,
+        cost: CostModel,
+        log: IterationLog,
+        ledger: Ledger,
+        stretch: bool,
+        frontend_s: float = 0.0,
     ) -> None:
         """Prepare a run; see `sim.engine.Engine`."""
+        self._frontend_s = frontend_s
         self.ledger = ledger
         self.answers = Answers(requests)
         self._policy = policy
@@ -47,7 +55,7 @@ class Loop(ABC):
         self._log = log
         self._stretch = stretch
         self._trusts = stretch and not ledger.book.grows and not self._traits.concatenates
-        self._source = source_of(requests)
+        self._source = source_of(requests, frontend_s)
         self._closed_loop = requests.concurrency is not None
         self._now = 0.0
         self._release_with_batch = self._traits.release_with_batch
@@ -70,7 +78,7 @@ class Loop(ABC):
             if source.next_s <= now:
                 self._admit(now)
             plan = promised or ask(view, now, DECODE)
-            prefill, insert, park, drop, decode, _, _, _ = plan
+            prefill, insert, park, drop, decode, _, _, _, _ = plan
             if decode and not prefill:
                 promised = None
                 self._decode(plan, now)
@@ -81,7 +89,7 @@ class Loop(ABC):
 
     def _rearranged(self, plan: Plan) -> None:
         """Rows have joined or left the batch as a plan began."""
-        _, insert, park, drop, _, _, _, _ = plan
+        _, insert, park, drop, _, _, _, _, _ = plan
         clock = self.ledger.batch.clock
         if park or drop:
             self.answers.interrupted([*park, *drop], clock, self._decoded_s)
@@ -158,8 +166,8 @@ class Loop(ABC):
         rows, held, kv, kv_held, padding, launches = step
         first = seconds = cost.decode_seconds(rows + held, kv + kv_held + padding, launches, copied, host, inserted)
         if most > 1:
-            growth = cost.growth(rows + held)
-            most = self._steps(plan, now, first, growth, most)
+            growth, alike = cost.growth(rows + held, kv + kv_held + padding)
+            most = self._steps(plan, now, first, growth, most if most < alike else int(alike))
             seconds = elapsed(first, growth, most)
         else:
             most = 1
@@ -175,7 +183,7 @@ class Loop(ABC):
 
         The first of them takes `first` seconds, each later one `growth` longer.
         """
-        _, _, _, _, _, _, until, steady = plan
+        _, _, _, _, _, _, until, steady, _ = plan
         if steady is UNTIL_ARRIVAL and self._source.next_s < until:
             until = self._source.next_s
         if until < math.inf and until < start + elapsed(first, growth, steps):
@@ -185,7 +193,7 @@ class Loop(ABC):
     def _commit(self, lane: int, plan: Plan, start: float, steps: int, now: float) -> bool:
         """Close the iterations of a plan; return whether a request has ended."""
         ledger, answers = self.ledger, self.answers
-        prefill, _, _, _, decode, apart, _, _ = plan
+        prefill, _, _, _, decode, apart, _, _, tokens = plan
         ended: list[int] = []
         clock = ledger.batch.clock
         if decode:
@@ -193,7 +201,10 @@ class Loop(ABC):
             self._decoded_s = now
             ended = answers.ending(clock, now)
         if prefill:
-            ended += answers.prefilled(prefill, start, now, None if apart else clock)
+            if tokens:
+                answers.scheduled(prefill, start)
+                prefill = ledger.chunks.completed(plan)
+            ended += answers.prefilled(prefill, None if tokens else start, now, None if apart else clock)
             ledger.commit(lane, ended, steps)
             if ledger.sending:
                 self._send([job for job in prefill if job[0] in ledger.sending])
@@ -217,7 +228,7 @@ class Loop(ABC):
             jobs = self._source.take(now)
             if self._closed_loop:
                 for job in jobs:
-                    self.answers.arrival_s[job.id] = job.arrival_s
+                    self.answers.arrival_s[job.id] = job.arrival_s - self._frontend_s
             rejected = self.ledger.submit(jobs)
             if rejected:
                 self.answers.rejected.update(job.id for job in rejected)

@@ -77,11 +77,12 @@ class Metrics:
         Args:
             cost: What iterations cost; idle time is a difference of costs.
             release_with_batch: Whether answers leave with their batch rather than token by token.
-            gpus: GPUs in use: 2 if the second lane has one of its own.
+            gpus: Devices in use: 2 if the second lane has one of its own; each may be several GPUs that share layers.
         """
         self._cost = cost
         self._release_with_batch = release_with_batch
-        self._gpus = gpus
+        self._devices = gpus
+        self._gpus = gpus * cost.hardware.gpus
         self._busy = BusyTime()
         self._gaps = InterTokenLatency()
         self._saturation = Saturation()
@@ -90,6 +91,7 @@ class Metrics:
         self._end_s = 0.0
         self._kv_peak = 0
         self._flops = self._bytes = 0.0
+        self._beyond = 0
         self._iterations = self._prefill_iterations = self._decode_steps = self._row_steps = 0
         self._kv_padding = self._kv_read = self._kv_host = self._kv_copied = 0
 
@@ -103,6 +105,7 @@ class Metrics:
         self._idle_tokens.add(work, steps)
         self._flops += float((self._cost.useful_flops(work) * steps).sum())
         self._bytes += float((self._cost.moved_bytes(work) * steps).sum())
+        self._beyond += round((self._cost.beyond(work) * steps).sum())
         self._end_s = max(self._end_s, float((columns["start_s"] + columns["duration_s"]).max()))
         self._kv_peak = max(self._kv_peak, int(columns["kv_tokens"].max()))
         self._count(columns, work, steps)
@@ -126,6 +129,8 @@ class Metrics:
         `mean_batch_rows` is the mean of live rows over decode steps; MFU and MBU count useful FLOPs and moved bytes
         over busy GPU time at datasheet rates; `kv_peak_tokens` is the largest of the values logged as iterations began,
         the first of each stretch. `slo_attainment` is a share of all requests, rejected ones included.
+        `beyond_calibration` is the share of iterations larger than any that the hardware was measured with; None of a
+        datasheet.
         """
         columns = request_columns(requests, answers, self._release_with_batch)
         return {
@@ -140,6 +145,7 @@ class Metrics:
             "prefill_iterations": self._prefill_iterations,
             "mean_batch_rows": _ratio(self._row_steps, self._decode_steps),
             "preemptions": int(columns["preemptions"].sum()),
+            "beyond_calibration": _ratio(self._beyond, self._iterations) if self._cost.has_range else None,
         }
 
     def _throughput(self, columns: Columns) -> Summary:
@@ -205,16 +211,16 @@ class Metrics:
     @property
     def _busy_s(self) -> float:
         """GPU seconds: of the union of both lanes on one GPU, of each on two."""
-        return self._busy.seconds if self._gpus == 1 else self._idle_time.lane_s
+        return self._busy.seconds if self._devices == 1 else self._idle_time.lane_s
 
     def _gpu(self) -> Summary:
         busy_s, hardware = self._busy_s, self._cost.hardware
         return {
             "gpus": self._gpus,
             "busy_s": busy_s,
-            "gpu_busy_fraction": _ratio(busy_s, self._end_s * self._gpus),
-            "mfu": _ratio(self._flops, busy_s * hardware.peak_flops),
-            "mbu": _ratio(self._bytes, busy_s * hardware.memory_bandwidth),
+            "gpu_busy_fraction": _ratio(busy_s, self._end_s * self._devices),
+            "mfu": _ratio(self._flops, busy_s * hardware.gpus * hardware.peak_flops),
+            "mbu": _ratio(self._bytes, busy_s * hardware.gpus * hardware.memory_bandwidth),
             "kv_peak_tokens": self._kv_peak,
             "kv_host_tokens": self._kv_host,
             "kv_copied_tokens": self._kv_copied,

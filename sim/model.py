@@ -84,15 +84,15 @@ class Model:
 
 
 def kv_capacity(hardware: Device, model: Model) -> int:
-    """Return the KV tokens that fit beside the weights into the usable memory of one GPU.
+    """Return the KV tokens that fit beside the weights into the usable memory of a GPU, or of those that share layers.
 
     Raises:
         InputError: The weights alone do not fit.
     """
-    free = hardware.memory_bytes * hardware.usable_memory - model.weight_bytes
+    free = hardware.gpus * hardware.memory_bytes * hardware.usable_memory - model.weight_bytes
     tokens = int(free // model.kv_bytes_per_token)
     if tokens < 1:
-        usable = hardware.memory_bytes * hardware.usable_memory
+        usable = hardware.gpus * hardware.memory_bytes * hardware.usable_memory
         raise InputError(
             f"model={model.name} does not fit on hardware={hardware.name}: {model.weight_bytes / 1e9:.1f} GB of "
             f"weights, {usable / 1e9:.1f} GB usable; choose another, or give kv_tokens="

@@ -6,6 +6,7 @@ terms of its own, since each has its own way of execution. `real.profile` measur
 files that a run takes as its hardware.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -266,6 +267,8 @@ _SHAPING = ("inserted_rows", "kv_copied", "kv_host")
 class MeasuredCost(CostModel):
     """Prices `Work` by the measurements of a profile."""
 
+    has_range = True
+
     def __init__(self, hardware: Profile, model: Model, costs: LayoutCost) -> None:
         """Sort the terms by phase."""
         super().__init__(hardware, model)
@@ -317,9 +320,9 @@ class MeasuredCost(CostModel):
                 outside |= phases[fit.phase] & (COUNTS[count](work) > measured[-1])
         return outside
 
-    def growth(self, rows: int) -> float:
-        """How much longer, in seconds, each decode step of `rows` rows takes than the one before."""
-        return rows * self._step(rows).kv_s
+    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+        """How much longer each decode step takes than the one before: always the same."""
+        return rows * self._step(rows).kv_s, math.inf
 
     def demand(self, work: Work) -> Demand:
         """Half of the measured slowdown times the time alone, so that two lanes together show the whole of it."""

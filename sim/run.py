@@ -30,8 +30,14 @@ class Run(Comparison):
             hardware=settings.hardware.name,
             model=settings.model,
             kv_tokens=settings.kv_tokens,
+            facts={"engine": settings.engine.name, "tensor_parallel": settings.hardware.gpus},
         )
         self._settings = settings
+        if not settings.hardware.takes_engine:
+            self._notes.append(
+                f"hardware={settings.hardware.name} holds an engine's overheads already: of engine="
+                f"{settings.engine.name} only the frontend latency is added"
+            )
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""
@@ -52,8 +58,12 @@ class Run(Comparison):
                 kv_tokens=settings.kv_tokens,
                 slo=settings.slo,
                 stretch=settings.stretch,
+                frontend_s=settings.engine.frontend_latency_s,
                 sinks=[log, *([timeline] if timeline else []), show],
             )
+            note = f"hardware={settings.hardware.name}: not measured but extrapolated: "
+            if simulation.extrapolated and not any(known.startswith(note) for known in self._notes):
+                self._notes.append(note + ", ".join(simulation.extrapolated))
             result = simulation.run()
             if timeline:
                 timeline.close(requests, simulation.answers)

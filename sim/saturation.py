@@ -56,11 +56,10 @@ class Saturation:
     """
 
     def __init__(self) -> None:
-        # Lane 0 so far, as far back as a prefill can still begin: end of a record, decode clock and tokens by then.
+        # Lane 0 so far, as far back as a prefill can still begin: end of a record, decode clock and row steps by then.
         self._past = np.zeros((3, 1))
-        # Of every prefill: start, decode clock, tokens generated and time with requests left waiting by then.
+        # Of every prefill: start, decode clock, row steps and time with requests left waiting by then.
         self._prefills: list[Array] = []
-        self._prefilled = 0
         self._start_s = self._waited_s = 0.0
         self._left_waiting = False
 
@@ -75,17 +74,13 @@ class Saturation:
             self._past = np.concatenate([self._past, [start + duration, *done]], axis=1)
         prefills = np.flatnonzero(records["prefill_rows"])
         if len(prefills):
-            self._add_prefills(
-                *(records[name][prefills] for name in ("start_s", "duration_s", "prefill_rows", "waiting"))
-            )
+            self._add_prefills(*(records[name][prefills] for name in ("start_s", "duration_s", "waiting")))
 
-    def _add_prefills(self, start: Array, duration: Array, rows: Ints, waiting: Ints) -> None:
+    def _add_prefills(self, start: Array, duration: Array, waiting: Ints) -> None:
         _, clock, decoded = self._past[:, self._ended_by(start)]
-        tokens = decoded + self._prefilled + np.cumsum(rows) - rows
         left_waiting = np.concatenate([[self._left_waiting], waiting > 0])
         waited = self._waited_s + np.cumsum(np.diff(start, prepend=self._start_s) * left_waiting[:-1])
-        self._prefills.append(np.stack([start, clock, tokens, waited]))
-        self._prefilled += int(rows.sum())
+        self._prefills.append(np.stack([start, clock, decoded, waited]))
         self._start_s, self._waited_s = float(start[-1]), float(waited[-1])
         self._left_waiting = bool(left_waiting[-1])
         # No later prefill begins before this one has ended.
@@ -108,9 +103,16 @@ class Saturation:
         prefills = np.concatenate(self._prefills, axis=1)
         end = float(np.nanmax(np.asarray(answers.first_scheduled_s)))
         last = max(int(np.searchsorted(prefills[0], end, "right")) - 1, 0)
-        _, clock, tokens, waited = prefills[:, last]
+        _, clock, decoded, waited = prefills[:, last]
+        tokens = decoded + prefill_tokens_by(end, answers)
         shares = tokens_by(end, int(clock), requests, answers) / requests.output_tokens
         return Window(end, round(tokens), float(shares.sum()), float(waited))
+
+
+def prefill_tokens_by(time_s: float, answers: Answers) -> int:
+    """Return how many tokens prefills had given by a time: each request's first, and one after each drop."""
+    first = np.asarray(answers.first_token_s) <= time_s
+    return int(first.sum()) + sum(token_s <= time_s for _, token_s in answers.recomputed)
 
 
 def tokens_by(time_s: float, clock: int, requests: Requests, answers: Answers) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from policies.job import Job
 from policies.policy import Policy
@@ -84,6 +85,7 @@ class Simulation:
 
     Attributes:
         answers: What has become of every request so far.
+        extrapolated: What the model needs of the hardware and was not measured on it, in words.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Simulation:
         kv_tokens: int | None = None,
         slo: SLO | None = None,
         stretch: bool = True,
+        frontend_s: float = 0.0,
         sinks: Sequence[Sink] = (),
     ) -> None:
         """Prepare a run.
@@ -108,6 +111,7 @@ class Simulation:
             kv_tokens: KV memory of each GPU, in tokens; None: what the model leaves free.
             slo: What goodput is judged by; None: nothing.
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
+            frontend_s: How long after a request is sent the scheduler sees it.
             sinks: What else hears the iteration log, slice by slice.
 
         Raises:
@@ -125,8 +129,10 @@ class Simulation:
             kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
             predictor=predictor_of(policy, requests),
             stretch=stretch,
+            frontend_s=frontend_s,
         )
         self.answers: Answers = self._engine.answers
+        self.extrapolated = self._recording.cost.extrapolated
 
     def run(self) -> Result:
         """Simulate to the end."""
@@ -134,6 +140,10 @@ class Simulation:
         result = self._recording.result(self._requests, self.answers, self._engine.ledger.stretch_peak)
         if self._policy.traits.lanes == "separate" and result.summary["duration_s"]:
             result.summary["link_busy_fraction"] = self._engine.link_busy_s / result.summary["duration_s"]
+        if self._policy.traits.finds_prefixes:
+            chunks = self._engine.ledger.chunks
+            result.summary["prefix_hit_tokens"] = chunks.found_tokens
+            result.summary["prefix_hit_rate"] = chunks.found_tokens / max(chunks.asked_tokens, 1)
         return result
 
 
@@ -158,9 +168,11 @@ def simulate(
     kv_tokens: int | None = None,
     slo: SLO | None = None,
     stretch: bool = True,
+    frontend_s: float = 0.0,
 ) -> Result:
     """Simulate one policy; see `Simulation` for the arguments and errors."""
-    return Simulation(requests, policy, hardware, model, kv_tokens=kv_tokens, slo=slo, stretch=stretch).run()
+    options: dict[str, Any] = {"kv_tokens": kv_tokens, "slo": slo, "stretch": stretch, "frontend_s": frontend_s}
+    return Simulation(requests, policy, hardware, model, **options).run()
 
 
 def compare(

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, repeat
 from operator import attrgetter
 from typing import Protocol
@@ -25,6 +26,7 @@ def chunks_of(requests: Requests) -> Iterator[list[Job]]:
             requests.priority[part].tolist(),
             requests.prefix_id[part].tolist(),
             requests.prefix_tokens[part].tolist(),
+            repeat(()) if requests.prefix_hashes is None else requests.prefix_hashes[part].tolist(),
         )
         fields = zip(range(start, start + CHUNK), *columns, strict=False)
         yield list(map(tuple.__new__, repeat(Job), fields))
@@ -82,8 +84,9 @@ class OpenSource:
 class ClosedLoop:
     """A fixed number of clients, each with one request in flight: the next arrives as one leaves."""
 
-    def __init__(self, requests: Requests, concurrency: int) -> None:
-        """Let every client send its first request."""
+    def __init__(self, requests: Requests, concurrency: int, delay_s: float = 0.0) -> None:
+        """Let every client send its first request; each arrives `delay_s` later."""
+        self._delay_s = delay_s
         self._jobs = chain.from_iterable(chunks_of(requests))
         self._remaining = len(requests)
         self._due: list[float] = []
@@ -91,10 +94,11 @@ class ClosedLoop:
         self.left(concurrency, 0.0)
 
     def take(self, now: float) -> list[Job]:
-        """Return the jobs that were released; they arrive when released."""
-        taken = [next(self._jobs)._replace(arrival_s=released) for released in self._due]
-        self._due.clear()
-        self.next_s = math.inf
+        """Return the jobs that have arrived by `now` and were not taken yet."""
+        place = bisect_right(self._due, now)
+        taken = [next(self._jobs)._replace(arrival_s=arrival) for arrival in self._due[:place]]
+        del self._due[:place]
+        self.next_s = self._due[0] if self._due else math.inf
         return taken
 
     def left(self, count: int, now: float) -> None:
@@ -102,12 +106,12 @@ class ClosedLoop:
         released = min(count, self._remaining)
         if released:
             self._remaining -= released
-            self._due.extend([now] * released)
+            self._due.extend([now + self._delay_s] * released)
             self.next_s = self._due[0]
 
 
-def source_of(requests: Requests) -> Source:
-    """Return the source that a workload's arrivals ask for."""
+def source_of(requests: Requests, delay_s: float = 0.0) -> Source:
+    """Return the source that a workload's arrivals ask for; jobs arrive `delay_s` after clients have sent them."""
     if requests.concurrency is not None:
-        return ClosedLoop(requests, requests.concurrency)
-    return OpenSource(requests)
+        return ClosedLoop(requests, requests.concurrency, delay_s)
+    return OpenSource(replace(requests, arrival_s=requests.arrival_s + delay_s) if delay_s else requests)

@@ -18,6 +18,8 @@ CAUSES = ("stall", "prefill_padding", "insertion_padding", "finished_rows", "kv_
 
 WIDEST_NAME = 28
 GAP = 2
+BEYOND = 0.001
+"""Share of iterations outside the measured range from which it is worth a warning."""
 LARGE_IDLE = 0.005
 """Share of busy time from which a cause of idle computation is worth a row."""
 
@@ -144,9 +146,15 @@ def _lines(every: Sequence[Summary], context: Context) -> list[Line]:
         Line("GPU busy", _percent("gpu_busy_fraction"), section=True),
         Line("mean batch, rows", _number("mean_batch_rows", digits=1)),
         Line("KV memory taken at its peak", lambda s: _share(_value(s, "kv_peak_tokens"), context.kv_tokens)),
+        *_prefix_lines(every),
         Line("requests completed", _number("completed", digits=0)),
         *(Line(text, _number(key, digits=0)) for key, text in optional.items() if any(s.get(key) for s in every)),
     ]
+
+
+def _prefix_lines(every: Sequence[Summary]) -> Iterator[Line]:
+    if any(summary.get("prefix_hit_tokens") for summary in every):
+        yield Line("prompt tokens found in the prefix cache", _percent("prefix_hit_rate"))
 
 
 def _slo_lines() -> Iterator[Line]:
@@ -238,6 +246,10 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
         counts = [f"{name} {summary[key]:,}" for name, summary in summaries.items() if summary.get(key)]
         if counts:
             yield f"{text}: {', '.join(counts)}."
+    outside = {name: summary.get("beyond_calibration") or 0 for name, summary in summaries.items()}
+    if any(share >= BEYOND for share in outside.values()):
+        shares = [f"{name} {share:.1%}" for name, share in outside.items() if share >= BEYOND]
+        yield f"Iterations larger than any measured on {context.hardware}, with times extrapolated: {_join(shares)}."
     if context.too_long:
         yield (
             f"Requests longer than the {context.max_positions:,} tokens that {context.model} was made for: "

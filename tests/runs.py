@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.policy import Policy
 from sim.answers import Answers
@@ -50,8 +51,13 @@ def requests_of(
     max_new: int | Sequence[int] | None = None,
     priority: Sequence[int] | None = None,
     concurrency: int | None = None,
+    prefix: Sequence[tuple[int, int]] | None = None,
+    hashes: Sequence[tuple[int, ...]] | None = None,
 ) -> Requests:
-    """Return a workload of (arrival_s, prompt_tokens, output_tokens); `max_new` is declared, the output if None."""
+    """Return a workload of (arrival_s, prompt_tokens, output_tokens); `max_new` is declared, the output if None.
+
+    `prefix` gives each request's (prefix_id, prefix_tokens), `hashes` its block hashes.
+    """
     arrival, prompt, output = (np.array(column) for column in zip(*rows, strict=True))
     declared = output if max_new is None else np.broadcast_to(np.asarray(max_new), len(rows))
     none = np.zeros(len(rows), dtype=np.int64)
@@ -61,11 +67,20 @@ def requests_of(
         output_tokens=output.astype(np.int64),
         max_new_tokens=np.array(declared, dtype=np.int64),
         priority=none if priority is None else np.array(priority, dtype=np.int64),
-        prefix_id=none - 1,
-        prefix_tokens=none,
+        prefix_id=none - 1 if prefix is None else np.array([one for one, _ in prefix], dtype=np.int64),
+        prefix_tokens=none if prefix is None else np.array([tokens for _, tokens in prefix], dtype=np.int64),
+        prefix_hashes=None if hashes is None else object_array(hashes),
         concurrency=concurrency,
         name="test",
     )
+
+
+def object_array(values: Sequence[object]) -> npt.NDArray[np.object_]:
+    """Return values as they are, in an array [n]."""
+    array = np.empty(len(values), dtype=np.object_)
+    for place, value in enumerate(values):
+        array[place] = value
+    return array
 
 
 def random_requests(count: int, seed: int = 0, rate: float | None = None, longest: int = 60) -> Requests:

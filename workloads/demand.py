@@ -1,11 +1,11 @@
 """What requests ask for, before they are given arrivals; and how a recording of it is brought into order."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.requests import FloatArray, IntArray
+from workloads.requests import FloatArray, HashArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +19,7 @@ class Demand:
         priority: int64 [n] or None.
         prefix_id: int64 [n] or None.
         prefix_tokens: int64 [n] or None.
+        prefix_hashes: object [n] of tuples, see `Requests`, or None.
         notes: sentences on what was done to the input.
     """
 
@@ -28,6 +29,7 @@ class Demand:
     priority: IntArray | None = None
     prefix_id: IntArray | None = None
     prefix_tokens: IntArray | None = None
+    prefix_hashes: HashArray | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -36,8 +38,7 @@ class Demand:
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Demand":
         """Return the demand of these rows, in this order."""
-        arrays = ("prompt_tokens", "output_tokens", "recorded_s", "priority", "prefix_id", "prefix_tokens")
-        values = {name: getattr(self, name) for name in arrays}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "notes"}
         return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
 
     def noted(self, note: str) -> "Demand":

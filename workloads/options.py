@@ -91,6 +91,7 @@ class Options:
             priority=_or_full(demand.priority, n, 0),
             prefix_id=_or_full(demand.prefix_id, n, -1),
             prefix_tokens=_or_full(demand.prefix_tokens, n, 0),
+            prefix_hashes=demand.prefix_hashes,
             concurrency=arrivals.concurrency,
             name=name,
             notes=demand.notes,

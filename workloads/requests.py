@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+HashArray = NDArray[np.object_]
 
 MAX_TOKENS = 2**31 - 1
 """The largest token count of one request that is taken seriously."""
@@ -25,6 +26,8 @@ class Requests:
         priority: int64 [n], lower is more urgent; 0 unless given.
         prefix_id: int64 [n], which shared prefix the prompt starts with; -1 for none.
         prefix_tokens: int64 [n], tokens of that prefix; 0 for none.
+        prefix_hashes: object [n] of tuples, what identifies each 512 tokens of a prompt together with all before them
+            (see `policies.job.Job`); None when that is not known.
         concurrency: clients of a closed loop, each sending its next request when its last one is answered; None
             when requests arrive by the clock.
         name: the workload's name.
@@ -43,6 +46,7 @@ class Requests:
     priority: IntArray
     prefix_id: IntArray
     prefix_tokens: IntArray
+    prefix_hashes: HashArray | None = None
     concurrency: int | None = None
     name: str = ""
     notes: tuple[str, ...] = ()
@@ -70,11 +74,18 @@ class Requests:
         if self.concurrency is not None and (self.concurrency < 1 or self.arrival_s.any()):
             raise ValueError("a closed loop needs a concurrency of at least 1 and arrival_s all zero")
 
+    @property
+    def share_prefixes(self) -> bool:
+        """Whether prompts are known to begin with what others begin with too."""
+        return self.prefix_hashes is not None or bool(self.prefix_tokens.any())
+
     def __len__(self) -> int:
         """Return the number of requests."""
         return len(self.arrival_s)
 
     def _check_shapes(self) -> None:
+        if self.prefix_hashes is not None and self.prefix_hashes.shape != (len(self),):
+            raise ValueError(f"prefix_hashes must be object [{len(self)}], not {self.prefix_hashes.shape}")
         counts = ("prompt_tokens", "output_tokens", "max_new_tokens", "priority", "prefix_id", "prefix_tokens")
         expected = {"arrival_s": np.float64} | dict.fromkeys(counts, np.int64)
         for name, dtype in expected.items():

@@ -9,9 +9,15 @@ from workloads.requests import IntArray, Requests
 
 
 def scaled(requests: Requests, factor: float) -> Requests:
-    """Return requests whose every length is multiplied by a factor and rounded, at least 1 token."""
+    """Return requests whose every length is multiplied by a factor and rounded, at least 1 token.
+
+    Hashes stand for 512 tokens each, whatever the factor: they are left out.
+    """
     if factor == 1:
         return requests
+    notes = [f"all lengths multiplied by {factor:g}, max_new_tokens too"]
+    if requests.prefix_hashes is not None:
+        notes.append("hash_ids of shorter prompts are left out: no prefix is shared")
     output = _multiplied(requests.output_tokens, factor)
     prompt = _multiplied(requests.prompt_tokens, factor)
     prefix = np.rint(requests.prefix_tokens * factor).astype(np.int64)
@@ -21,7 +27,8 @@ def scaled(requests: Requests, factor: float) -> Requests:
         output_tokens=output,
         max_new_tokens=np.maximum(output, _multiplied(requests.max_new_tokens, factor)),
         prefix_tokens=np.minimum(prefix, prompt),
-        notes=(*requests.notes, f"all lengths multiplied by {factor:g}, max_new_tokens too"),
+        prefix_hashes=None,
+        notes=(*requests.notes, *notes),
         declared=f"{requests.declared}, multiplied by {factor:g}",
     )
 

@@ -1,5 +1,6 @@
 """Columns of raw cells, read as numbers with errors that name the file, the row, the column and the mend."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from policies.errors import InputError
 from workloads.checks import shown
-from workloads.requests import MAX_TOKENS, FloatArray, IntArray
+from workloads.requests import MAX_TOKENS, FloatArray, HashArray, IntArray
 
 MAX_SECONDS = 1e15
 """The latest time that is taken seriously; beyond it float64 loses whole fractions of a second."""
@@ -102,6 +103,19 @@ class Table:
         named = pd.Series([None if label in ("", "-1") else label for label in labels], dtype=object)
         return pd.factorize(named)[0].astype(np.int64)
 
+    def lists(self, name: str) -> HashArray:
+        """Return a column of lists of whole numbers from 0 to 2^62, object [n] of tuples; a blank is an empty list.
+
+        Raises:
+            InputError: at the first cell that is not one.
+        """
+        lists = [_numbers_in(cell) for cell in self.columns[name].tolist()]
+        self.refuse(name, np.array([numbers is None for numbers in lists]), "a list of whole numbers, as in [3, 14]")
+        column = np.empty(len(lists), dtype=np.object_)
+        for row, numbers in enumerate(lists):
+            column[row] = numbers
+        return column
+
     def refuse(self, name: str, bad: NDArray[np.bool_], expected: str) -> None:
         """Raise InputError about the first bad row of a column, if there is any.
 
@@ -141,6 +155,23 @@ def _number(cell: object) -> float:
         return float(cell)
     except OverflowError:
         return np.inf
+
+
+def _numbers_in(cell: object) -> tuple[int, ...] | None:
+    """Return the numbers of a list, or of its text, none if it is blank; None if it is no list of whole numbers."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell) if cell.strip() else []
+        except ValueError:
+            return None
+    if cell is None:
+        return ()
+    if isinstance(cell, np.ndarray):
+        cell = cell.tolist()
+    if not isinstance(cell, list | tuple):
+        return None
+    good = all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= 1 << 62 for one in cell)
+    return tuple(cell) if good else None
 
 
 def _label(cell: object) -> str | None:

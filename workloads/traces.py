@@ -46,8 +46,6 @@ MOONCAKE_FILES = {
     ),
 }
 
-NO_SHARING = "prefix sharing is not modelled: every prompt is prefilled whole"
-
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedWorkload(Options, ABC):
@@ -124,8 +122,8 @@ class Azure(RecordedWorkload):
 class Mooncake(RecordedWorkload):
     """Mooncake traces (FAST 2025; Apache-2.0): an hour of Kimi's conversations, or a mix of public data sets.
 
-    The conversation trace's clock ticks every 3 s: arrivals are spread evenly within each tick. Prefix sharing
-    (`hash_ids`) is not read: `prefix_id` is -1 for all.
+    The conversation trace's clock ticks every 3 s: arrivals are spread evenly within each tick. Prompts that share
+    `hash_ids` share their prefixes.
 
     Attributes:
         trace: `conversation` or `synthetic`.
@@ -139,15 +137,16 @@ class Mooncake(RecordedWorkload):
         choice("workload.trace", self.trace, MOONCAKE_FILES)
 
     def read(self) -> tuple[str, Demand]:
-        """Read the columns timestamp (ms), input_length and output_length."""
+        """Read the columns timestamp (ms), input_length, output_length and, if it is there, hash_ids."""
         path = MOONCAKE_FILES[self.trace].locate(self.path)
-        table = _read_table(path, ("timestamp", "input_length", "output_length"))
+        table = _read_table(path, ("timestamp", "input_length", "output_length"), ("hash_ids",))
         demand = Demand(
             prompt_tokens=table.counts("input_length", low=0),
             output_tokens=table.counts("output_length", low=0),
             recorded_s=table.seconds("timestamp") / 1000,
+            prefix_hashes=table.lists("hash_ids") if "hash_ids" in table else None,
         )
-        demand = _published(path, demand).noted(NO_SHARING)
+        demand = _published(path, demand)
         return f"mooncake_{self.trace}", spread_within_ticks(demand) if self.trace == "conversation" else demand
 
 
@@ -190,7 +189,9 @@ class Trace(RecordedWorkload):
 
     Columns: `arrival_s` (seconds, 0 or more), `prompt_tokens`, `output_tokens`; optionally `priority` (whole number,
     lower is more urgent), and together `prefix_id` (whole number or name; blank or -1 for none) and `prefix_tokens`
-    (the part of the prompt, at most all of it, that requests of that prefix share). Others are ignored.
+    (the part of the prompt, at most all of it, that requests of that prefix share); or, instead of these two,
+    `hash_ids` (a list of whole numbers, one for each 512 tokens of the prompt, equal where these and all tokens before
+    them are). Others are ignored.
     """
 
     def __post_init__(self) -> None:
@@ -203,7 +204,9 @@ class Trace(RecordedWorkload):
         """Read the columns above."""
         path = given_file(self.path)
         table = _read_table(
-            path, ("arrival_s", "prompt_tokens", "output_tokens"), ("priority", "prefix_id", "prefix_tokens")
+            path,
+            ("arrival_s", "prompt_tokens", "output_tokens"),
+            ("priority", "prefix_id", "prefix_tokens", "hash_ids"),
         )
         demand = Demand(
             prompt_tokens=table.counts("prompt_tokens", low=1),
@@ -235,6 +238,10 @@ def _published(path: Path, demand: Demand) -> Demand:
 def _with_prefixes(table: "Table", demand: Demand) -> Demand:
     if ("prefix_id" in table) != ("prefix_tokens" in table):
         raise InputError(f"{table.path}: prefix_id and prefix_tokens need each other: add or rename a column")
+    if "hash_ids" in table:
+        if "prefix_id" in table:
+            raise InputError(f"{table.path}: prefix_id and hash_ids both say what is shared: remove one of them")
+        return replace(demand, prefix_hashes=table.lists("hash_ids"))
     if "prefix_id" not in table:
         return demand
     prefix_id = table.labels("prefix_id")
@@ -242,5 +249,4 @@ def _with_prefixes(table: "Table", demand: Demand) -> Demand:
     too_long = prefix_tokens > demand.prompt_tokens
     table.refuse("prefix_tokens", too_long, "at most prompt_tokens of that row")
     table.refuse("prefix_tokens", (prefix_id < 0) & (prefix_tokens > 0), "0 or blank, as in a row without prefix_id")
-    demand = replace(demand, prefix_id=prefix_id, prefix_tokens=prefix_tokens)
-    return demand.noted(NO_SHARING) if prefix_tokens.any() else demand
+    return replace(demand, prefix_id=prefix_id, prefix_tokens=prefix_tokens)

@@ -9,8 +9,8 @@ nor the pool see, and which `Work`, that describes what the operator is given, d
 import torch
 from torch import Tensor
 
-from policies.kv import BLOCK, Paged
 from policies.ledger import Ledger
+from policies.paged import BLOCK, Paged
 from real.layouts.executor import Executor, Prompts
 from real.layouts.selective import Selective, SelectiveStep
 from real.network import Network

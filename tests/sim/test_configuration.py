@@ -11,19 +11,22 @@ import yaml
 
 from policies.errors import InputError
 from policies.policy import Policy
+from sim.calibrated import Calibrated
 from sim.configuration import Settings, build, read_settings, refuse_foreign
-from sim.hardware import Hardware
+from sim.engine_constants import EngineConstants
+from sim.hardware import Device
 from sim.model import Model, kv_capacity
 
 CONF = Path(__file__).parents[2] / "conf"
-FILES = {group: sorted((CONF / group).glob("*.yaml")) for group in ("policy", "hardware", "model")}
-KINDS: dict[str, type[Any]] = {"policy": Policy, "hardware": Hardware, "model": Model}
+FILES = {group: sorted((CONF / group).glob("*.yaml")) for group in ("policy", "hardware", "model", "engine")}
+KINDS: dict[str, type[Any]] = {"policy": Policy, "hardware": Device, "model": Model, "engine": EngineConstants}
 ALL = [file for files in FILES.values() for file in files if file.stem != "hf"]
 
 PARAMETERS = {
     "opt_13b": 12.85e9,
     "llama2_7b": 6.738e9,
     "llama2_13b": 13.016e9,
+    "llama2_70b": 68.977e9,
     "llama3_8b": 8.030e9,
     "codellama_34b": 33.744e9,
     "qwen3_14b": 14.768e9,
@@ -43,6 +46,8 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
     config = {
         "workload": load("workload", "sharegpt"),
         "hardware": load("hardware", "h100_sxm"),
+        "engine": load("engine", "vllm"),
+        "tensor_parallel": 1,
         "model": load("model", "llama3_8b"),
         "max_batch": None,
         "kv_tokens": None,
@@ -56,10 +61,12 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
 
 def test_the_groups_are_complete() -> None:
     assert [file.stem for file in FILES["policy"]] == [
-        "baton", "baton_concatenate", "baton_dedicated", "baton_direct", "baton_overlapped", "baton_window", "orca",
-        "orca_per_request", "orca_rectangular", "prefill_first", "run_to_completion",
+        "baton", "baton_concatenate", "baton_dedicated", "baton_direct", "baton_overlapped", "baton_window",
+        "chunked_prefill", "orca", "orca_per_request", "orca_rectangular", "prefill_first", "run_to_completion",
     ]  # fmt: skip
-    assert [file.stem for file in FILES["hardware"]] == ["a100_sxm", "h100_sxm", "h200_sxm", "rtx4090", "rtx_pro_6000"]
+    gpus = ["a100_sxm", "h100_sxm", "h200_sxm", "l40s", "rtx4090", "rtx_pro_6000"]
+    assert {file.stem for file in FILES["hardware"]} == {*gpus, *(f"{gpu}_datasheet" for gpu in gpus)}
+    assert [file.stem for file in FILES["engine"]] == ["ideal", "transformers_eager", "vllm"]
     assert {file.stem for file in FILES["model"]} == {"hf", *PARAMETERS, *RANDOM}
 
 
@@ -68,7 +75,12 @@ def test_a_file_lists_every_option_and_makes_its_object(file: Path) -> None:
     options = load(file.parent.name, file.stem)
     made: Any = build(options, file.parent.name)
     assert isinstance(made, KINDS[file.parent.name])
-    assert set(options) - {"_target_"} == {field.name for field in fields(made)}
+    known = {field.name for field in fields(made)}
+    if isinstance(made, Calibrated):
+        known -= {"engine", "tensor_parallel"}  # root options
+        known -= {"all_reduce"} if made.all_reduce is None else set()
+    if file.parent.name != "engine":
+        assert set(options) - {"_target_"} == known
     assert getattr(made, "name", file.stem) == file.stem
 
 
@@ -154,8 +166,14 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
         ({"model": load("model", "opt_13b") | {"size": 1}}, "model.size: there is no such option; Model takes name, "),
         ({"model": load("model", "opt_13b") | {"gated": "yes"}}, "model.gated=yes: must be true or false"),
         ({"model": load("model", "opt_13b") | {"layers": "many"}}, "model.layers=many: must be a whole number"),
-        ({"hardware": load("hardware", "rtx4090") | {"peak_flops": "fast"}}, "hardware.peak_flops=fast: must be a"),
-        ({"hardware": load("hardware", "rtx4090") | {"usable_memory": 1.1}}, "hardware.usable_memory=1.1: must be"),
+        (
+            {"hardware": load("hardware", "rtx4090_datasheet") | {"peak_flops": "fast"}},
+            "hardware.peak_flops=fast: must be a",
+        ),
+        (
+            {"hardware": load("hardware", "rtx4090_datasheet") | {"usable_memory": 1.1}},
+            "hardware.usable_memory=1.1: must be",
+        ),
         ({"max_batch": 0}, "max_batch is 0: give a whole number from 1"),
         ({"kv_tokens": 1.5}, "kv_tokens is 1.5: give a whole number from 1"),
         ({"seed": True}, "seed is True: give a whole number from 0"),

@@ -34,9 +34,10 @@ works = (
         attention_launches=st.integers(0, 128),
         recomputed_tokens=st.just(0),
         recomputed_pairs=st.just(0),
+        prefill_kv=st.integers(0, 10**5),
     )
     .filter(lambda work: work.prefill_rows > 0 or work.prefill_pairs + work.prefill_padding_pairs == 0)
-    .filter(lambda work: work.prefill_rows > 0 or work.insertion_padding_pairs == 0)
+    .filter(lambda work: work.prefill_rows > 0 or work.insertion_padding_pairs + work.prefill_kv == 0)
 )
 
 
@@ -65,7 +66,9 @@ def test_more_work_never_takes_less_time(work: Work, field: str, more: int) -> N
 def test_a_decode_step_grows_by_the_kv_that_its_rows_add(rows: int, length: int, steps: int) -> None:
     first = Work(rows=rows, kv_read=rows * length, attention_launches=1)
     later = first._replace(kv_read=rows * (length + steps))
-    assert COST.seconds(later) == pytest.approx(COST.seconds(first) + steps * COST.growth(rows), rel=1e-12)
+    assert COST.seconds(later) == pytest.approx(
+        COST.seconds(first) + steps * COST.growth(rows, rows * length)[0], rel=1e-12
+    )
 
 
 def test_a_decode_step_of_one_row_reads_the_weights_and_its_kv_at_the_reachable_bandwidth() -> None:
@@ -94,6 +97,20 @@ def test_attention_per_request_pays_a_launch_per_row_and_layer() -> None:
     fused = Work(rows=32, kv_read=10_000, attention_launches=1)
     apart = fused._replace(attention_launches=32)
     assert COST.seconds(apart) - COST.seconds(fused) == pytest.approx(31 * 32 * H100.attention_launch_s)
+
+
+def test_a_chunk_takes_at_least_the_time_to_read_the_kv_before_it() -> None:
+    # One token after 100,000 others, of 131,072 bytes each: reading them takes 70 times longer than multiplying.
+    chunk = Work(prefill_rows=1, prefill_tokens=1, prefill_pairs=100_001, prefill_kv=100_000, attention_launches=1)
+    alone = COST.seconds(chunk._replace(prefill_pairs=0, prefill_kv=0))
+    read_s = 100_000 * 131_072 / (0.8 * 3.35e12)
+    assert COST.seconds(chunk) - alone == pytest.approx(read_s)
+    # 2,048 tokens after the same take longer to multiply.
+    pairs = 2048 * 100_000 + 2048 * 2049 // 2
+    wide = chunk._replace(prefill_tokens=2048, prefill_pairs=pairs)
+    multiply_s = pairs * 4 * 32 * 32 * 128 / (0.75 * 989e12)
+    assert COST.seconds(wide) - COST.seconds(wide._replace(prefill_pairs=0, prefill_kv=0)) == pytest.approx(multiply_s)
+    assert COST.moved_bytes(chunk) - COST.moved_bytes(chunk._replace(prefill_kv=0)) == 100_000 * 131_072
 
 
 def test_parking_and_shaping_pay_their_bytes() -> None:

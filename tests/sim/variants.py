@@ -1,6 +1,7 @@
 """Every policy variant that is shipped, small."""
 
 from policies.baton import Baton
+from policies.chunked_prefill import ChunkedPrefill
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
@@ -26,4 +27,10 @@ VARIANTS: dict[str, Policy] = {
     "baton_concatenate": Baton(max_batch=4, embedding="concatenate"),
     "baton_concatenate_overlapped": Baton(max_batch=4, embedding="concatenate", prefill="overlapped"),
     "prefill_first": PrefillFirst(max_batch=4, max_batched_tokens=300),
+    "prefill_first_cached": PrefillFirst(max_batch=4, max_batched_tokens=300, prefix_caching=True),
+    "chunked_prefill": ChunkedPrefill(max_batch=4, token_budget=256),
+    "chunked_prefill_no_cache": ChunkedPrefill(max_batch=4, token_budget=64, prefix_caching=False),
+    "chunked_prefill_threshold": ChunkedPrefill(max_batch=6, token_budget=100, long_prefill_token_threshold=48),
+    "chunked_prefill_tiny": ChunkedPrefill(max_batch=5, token_budget=3),
+    "chunked_prefill_full_prompt": ChunkedPrefill(max_batch=4, reserve_full_prompt=True, token_budget=200),
 }

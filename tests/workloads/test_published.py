@@ -72,10 +72,9 @@ def test_mooncake_conversations_are_spread_within_their_ticks(write: Callable[[s
     path = write("trace.jsonl", mooncake_lines(0, 0, 0, 3000, 9000, 9000))
     requests = Mooncake(path=path).build(0)
     np.testing.assert_allclose(requests.arrival_s, [0, 1, 2, 3, 9, 12])
-    assert requests.notes == (
-        "prefix sharing is not modelled: every prompt is prefilled whole",
-        "arrivals recorded in ticks of 4.5 s spread evenly within each tick",
-    )
+    assert requests.prefix_hashes is not None and requests.prefix_hashes.tolist() == [(0, 1)] * 6
+    assert requests.share_prefixes
+    assert requests.notes == ("arrivals recorded in ticks of 4.5 s spread evenly within each tick",)
 
 
 def test_mooncake_synthetic_times_are_left_alone(write: Callable[[str, str], str]) -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from policies.errors import InputError
 from workloads import Requests, Trace
-from workloads.traces import NO_SHARING
 
 HEADER = "arrival_s,prompt_tokens,output_tokens\n"
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00"
@@ -66,8 +65,29 @@ class TestReading:
         assert requests.priority.tolist() == [0, -1, 2]
         assert requests.prefix_id.tolist() == [0, -1, 0]
         assert requests.prefix_tokens.tolist() == [4, 0, 4]
-        assert requests.notes == (NO_SHARING,)
+        assert requests.notes == () and requests.share_prefixes
         assert requests.name == path.name
+
+    @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+    def test_hashes_come_in_lists(self, tmp_path: Path, suffix: str) -> None:
+        rows = pd.DataFrame(
+            {
+                "arrival_s": [0.0, 1.0, 2.0],
+                "prompt_tokens": [600, 1024, 5],
+                "output_tokens": [1, 2, 3],
+                "hash_ids": [[7], [7, 0], []],
+            }
+        )
+        path = tmp_path / f"trace{suffix}"
+        write: dict[str, Callable[[Path], object]] = {
+            ".csv": lambda path: rows.to_csv(path, index=False),
+            ".jsonl": lambda path: path.write_text(rows.to_json(orient="records", lines=True)),
+            ".parquet": lambda path: rows.to_parquet(path),
+        }
+        write[suffix](path)
+        requests = build(path)
+        assert requests.prefix_hashes is not None
+        assert requests.prefix_hashes.tolist() == [(7,), (7, 0), ()]
 
     def test_optional_columns_have_defaults(self, tmp_path: Path) -> None:
         requests = build(tmp_path / "t.csv", HEADER + "0,5,1\n")
@@ -170,6 +190,10 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"prefix_id": float("inf")}, "column prefix_id: is inf"),
     ({"prefix_id": True}, "column prefix_id: is True"),
     ({"prefix_id": {"a": 1}}, "column prefix_id: is {'a': 1}"),
+    ({"hash_ids": [1, -1]}, "column hash_ids: is [1, -1], not a list of whole numbers"),
+    ({"hash_ids": [1.5]}, "column hash_ids: is [1.5]"),
+    ({"hash_ids": 7}, "column hash_ids: is 7"),
+    ({"hash_ids": "[1"}, "column hash_ids: is '[1'"),
 ]
 GOOD_VALUE = {
     "arrival_s": 0.5, "prompt_tokens": 5, "output_tokens": 1, "priority": 0, "prefix_id": "p", "prefix_tokens": 2,
@@ -192,6 +216,8 @@ class TestRefusals:
     @pytest.mark.parametrize(("change", "message"), BAD_VALUES)
     def test_jsonl_values(self, tmp_path: Path, change: dict[str, Any], message: str) -> None:
         rows = [GOOD_VALUE, GOOD_VALUE | change, GOOD_VALUE]
+        if "hash_ids" in change:
+            rows = [{key: row[key] for key in row if not key.startswith("prefix")} for row in rows]
         said = refusal(tmp_path / "t.jsonl", "\n" + "\n".join(json.dumps(row) for row in rows))
         assert f"t.jsonl, line 3, {message}" in said
 

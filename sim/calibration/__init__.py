@@ -1,0 +1,1 @@
+"""From tables of measured kernels to hardware files: `python -m sim.calibration DATA_FOLDER`."""
