@@ -13,7 +13,7 @@ from policies.kv import Slots
 from policies.ledger import Ledger
 from policies.paged import Paged, blocks_of
 from policies.plan import CARRY_ON, IllegalPlan, Plan
-from policies.prefix_cache import PrefixCache, content_of, shareable
+from policies.prefix_cache import PrefixCache, contents_of, shareable
 from policies.queue import make_queue
 
 MAX_ROWS, BLOCKS = 4, 12
@@ -159,7 +159,8 @@ class ChunkMachine(RuleBasedStateMachine):
         for request, entries in book.held.items():
             job = self.jobs[request]
             assert len(entries) == min(tokens[request] // 16, shareable(job))
-            assert all(entry in book.cached[content_of(job, place)] for place, entry in enumerate(entries))
+            contents = contents_of(job, 0, len(entries))
+            assert all(entry in book.cached[content] for content, entry in zip(contents, entries, strict=True))
         uses = [entry for entries in book.held.values() for entry in entries]
         assert {entry: uses.count(entry) for entry in uses} == book.references
         assert not book.references.keys() & book.listed.keys()
