@@ -5,6 +5,10 @@ from policies.policy import Policy
 from tests.sim.variants import VARIANTS
 
 ONE_DEVICE: dict[str, Policy] = {
-    **{name: policy for name, policy in VARIANTS.items() if policy.traits.lanes != "separate"},
+    **{
+        name: policy
+        for name, policy in VARIANTS.items()
+        if policy.traits.lanes != "separate" and not policy.traits.chunks
+    },
     "baton_direct_window": Baton(max_batch=4, embedding="direct", reserve="window"),
 }
