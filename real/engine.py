@@ -200,7 +200,10 @@ class Engine:
         if plan.decode:
             self._decoded_s = now
             ended += self.answers.ending(clock, now)
-        if plan.prefill:
+        if plan.tokens:
+            self.answers.scheduled(plan.prefill, start)
+            ended += self.answers.prefilled(self.ledger.chunks.completed(plan), None, now, clock)
+        elif plan.prefill:
             ended += self.answers.prefilled(plan.prefill, start, now, None if plan.apart else clock)
         if self._end_tokens:
             stopped = [r for r, token in tokens.items() if token in self._end_tokens and r not in ended]
