@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from policies.errors import InputError
-from policies.ledger import IllegalPlan
-from policies.plan import Plan
+from policies.plan import IllegalPlan, Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
 from policies.view import View

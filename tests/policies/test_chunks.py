@@ -50,7 +50,12 @@ class ChunkMachine(RuleBasedStateMachine):
         self.generated: dict[int, int] = {}
         self.flying: Plan | None = None
 
-    @rule(prompt=st.integers(1, 80), new=st.integers(1, 60), prefix=st.integers(-1, 1), share=st.integers(0, 80))
+    @rule(
+        prompt=st.integers(1, 80) | st.sampled_from([49, 60, 64]),
+        new=st.integers(1, 60),
+        prefix=st.sampled_from([0, 0, 1, -1]),
+        share=st.sampled_from([80, 48, 40, 16, 0]),
+    )
     def submit(self, prompt: int, new: int, prefix: int, share: int) -> None:
         request = len(self.jobs)
         job = Job(request, float(request), prompt, new, 0, prefix, min(share, prompt) if prefix >= 0 else 0)
@@ -77,8 +82,11 @@ class ChunkMachine(RuleBasedStateMachine):
         book = self.ledger.book
         assert isinstance(book, Paged)
         for job in newcomers:
-            sizes.append(data.draw(st.integers(1, 20 if job.prompt_tokens > 20 else job.prompt_tokens)))
-        self.attempt(Plan([*going, *newcomers], drop=drop, decode=decode and not drop, tokens=sizes))
+            length = self.ledger.prefill_length(job)
+            left = length - book.draft().found(job, length)
+            sizes.append(data.draw(st.just(left) | st.integers(1, left)))
+        rows = len(self.tokens) - len(self.partial) - sum(request not in self.partial for request in drop)
+        self.attempt(Plan([*going, *newcomers], drop=drop, decode=decode and rows > 0, tokens=sizes))
 
     @rule()
     def carry_on(self) -> None:
