@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from policies.baton import Baton
+from policies.chunked_prefill import ChunkedPrefill
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
@@ -39,6 +40,7 @@ POLICIES: dict[str, Policy] = {
     "orca_rectangular": Orca(max_batch=ROWS, layout="rectangular"),
     "run_to_completion": RunToCompletion(max_batch=ROWS),
     "prefill_first": PrefillFirst(max_batch=ROWS),
+    "chunked_prefill": ChunkedPrefill(max_batch=ROWS),
     "baton": Baton(max_batch=ROWS),
     "baton_window": Baton(max_batch=ROWS, reserve="window"),
     "baton_overlapped": Baton(max_batch=ROWS, prefill="overlapped"),

@@ -33,8 +33,6 @@ from policies.kv import KVBook, KVShortage
 from policies.plan import IllegalPlan, Plan
 from policies.queue import Queue
 
-__all__ = ["IllegalPlan", "Ledger"]
-
 
 class Ledger:
     """All requests in flight, by state.

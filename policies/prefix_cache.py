@@ -10,7 +10,7 @@ A request's own block can be asked for again only after the request was preempte
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from policies.batch import Batch
 from policies.job import HASHED, Job
@@ -28,13 +28,20 @@ def shareable(job: Job) -> int:
     return job.prefix_tokens // BLOCK
 
 
-def content_of(job: Job, place: int) -> Content:
-    """Return what a full block of a job holds."""
-    if place >= shareable(job):
-        return job.id, place, 0
+def contents_of(job: Job, start: int, stop: int) -> Iterator[Content]:
+    """Yield what a job's full blocks hold, from place `start` to before `stop`."""
+    shared = min(stop, shareable(job))
     if job.prefix_hashes:
-        return ~job.prefix_hashes[place * BLOCK // HASHED], place % (HASHED // BLOCK)
-    return job.prefix_id, place
+        hashes = job.prefix_hashes
+        for place in range(start, shared):
+            yield ~hashes[place * BLOCK // HASHED], place % (HASHED // BLOCK)
+    else:
+        prefix = job.prefix_id
+        for place in range(start, shared):
+            yield prefix, place
+    request = job.id
+    for place in range(max(start, shared), stop):
+        yield request, place, 0
 
 
 class PrefixCache(Paged):
@@ -116,8 +123,8 @@ class PrefixCache(Paged):
 
     def matches(self, job: Job, length: int) -> Iterator[list[int]]:
         """Yield the entries that hold each block of a job of `length` tokens, up to the first that is not there."""
-        for place in range((length - 1) // BLOCK):
-            entries = self.cached.get(content_of(job, place))
+        for content in contents_of(job, 0, (length - 1) // BLOCK):
+            entries = self.cached.get(content)
             if entries is None:
                 return
             yield entries
@@ -125,10 +132,11 @@ class PrefixCache(Paged):
     def extend(self, job: Job, before: int, tokens: int) -> None:
         """Take the blocks of the next `tokens` tokens of a prefill; those that become full can be found."""
         super().extend(job, before, tokens)
-        for place in full_shared(job, before, tokens):
-            entry = self._enter(content_of(job, place))
+        held = self.held[job.id]
+        for content in filled_by(job, before, tokens):
+            entry = self._enter(content)
             self.references[entry] = 1
-            self.held[job.id].append(entry)
+            held.append(entry)
 
     def give_back(self, job: Job, length: int, kept: bool) -> None:
         """List the blocks of a request as free, its tail first; `kept`: its own can be found again."""
@@ -136,8 +144,8 @@ class PrefixCache(Paged):
         own = blocks_of(length) - len(shared)
         if kept:
             self._list_run(blocks_of(length) - length // BLOCK)
-            for place in range(length // BLOCK - 1, len(shared) - 1, -1):
-                self.listed[self._enter(content_of(job, place))] = 1
+            for content in reversed([*contents_of(job, len(shared), length // BLOCK)]):
+                self.listed[self._enter(content)] = 1
         else:
             self._list_run(own)
         self._blocks -= own
@@ -177,9 +185,9 @@ class PrefixCache(Paged):
         self.listed, self._content, self.cached, self.held, self.references = lists
 
 
-def full_shared(job: Job, before: int, tokens: int) -> Iterable[int]:
-    """Return the places of the shared blocks that `tokens` tokens after `before` others fill."""
-    return range(before // BLOCK, min((before + tokens) // BLOCK, shareable(job)))
+def filled_by(job: Job, before: int, tokens: int) -> Iterator[Content]:
+    """Yield what the shareable blocks hold that `tokens` tokens after `before` others fill."""
+    return contents_of(job, before // BLOCK, min((before + tokens) // BLOCK, shareable(job)))
 
 
 class CacheDraft(Draft):
@@ -201,22 +209,23 @@ class CacheDraft(Draft):
         """Let one request in flight go from `before` to `tokens` more, if its blocks can be had; return whether."""
         if not super().grow(job, before, tokens):
             return False
-        if shareable(job) > before // BLOCK:
-            self._filled.update(content_of(job, place) for place in full_shared(job, before, tokens))
+        self._filled.update(filled_by(job, before, tokens))
         return True
 
     def found(self, job: Job, length: int) -> int:
         """Tokens of a newcomer of `length` tokens whose KV is in memory, or will be within the step."""
         self._evict()
-        self._hits = []
-        for place in range((length - 1) // BLOCK):
-            content = content_of(job, place)
-            entries = self._cache.cached.get(content, ())
-            entry = next((entry for entry in entries if entry not in self._evicted), None)
-            if entry is None and content not in self._filled:
+        cached, evicted, filled = self._cache.cached, self._evicted, self._filled
+        self._hits = hits = list[int | None]()
+        for content in contents_of(job, 0, (length - 1) // BLOCK):
+            entries = cached.get(content)
+            entry = entries[0] if entries else None
+            if entry in evicted:
+                entry = next((entry for entry in entries or () if entry not in evicted), None)
+            if entry is None and content not in filled:
                 break
-            self._hits.append(entry)
-        return len(self._hits) * BLOCK
+            hits.append(entry)
+        return len(hits) * BLOCK
 
     def admit(self, job: Job, found: int, tokens: int, room: int = 0) -> bool:
         """Let a newcomer in, if its blocks can be had, those that it found among the free ones too."""
@@ -226,7 +235,7 @@ class CacheDraft(Draft):
             return False
         self.free -= len(freed)
         self._used.update(entry for entry in freed if entry is not None)
-        self._filled.update(content_of(job, place) for place in full_shared(job, found, tokens))
+        self._filled.update(filled_by(job, found, tokens))
         return self._take(blocks_of(found + tokens) - found // BLOCK)
 
     def _take(self, blocks: int) -> bool:

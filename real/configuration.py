@@ -101,9 +101,13 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     for name, policy in compared.policies.items():
         if policy.traits.lanes == "separate":
             raise InputError(f"policy {name} needs a second GPU for its prefill, and one device is driven here")
-        if policy.traits.chunks:
+        if policy.traits.finds_prefixes:
             raise InputError(
-                f"policy {name} prefills in chunks, which is not run on a real model: choose another policy"
+                f"policy {name} has a prefix cache, and none is run here: give policy.prefix_caching=false"
+            )
+        if policy.traits.chunks and config["task"] != "run":
+            raise InputError(
+                f"policy {name} prefills in chunks, which task={config['task']} knows nothing of: leave it out"
             )
     model = read_model(config)
     validate = _section(config, "validate")

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from policies.errors import InputError
-from policies.ledger import IllegalPlan
-from policies.plan import Plan
+from policies.plan import IllegalPlan, Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
 from policies.view import View
@@ -200,7 +199,10 @@ class Engine:
         if plan.decode:
             self._decoded_s = now
             ended += self.answers.ending(clock, now)
-        if plan.prefill:
+        if plan.tokens:
+            self.answers.scheduled(plan.prefill, start)
+            ended += self.answers.prefilled(self.ledger.chunks.completed(plan), None, now, clock)
+        elif plan.prefill:
             ended += self.answers.prefilled(plan.prefill, start, now, None if plan.apart else clock)
         if self._end_tokens:
             stopped = [r for r, token in tokens.items() if token in self._end_tokens and r not in ended]

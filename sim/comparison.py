@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from policies.errors import InputError
-from policies.ledger import IllegalPlan
+from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim import __version__
 from sim.configuration import Compared

@@ -2,6 +2,7 @@
 
 from policies.ledger import Ledger
 from policies.policy import Traits
+from real.layouts.chunked import Chunked
 from real.layouts.concatenated import Concatenated
 from real.layouts.executor import Executor, Outcome
 from real.layouts.rectangle import Rectangular, SharedRectangular
@@ -26,7 +27,7 @@ def executor_for(traits: Traits, network: Network, ledger: Ledger, sequences: Se
     kinds: dict[str, type[Executor]] = {
         "static": Static,
         "selective_per_request": PerRequest,
-        "selective_fused": Fused,
+        "selective_fused": Chunked if traits.chunks else Fused,
         "rectangle": Concatenated if traits.concatenates else Rectangular,
         "shared_rectangle": SharedRectangular,
     }

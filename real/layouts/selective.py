@@ -82,7 +82,8 @@ class Selective(Executor):
 
     def _leave(self, request: int) -> None:
         self._close(request)
-        del self._length[request], self._rows[request]
+        del self._length[request]
+        self._rows.pop(request, None)
         self._fresh.discard(request)
 
     def _compute(self, lane: int, decoding: list[int], prompts: Prompts) -> Outcome:

@@ -62,11 +62,15 @@ class Ragged:
             seen_keys, seen_values = keys.index_select(0, self._slots), values.index_select(0, self._slots)
             parts.append(self._attention.ragged(decoding, seen_keys, seen_values, scale, self._row, self._distance))
         if self._prompts:
-            queries, new_keys, new_values = (
-                part[0].transpose(0, 1)[self._padded].transpose(1, 2) for part in (query, key, value)
-            )
-            parts.append(self._attention(queries, new_keys, new_values, scale)[self._real])
+            parts.append(self._prompts_attend(layer, query, key, value, scale))
         return torch.cat(parts)[None]
+
+    def _prompts_attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Return what the prompts' tokens see, [tokens, heads, head_dim]."""
+        queries, new_keys, new_values = (
+            part[0].transpose(0, 1)[self._padded].transpose(1, 2) for part in (query, key, value)
+        )
+        return self._attention(queries, new_keys, new_values, scale)[self._real]
 
 
 class Fused(Selective):

@@ -19,6 +19,7 @@ class Request:
     output: int
     tokens: list[object]
     computed: int = 0
+    reached: int = 0
     decodes: bool = False
     blocks: list[int] = field(default_factory=list)
     preemptions: int = 0
@@ -27,13 +28,14 @@ class Request:
 
 @dataclass
 class Iteration:
-    """What one step computed: requests that decode, (request, tokens, tokens before) of chunks, who was preempted."""
+    """What one step did: who decoded, (request, tokens, tokens before) of chunks, who was preempted; blocks used."""
 
     start_s: float
     decoding: list[int]
     chunks: list[tuple[int, int, int]]
     preempted: list[int]
     used: int
+    recomputed: int = 0
 
 
 def tokens_of(job: Job) -> list[object]:
@@ -152,7 +154,9 @@ class Scheduler:
                 step.decoding.append(request.job.id)
             else:
                 step.chunks.append((request.job.id, tokens, request.computed))
+                step.recomputed += max(0, min(request.computed + tokens, request.reached) - request.computed)
             request.computed += tokens
+            request.reached = max(request.reached, request.computed)
             if request.computed == len(request.tokens):
                 request.decodes = True
                 request.tokens.append((request.job.id, len(request.tokens)))

@@ -90,6 +90,7 @@ def test_every_iteration_is_that_of_a_scheduler_without_shortcuts(
     assert result.log["start_s"].tolist() == [step.start_s for step in expected]
     assert result.log["kv_tokens"].tolist() == [16 * step.used for step in expected]
     assert result.log["prefill_kv"].tolist() == [sum(before for _, _, before in step.chunks) for step in expected]
+    assert result.log["recomputed_tokens"].tolist() == [step.recomputed for step in expected]
     assert {request.job.id: request.finish_s for request in served} == {
         request: at for request, at in enumerate(result.finish_s) if not np.isnan(at)
     }
@@ -148,17 +149,22 @@ def test_the_last_admitted_is_preempted_goes_to_the_head_and_finds_its_own_block
 
 
 @pytest.mark.parametrize(
-    ("caching", "chunks", "repeated"),
-    [(True, [16, 15, 15, 15, 0, 15, 13], 13), (False, [16, 15, 15, 15, 0, 15, 16, 16, 13], 45)],
+    ("caching", "chunks", "repeated", "pairs"),
+    [
+        (True, [16, 15, 15, 15, 0, 15, 13], 13, 13 * 32 + 13 * 14 // 2),
+        (False, [16, 15, 15, 15, 0, 15, 16, 16, 13], 45, 45 * 46 // 2),
+    ],
 )
-def test_a_request_preempted_in_mid_prompt_begins_again(caching: bool, chunks: list[int], repeated: int) -> None:
+def test_a_request_preempted_in_mid_prompt_begins_again(
+    caching: bool, chunks: list[int], repeated: int, pairs: int
+) -> None:
     # 5 blocks, 16 tokens an iteration. At t=4 A has 2 blocks, B, whose last 15 of 60 tokens need a fourth, has 3: B is
     # dropped. At t=5 it finds its 2 full blocks, or none; A ends at t=6.
     policy = ChunkedPrefill(token_budget=16, prefix_caching=caching)
     result = run(requests_of([(0.0, 16, 6), (0.5, 60, 1)]), policy, kv_tokens=80)
     assert result.answers.preemptions == {1: 1}
     assert result.log["prefill_tokens"].tolist() == chunks
-    assert result.total("recomputed_tokens") == repeated
+    assert (result.total("recomputed_tokens"), result.total("recomputed_pairs")) == (repeated, pairs)
     assert list(result.answers.first_scheduled_s) == [0, 1]
     assert result.answers.first_token_s[1] == len(chunks)
     assert result.answers.recomputed == []  # no token came before

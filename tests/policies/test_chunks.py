@@ -13,7 +13,7 @@ from policies.kv import Slots
 from policies.ledger import Ledger
 from policies.paged import Paged, blocks_of
 from policies.plan import CARRY_ON, IllegalPlan, Plan
-from policies.prefix_cache import PrefixCache, content_of, shareable
+from policies.prefix_cache import PrefixCache, contents_of, shareable
 from policies.queue import make_queue
 
 MAX_ROWS, BLOCKS = 4, 12
@@ -50,7 +50,12 @@ class ChunkMachine(RuleBasedStateMachine):
         self.generated: dict[int, int] = {}
         self.flying: Plan | None = None
 
-    @rule(prompt=st.integers(1, 80), new=st.integers(1, 60), prefix=st.integers(-1, 1), share=st.integers(0, 80))
+    @rule(
+        prompt=st.integers(1, 80) | st.sampled_from([49, 60, 64]),
+        new=st.integers(1, 60),
+        prefix=st.sampled_from([0, 0, 1, -1]),
+        share=st.sampled_from([80, 48, 40, 16, 0]),
+    )
     def submit(self, prompt: int, new: int, prefix: int, share: int) -> None:
         request = len(self.jobs)
         job = Job(request, float(request), prompt, new, 0, prefix, min(share, prompt) if prefix >= 0 else 0)
@@ -77,8 +82,11 @@ class ChunkMachine(RuleBasedStateMachine):
         book = self.ledger.book
         assert isinstance(book, Paged)
         for job in newcomers:
-            sizes.append(data.draw(st.integers(1, 20 if job.prompt_tokens > 20 else job.prompt_tokens)))
-        self.attempt(Plan([*going, *newcomers], drop=drop, decode=decode and not drop, tokens=sizes))
+            length = self.ledger.prefill_length(job)
+            left = length - book.draft().found(job, length)
+            sizes.append(data.draw(st.just(left) | st.integers(1, left)))
+        rows = len(self.tokens) - len(self.partial) - sum(request not in self.partial for request in drop)
+        self.attempt(Plan([*going, *newcomers], drop=drop, decode=decode and rows > 0, tokens=sizes))
 
     @rule()
     def carry_on(self) -> None:
@@ -159,7 +167,8 @@ class ChunkMachine(RuleBasedStateMachine):
         for request, entries in book.held.items():
             job = self.jobs[request]
             assert len(entries) == min(tokens[request] // 16, shareable(job))
-            assert all(entry in book.cached[content_of(job, place)] for place, entry in enumerate(entries))
+            contents = contents_of(job, 0, len(entries))
+            assert all(entry in book.cached[content] for content, entry in zip(contents, entries, strict=True))
         uses = [entry for entries in book.held.values() for entry in entries]
         assert {entry: uses.count(entry) for entry in uses} == book.references
         assert not book.references.keys() & book.listed.keys()

@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from policies.batch import Batch
 from policies.job import Job
 from policies.kv import KVBook, Slots, StaticRectangle
-from policies.ledger import IllegalPlan, Ledger
+from policies.ledger import Ledger
 from policies.paged import Paged
-from policies.plan import CARRY_ON, Plan
+from policies.plan import CARRY_ON, IllegalPlan, Plan
 from policies.queue import make_queue
 from policies.rectangle import Rectangle
 

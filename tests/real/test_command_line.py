@@ -198,6 +198,11 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
         ("kv_tokens=0", "kv_tokens is 0: give a whole number from 1"),
         ("stretch=false", "stretch: there is no such option; choose from "),
         ("+policy=baton_dedicated", "policy baton_dedicated needs a second GPU"),
+        ("+policy=chunked_prefill", "policy chunked_prefill has a prefix cache, and none is run here"),
+        (
+            "+policy=chunked_prefill policy.prefix_caching=false task=profile",
+            "policy chunked_prefill prefills in chunks, which task=profile knows nothing of: leave it out",
+        ),
         ("texts=prompts.txt", "texts=prompts.txt needs a model with a tokenizer: give model=hf"),
         ("model=hf", "model.path is missing: give model.path=FOLDER"),
         ("model=hf model.path=./nowhere", "model.path=./nowhere: there is no nowhere/config.json"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policies.baton import Baton
+from policies.chunked_prefill import ChunkedPrefill
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from real.attention import Attention
@@ -78,6 +79,17 @@ def test_dropped_rows_are_recomputed(model: str) -> None:
     assert run.engine.answers.preemptions
     assert differences(run, model) == []
     assert run.records["recomputed_tokens"].sum() > 0
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_chunks_that_were_dropped_are_recomputed(model: str) -> None:
+    requests = requests_of([(0.0, 10, 40), (0.0, 20, 40), (5.0, 30, 10)])
+    policy = ChunkedPrefill(max_batch=3, token_budget=12, prefix_caching=False)
+    run = real_run(requests, policy, model, kv_tokens=96, watch=memory_is_sound)
+    assert run.engine.answers.preemptions
+    assert differences(run, model) == []
+    assert run.records["recomputed_tokens"].sum() > 0
+    assert (run.records["prefill_kv"] * run.records["rows"]).sum() > 0  # chunks behind others, beside rows that decode
 
 
 @pytest.mark.parametrize("name", ["baton", "run_to_completion", "orca", "orca_per_request", "orca_rectangular"])

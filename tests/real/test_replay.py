@@ -3,6 +3,7 @@
 import pytest
 
 from policies.baton import Baton
+from policies.chunked_prefill import ChunkedPrefill
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from sim.tape import Asked, Tape, replay
@@ -17,6 +18,11 @@ PREEMPTING: dict[str, tuple[Policy, Requests, int]] = {
         Baton(max_batch=3, reserve="window"),
         requests_of([(0.0, 4, 30), (0.0, 5, 25), (9.0, 6, 20)]),
         100,
+    ),
+    "chunked_prefill": (
+        ChunkedPrefill(max_batch=3, token_budget=12, prefix_caching=False),
+        requests_of([(0.0, 10, 40), (0.0, 20, 40), (5.0, 30, 10)]),
+        96,
     ),
     "prefill_first": (PrefillFirst(max_batch=3), requests_of([(0.0, 10, 40), (0.0, 10, 40), (5.0, 10, 40)]), 96),
 }

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.baton import Baton
+from policies.chunked_prefill import ChunkedPrefill
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
@@ -31,6 +32,7 @@ POLICIES: dict[str, Policy] = {
     "baton_overlapped": Baton(max_batch=BATCH, prefill="overlapped"),
     "baton_dedicated": Baton(max_batch=BATCH, prefill="dedicated"),
     "prefill_first": PrefillFirst(max_batch=BATCH),
+    "chunked_prefill": ChunkedPrefill(max_batch=BATCH, token_budget=64),
 }
 
 COST = Roofline(

@@ -123,6 +123,22 @@ def test_a_model_on_disk_is_simulated_by_its_config(scratch: Path) -> None:
     assert mine["policies"] == ours["policies"]
 
 
+def test_shared_prefixes_are_found_or_it_is_said_that_they_are_not(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{at},100,4,chat,64,0.2,1.5" for at in range(10)]
+    trace = scratch / "runs.csv"
+    trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens,prefix_id,prefix_tokens,ttft_s,e2e_s", *rows]))
+    options = ["workload=trace", f"workload.path={trace}", "kv_tokens=2000", f"hydra.run.dir={scratch / 'out'}"]
+    assert run_here(main, "+policy=chunked_prefill", "policy.token_budget=64", "policy.max_batch=8", *options) == 0
+    assert "prefix sharing is not modelled" not in capsys.readouterr().out
+    found = summary(scratch / "out")["policies"]["chunked_prefill"]
+    assert (found["prefix_hit_tokens"], found["prefix_hit_rate"]) == (9 * 64, 0.576)
+    assert run_here(main, "policies=[chunked_prefill,orca,prefill_first]", *options) == 0
+    assert "orca, prefill_first: prefix sharing is not modelled" in capsys.readouterr().out
+    assert "prefix_hit_rate" not in summary(scratch / "out")["policies"]["orca"]
+
+
 def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) -> None:
     rows = "".join(f"0,10,{output}\n" for output in (30, 10, 20))
     (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from policies.baton import Baton
 from policies.job import Job
-from policies.ledger import IllegalPlan
 from policies.orca import Orca
-from policies.plan import CARRY_ON, IDLE, Plan
+from policies.plan import CARRY_ON, IDLE, IllegalPlan, Plan
 from policies.policy import Policy, Traits
 from policies.run_to_completion import RunToCompletion
 from policies.view import View

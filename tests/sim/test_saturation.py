@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from policies.baton import Baton
+from policies.chunked_prefill import ChunkedPrefill
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
-from sim.saturation import tokens_by
+from sim.saturation import Saturation, tokens_by
 from tests.sim.small_run import POLICIES, make_requests, run
 
 
@@ -20,6 +21,19 @@ def test_a_flood_saturates_and_a_trickle_does_not(name: str) -> None:
     for rate in ("request_throughput", "output_throughput"):
         assert flood[f"saturated_{rate}"] == pytest.approx(flood[rate], rel=0.1)
     assert trickle["request_throughput"] == pytest.approx(4.0, rel=0.3)
+
+
+@pytest.mark.parametrize("budget", [16, 4096])
+def test_the_window_counts_the_tokens_that_chunks_give_and_no_others(budget: int) -> None:
+    requests = make_requests(count=40)
+    example = run(ChunkedPrefill(max_batch=4, token_budget=budget), requests)
+    end = max(example.answers.first_scheduled_s)
+    before = example.log[example.log["start_s"] < end]
+    steps = (before["rows"] * before["steps"]).sum()  # the iteration that begins at `end` is a record of its own
+    first = (np.asarray(example.answers.first_token_s) <= end).sum()
+    window = Saturation()
+    window(example.log)
+    assert window.window(requests, example.answers).output_tokens == steps + first
 
 
 def test_waiting_for_the_iteration_in_progress_is_no_saturation() -> None:

@@ -1,0 +1,133 @@
+"""Selective batching with fused attention, prompts prefilled in chunks.
+
+A chunk attends to its own tokens and to the KV of the chunks before it, which lies in the pool. Chunks of one iteration
+are padded to the longest of them inside the operator, as whole prompts are.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from policies.job import Job
+from policies.paged import BLOCK, blocks_of
+from policies.plan import Plan
+from policies.work import Work
+from real.layouts.executor import Executor, Outcome, causal_pairs
+from real.layouts.selective_fused import Fused, Ragged
+
+
+class RaggedChunks(Ragged):
+    """The operator over rows that decode and chunks of prompts.
+
+    Attributes:
+        prefill_pairs: (query, key) pairs that the chunks' masks let through.
+        prefill_kv: KV tokens that the chunks found in the pool, chunk by chunk.
+    """
+
+    def __init__(
+        self, executor: Executor, pool: Tensor, held: list[Tensor], chunks: list[Tensor], sizes: list[int]
+    ) -> None:
+        """Attend.
+
+        Args:
+            executor: Whose network it is.
+            pool: Keys and values, [layers, 2, slots, kv_heads, head_dim].
+            held: Slots of each decoding request, that of its new token last.
+            chunks: Slots of each prompt so far, those of its chunk last.
+            sizes: Tokens of each chunk.
+        """
+        new = [slots[-size:] for slots, size in zip(chunks, sizes, strict=True)]
+        super().__init__(executor, pool, held, torch.cat([*(row[-1:] for row in held), *new]), sizes)
+        self.prefill_pairs = self.prefill_kv = 0
+        if not chunks:
+            return
+        longest, device = max(map(len, chunks)), self._written.device
+        self._seen = torch.stack([torch.cat([slots, slots[:1].expand(longest - len(slots))]) for slots in chunks])
+        before = torch.tensor([len(slots) - size for slots, size in zip(chunks, sizes, strict=True)], device=device)
+        position = before[:, None] + torch.arange(max(sizes), device=device)
+        self._mask = (torch.arange(longest, device=device) <= position[..., None])[:, None]
+        self.prefill_pairs = int((self._mask[:, 0] & self._real[..., None]).sum())
+        self.prefill_kv = int(before.sum())
+
+    def _prompts_attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        keys, values = (part[self._seen].transpose(1, 2) for part in self._pool[layer])
+        queries = query[0].transpose(0, 1)[self._padded].transpose(1, 2)
+        return self._attention(queries, keys, values, scale, self._mask)[self._real]
+
+
+class Chunked(Fused):
+    """One attention operator per layer, KV in a pool of slots, prompts in chunks."""
+
+    def run(self, lane: int, plan: Plan) -> Outcome:
+        """Let rows and partly prefilled requests leave, then compute a token of every row, and the chunks."""
+        for request in plan.drop:
+            self._dropped[request] = max(self._length[request], self._dropped.get(request, 0))
+            self._leave(request)
+        decoding = list(self._rows) if plan.decode else []
+        if not decoding and not plan.prefill:
+            return Outcome(Work(lane), {})
+        return self._compute_chunks(lane, decoding, plan.prefill, plan.tokens)
+
+    def _grow(self, request: int, tokens: int) -> Tensor:
+        """Return the slots of a prompt's first `tokens` tokens, blocks for them taken."""
+        held = self._slots.get(request)
+        missing = blocks_of(tokens) * BLOCK - (0 if held is None else len(held))
+        if missing:
+            taken = self._take(missing)
+            self._slots[request] = taken if held is None else torch.cat([held, taken])
+        return self._slots[request][:tokens]
+
+    def _compute_chunks(self, lane: int, decoding: list[int], jobs: Sequence[Job], sizes: Sequence[int]) -> Outcome:
+        requests, sizes = [job.id for job in jobs], list(sizes)
+        before = [self._length.get(request, 0) for request in requests]
+        after = [start + size for start, size in zip(before, sizes, strict=True)]
+        known = [self.sequences.known(request) for request in requests]
+        ids = [token for row, start, end in zip(known, before, after, strict=True) for token in row[start:end]]
+        lengths = [self._length[request] for request in decoding]
+        held = [self._grow(request, length + 1) for request, length in zip(decoding, lengths, strict=True)]
+        chunks = [self._grow(request, end) for request, end in zip(requests, after, strict=True)]
+        step = RaggedChunks(self, self._pool, held, chunks, sizes)
+        positions = [*lengths, *(at for start, end in zip(before, after, strict=True) for at in range(start, end))]
+        completed = [end == len(row) for row, end in zip(known, after, strict=True)]
+        ends = torch.cumsum(self.tensor([1] * len(decoding) + sizes), 0) - 1
+        sampled = self.tensor([*range(len(decoding)), *(len(decoding) + i for i, done in enumerate(completed) if done)])
+        tokens = self.tensor([*map(self.sequences.last, decoding), *ids])
+        logits = self.network.forward(tokens[None], self.tensor(positions)[None], step, ends[sampled])
+        done = [request for request, is_done in zip(requests, completed, strict=True) if is_done]
+        repeated = [
+            self._repeated(request, start, end) for request, start, end in zip(requests, before, after, strict=True)
+        ]
+        work = Work(
+            lane,
+            rows=len(decoding),
+            inserted_rows=len(self._fresh) if decoding else 0,
+            prefill_rows=len(sizes),
+            prefill_tokens=len(ids),
+            prefill_pairs=step.prefill_pairs,
+            prefill_kv=step.prefill_kv,
+            kv_read=step.kv_read,
+            attention_launches=step.launches,
+            recomputed_tokens=sum(repeated),
+            recomputed_pairs=sum(
+                again * start + causal_pairs(again) for again, start in zip(repeated, before, strict=True)
+            ),
+        )
+        self._advance(decoding, dict(zip(requests, after, strict=True)), done)
+        return Outcome(work, self.sample([*decoding, *done], logits) if decoding or done else {})
+
+    def _repeated(self, request: int, start: int, end: int) -> int:
+        """Tokens of a chunk whose KV had been there before its request was dropped."""
+        return max(0, min(end, self._dropped.get(request, 0)) - start)
+
+    def _advance(self, decoding: list[int], computed: dict[int, int], done: list[int]) -> None:
+        """Remember what was computed; completed prompts become rows."""
+        if decoding:
+            self._fresh.clear()
+        for request in decoding:
+            self._length[request] += 1
+        self._length.update(computed)
+        for request in done:
+            self._dropped.pop(request, None)
+            self._rows[request] = None
+            self._fresh.add(request)
