@@ -139,9 +139,9 @@ class Attention:
         most = scores.new_full((rows, *scores.shape[1:]), -torch.inf).scatter_reduce_(0, index, scores, "amax")
         weights = (scores - most.index_select(0, row)).exp()
         total = torch.zeros_like(most).index_add_(0, row, weights)
-        weighted = weights.to(value.dtype)[..., None] * value[:, :, None]
-        out = value.new_zeros(rows, *weighted.shape[1:]).index_add_(0, row, weighted)
-        return (out / total.to(out.dtype)[..., None]).view(rows, heads, width)
+        weighted = weights[..., None] * value[:, :, None]  # in fp32: thousands of terms are added one after the other
+        out = weighted.new_zeros(rows, *weighted.shape[1:]).index_add_(0, row, weighted)
+        return (out / total[..., None]).to(value.dtype).view(rows, heads, width)
 
     def _biased(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         groups = query.shape[1] // key.shape[1]

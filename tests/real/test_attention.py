@@ -1,0 +1,34 @@
+"""Attention without padding: what thousands of tokens add up to, whatever the type of their values."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from real.attention import Attention
+
+HEADS, KV_HEADS, WIDTH = 4, 2, 16
+
+
+def exact(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Return attention of one query [heads, head_dim] over its tokens, in double precision."""
+    key, value = (part.double().repeat_interleave(HEADS // KV_HEADS, dim=1) for part in (key, value))
+    weights = (torch.einsum("hd,thd->ht", query.double(), key) * scale).softmax(-1)
+    return torch.einsum("ht,thd->hd", weights, value)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float16, 3e-3)])
+def test_a_sum_over_thousands_of_tokens_keeps_its_terms(dtype: torch.dtype, error: float) -> None:
+    torch.manual_seed(0)
+    lengths = [3, 4000, 700]
+    query = (torch.randn(len(lengths), HEADS, WIDTH) * 0.3).to(dtype)
+    key = (torch.randn(sum(lengths), KV_HEADS, WIDTH) * 0.3).to(dtype)
+    value = (torch.randn(sum(lengths), KV_HEADS, WIDTH) + 1).to(dtype)
+    row = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    distance = torch.cat([torch.arange(1 - length, 1) for length in lengths])
+    got = Attention("sdpa", None).ragged(query, key, value, 0.25, row, distance)
+    assert got.dtype is dtype
+    for place, length in enumerate(lengths):
+        own = row == place
+        assert int(own.sum()) == length
+        wanted = exact(query[place], key[own], value[own], 0.25)
+        assert float((got[place].double() - wanted).abs().max() / wanted.abs().max()) < error
