@@ -25,6 +25,7 @@ class Network:
         module: The model.
         device: Where it is.
         dtype: Type of weights, activations, keys and values.
+        weight_bytes: Bytes of its weights.
         attention: The product of queries, keys and values.
         tokenizer: What turns text into tokens; None for random weights.
         end_tokens: Tokens that end an answer; none for random weights.
@@ -58,6 +59,8 @@ class Network:
         self.dtype = module.dtype
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
+        # Before they are packed: a packed weight is no parameter any more.
+        self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
         body: Any = module.base_model
         self._body = body
         if self.device.type == "cpu":

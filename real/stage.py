@@ -8,7 +8,7 @@ import torch
 from policies.errors import InputError
 from real.configuration import Settings
 from real.engine import check_context
-from real.machine import Machine, machine_of, measure, memory_of, warm_up
+from real.machine import Machine, machine_of, measure, memory_left, memory_of, warm_up
 from real.memory import USABLE, kv_tokens_within, needs_of
 from real.network import DTYPES, Network, device_of, random_network
 from real.pretrained import fetch, pretrained_network
@@ -74,7 +74,9 @@ def load(settings: Settings) -> Network:
     model = source if isinstance(source, Model) else fetch(source, weights=False).dimensions()
     if settings.dtype is not None:
         model = replace(model, bytes_per_value=DTYPES[settings.dtype].itemsize)
-    memory = settings.memory_bytes or memory_of(device)
+    memory = settings.memory_bytes or memory_left(device)
+    if memory > memory_of(device):
+        raise InputError(f"memory_bytes={memory}: device={device} has {memory_of(device):,}; give at most that")
     if model.weight_bytes > memory:
         raise InputError(
             f"model={model.name} does not fit: {model.weight_bytes / 1e9:.3g} GB of weights, {memory / 1e9:.3g} GB of "
@@ -129,12 +131,19 @@ def shortened(settings: Settings, requests: Requests) -> Requests:
     return requests if longest is None else capped(requests, longest)
 
 
-def kv_tokens_for(settings: Settings, network: Network, requests: Requests) -> int:
-    """Return the KV tokens of a run, whose memory is checked before any is taken; see `real.memory`."""
-    budget = settings.memory_bytes or int(USABLE * memory_of(network.device))
-    policies = settings.policies.values()
-    most_rows = max(policy.max_batch for policy in policies)
-    return kv_tokens_within(needs_of(network, policies, requests), requests, budget, most_rows, settings.kv_tokens)
+def budget_of(settings: Settings, network: Network) -> int:
+    """Return the bytes of memory that a run may use, those that the network has taken included."""
+    return settings.memory_bytes or int(USABLE * memory_left(network.device))
+
+
+def kv_tokens_for(settings: Settings, network: Network, *workloads: Requests) -> int:
+    """Return the KV tokens with which each of these workloads can be served; see `real.memory`.
+
+    Raises:
+        InputError: Not even the smallest requests fit, or the KV memory that was asked for does not.
+    """
+    needs = needs_of(network, settings.policies.values(), *workloads)
+    return kv_tokens_within(needs, budget_of(settings, network), settings.kv_tokens)
 
 
 def profile_notes(hardware: Device, machine: Machine) -> Iterator[str]:

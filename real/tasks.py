@@ -76,7 +76,7 @@ def _validate(settings: Settings, folder: Path, console: Console) -> None:
     bench = warmed(settings, load(settings))
     for requests in workloads.values():
         check_context(requests, bench.network.dimensions)
-    kv_tokens = max(kv_tokens_for(settings, bench.network, each) for each in workloads.values())
+    kv_tokens = kv_tokens_for(settings, bench.network, *workloads.values())
     for note in profile_notes(profile, bench.machine):
         console.print(Text(f"- {note}"), soft_wrap=True)
     with Progress("validate", 100, unit="% of the time limit") as progress:
