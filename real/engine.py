@@ -90,7 +90,7 @@ class Engine:
         self.kv_tokens = kv_tokens
         self.requests = replace(requests, arrival_s=requests.arrival_s * time_scale)
         self.ledger = make_ledger(policy, kv_tokens, predictor)
-        self.answers = Answers(self.requests)
+        self.answers = Answers(self.requests, policy.traits.release_with_batch)
         self._sequences = Sequences(prompts)
         self.generated = self._sequences.generated
         self.executor = executor_for(policy.traits, network, self.ledger, self._sequences)
