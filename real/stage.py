@@ -20,6 +20,8 @@ from sim.profile import Profile
 from workloads.requests import Requests
 from workloads.reshape import capped, scaled
 
+_DTYPE_BY_BYTES = {4: "float32", 2: "bfloat16"}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
@@ -84,7 +86,12 @@ def load(settings: Settings) -> Network:
         )
     if not isinstance(source, Model):
         return pretrained_network(source, settings.device, settings.dtype, settings.attention)
-    dtype = settings.dtype or ("float32" if model.bytes_per_value == 4 else "bfloat16")
+    if settings.dtype is None and model.bytes_per_value not in _DTYPE_BY_BYTES:
+        raise InputError(
+            f"model.bytes_per_value={model.bytes_per_value}: weights are served with 2 or 4 bytes each; give one of "
+            f"them, or dtype={'|'.join(DTYPES)}"
+        )
+    dtype = settings.dtype or _DTYPE_BY_BYTES[model.bytes_per_value]
     return random_network(model, settings.device, dtype, settings.attention, settings.seed)
 
 
@@ -101,6 +108,7 @@ def set_up(settings: Settings) -> Stage:
         InputError: if the input is one that a person must mend.
     """
     requests = scaled(settings.workload.build(settings.seed), settings.length_scale)
+    requests = replace(requests, arrivals=arrivals_at(requests, settings.time_scale))
     texts = read_texts(settings.texts) if settings.texts is not None else None
     network = load(settings)
     if texts is None:
@@ -109,7 +117,7 @@ def set_up(settings: Settings) -> Stage:
     elif network.tokenizer is None:
         raise InputError(f"texts={settings.texts}: model={network.dimensions.name} has no tokenizer; leave texts out")
     else:
-        requests, prompts = with_texts(requests, texts, network.tokenizer)
+        requests, prompts = with_texts(requests, texts, network.tokenizer, network.dimensions)
         requests = shortened(settings, requests)
         prompts = [prompt[:length] for prompt, length in zip(prompts, requests.prompt_tokens, strict=True)]
     check_context(requests, network.dimensions)
@@ -123,6 +131,23 @@ def set_up(settings: Settings) -> Stage:
         prompts=prompts,
         kv_tokens=kv_tokens_for(settings, network, requests),
     )
+
+
+def arrivals_at(requests: Requests, time_scale: float) -> str:
+    """Return how requests arrive on a clock with so many seconds per second of the workload.
+
+    Raises:
+        InputError: The clock has no say in it.
+    """
+    if time_scale == 1:
+        return requests.arrivals
+    if requests.concurrency is not None:
+        raise InputError(
+            f"time_scale={time_scale:g} has no use in a closed loop, where requests follow answers: leave it out"
+        )
+    if time_scale == 0:
+        return f"all at once, not {requests.arrivals}" if requests.arrival_s.any() else requests.arrivals
+    return f"{requests.arrivals}, times multiplied by {time_scale:g}"
 
 
 def shortened(settings: Settings, requests: Requests) -> Requests:

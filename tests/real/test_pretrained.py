@@ -173,6 +173,17 @@ def test_a_file_without_prompts_is_said_so(
     assert shown.count("\n") == 1
 
 
+def test_a_tokenizer_of_another_model_is_said_so(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(scratch / "mine", LlamaConfig(**SIZES | {"vocab_size": 60}))
+    (scratch / "prompts.txt").write_text("the cat")
+    capsys.readouterr()
+    assert run_here(main, *SERVED) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: texts: the tokenizer of model=mine gives token ")
+    assert "and the model knows 60, counted from 0" in shown
+    assert shown.count("\n") == 1
+
+
 def test_weights_come_from_safetensors_only(scratch: Path) -> None:
     module = save(scratch / "mine")
     (scratch / "mine/model.safetensors").unlink()
