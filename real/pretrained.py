@@ -87,7 +87,7 @@ def pretrained_network(
         raise InputError(f"{folder}: no weights in safetensors; other formats can run code and are not loaded")
     _quiet()
     try:
-        module, loaded = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[dtype] if dtype else "auto",
             trust_remote_code=False,
@@ -98,9 +98,10 @@ def pretrained_network(
         )
     except Exception as error:  # whatever a damaged file makes the library raise
         raise InputError(f"{folder}: its weights cannot be loaded ({_first_line(error)}); fetch them again") from None
+    module, loaded = found
     _check_complete(folder, loaded)
     _check_type(folder, module)
-    module.to(place)  # type: ignore[arg-type]
+    module.to(place)
     return Network(
         module,
         replace(model, bytes_per_value=module.dtype.itemsize),

@@ -1,15 +1,39 @@
-"""Attention without padding: what thousands of tokens add up to, whatever the type of their values."""
+"""The product of queries, keys and values: one query without a mask, and thousands of tokens without padding."""
 
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from real.attention import Attention
+from real.attention import Attention, alibi_slopes
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+@pytest.mark.parametrize("slopes", [None, alibi_slopes(HEADS)])
+def test_a_last_query_sees_all_without_a_mask(
+    kind: str, slopes: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask would keep fused kernels from it."""
+    torch.manual_seed(0)
+    kv_heads = KV_HEADS if slopes is None else HEADS
+    query, (key, value) = torch.randn(1, HEADS, 1, WIDTH), torch.randn(2, 1, kv_heads, 7, WIDTH)
+    attention = Attention(kind, slopes)
+    masked = attention(query, key, value, 0.25, torch.ones(1, 1, 1, 7, dtype=torch.bool))
+    masks: list[Any] = []
+
+    def product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **named: Any) -> Tensor:
+        masks.append(mask)
+        return scaled_dot_product_attention(query, key, value, mask, **named)
+
+    monkeypatch.setattr("real.attention.scaled_dot_product_attention", product)
+    torch.testing.assert_close(attention(query, key, value, 0.25), masked)
+    if kind == "sdpa" and slopes is None:
+        assert masks == [None]
 
 
 class OneByOne(TorchDispatchMode):

@@ -1,9 +1,11 @@
 """Laws of the layouts: what is launched, what moves, what is never done."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from policies.baton import Baton
@@ -13,8 +15,10 @@ from policies.policy import Policy
 from policies.queue import declared
 from policies.run_to_completion import RunToCompletion
 from real.engine import Engine
-from real.layouts import executor_for
+from real.layouts import concatenated, executor_for, rectangle
+from real.layouts.prefill import prefill_group
 from real.sequences import Sequences
+from real.streams import Streams
 from sim.engine import make_ledger
 from sim.request_table import request_columns
 from sim.source import chunks_of
@@ -78,6 +82,39 @@ def test_an_answer_of_one_token_is_never_inserted(name: str) -> None:
     assert short
     assert not inserted & short
     assert all(len(run.engine.generated[request]) == 1 for request in short)
+
+
+@pytest.mark.parametrize("embedding", ["in_place", "concatenate"])
+def test_the_allocator_hears_of_every_tensor_that_crosses_lanes(
+    embedding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, crossed = set[int](), set[int]()
+
+    def group(executor: Any, prompts: Any, places: list[Tensor], lane: int) -> Any:
+        if lane == 1:
+            made.update(place.untyped_storage().data_ptr() for place in places)
+        return prefill_group(executor, prompts, places, lane)
+
+    def hear(tensor: Tensor) -> Tensor:
+        crossed.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    for module in (rectangle, concatenated):
+        monkeypatch.setattr(module, "prefill_group", group)
+        monkeypatch.setattr(module, "crossing", hear)
+    requests = requests_of([(float(place), 6, 9) for place in range(5)])
+    real_run(requests, Baton(max_batch=4, prefill="overlapped", embedding=embedding))
+    assert made
+    assert made <= crossed
+
+
+def test_lanes_have_the_same_streams_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[bool] = []
+    monkeypatch.setattr(Streams, "settle", lambda streams: settled.append(True))
+    monkeypatch.setattr(Streams, "__init__", None)  # none is made
+    for run in (1, 2):
+        real_run(requests_of([(0.0, 3, 2)]), Orca(max_batch=2))
+        assert len(settled) == run
 
 
 def test_only_what_the_layout_must_copy_is_copied() -> None:

@@ -85,7 +85,7 @@ class Live(TorchDispatchMode):
     """
 
     def __init__(self, apart_from: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._sizes = dict.fromkeys((tensor.untyped_storage()._cdata for tensor in apart_from), 0)
         self.peak = 0
 
