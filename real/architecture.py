@@ -92,15 +92,21 @@ def configuration(model: Model) -> PretrainedConfig:
         raise InputError(f"model.gated={model.gated}: {model.architecture} has gated={gated}")
     if model.architecture in _FULL_HEADS:
         _check_full_heads(model)
-    return _CONFIGURATIONS[model.architecture](
-        model,
-        vocab_size=model.vocabulary,
-        tie_word_embeddings=model.tied_embeddings,
-        initializer_range=1.2 / math.sqrt(model.hidden),
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
+    elif model.head_dim % 2:
+        raise InputError(f"model.head_dim={model.head_dim}: {model.architecture} rotates pairs, so it must be even")
+    try:
+        return _CONFIGURATIONS[model.architecture](
+            model,
+            vocab_size=model.vocabulary,
+            tie_word_embeddings=model.tied_embeddings,
+            initializer_range=1.2 / math.sqrt(model.hidden),
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    except Exception as error:  # whatever the library's own checks raise
+        *_, reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"model={model.name}: transformers cannot build it ({reason.strip()}); correct it") from None
 
 
 def _check_full_heads(model: Model) -> None:

@@ -95,7 +95,8 @@ class Attention:
             key: [b, kv_heads, k, head_dim].
             value: [b, kv_heads, k, head_dim].
             scale: Factor of the scores.
-            mask: bool [b or 1, 1, q, k], true where a query sees a key; None: causal, q = k.
+            mask: bool [b or 1, 1, q, k], true where a query sees a key; None: causal, where q = k, or the one query is
+                the last and sees all.
 
         Returns:
             [b, q, heads, head_dim].
@@ -106,11 +107,12 @@ class Attention:
             mask = torch.ones(queries, queries, dtype=torch.bool, device=query.device).tril()[None, None]
         if self._slopes is not None or self._eager:
             out = self._biased(query, key, value, scale, mask)
-        elif mask is None:
+        elif mask is None and queries > 1:
             out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=groups > 1)
         elif groups > 1:  # the heads of a group are more queries of one head: keys need not be repeated
             grouped = query.reshape(batch, -1, groups * queries, width)
-            out = scaled_dot_product_attention(grouped, key, value, mask.repeat(1, 1, groups, 1), scale=scale)
+            seen = None if mask is None else mask.repeat(1, 1, groups, 1)
+            out = scaled_dot_product_attention(grouped, key, value, seen, scale=scale)
             out = out.view(batch, heads, queries, width)
         else:
             out = scaled_dot_product_attention(query, key, value, mask, scale=scale)
@@ -139,9 +141,9 @@ class Attention:
         most = scores.new_full((rows, *scores.shape[1:]), -torch.inf).scatter_reduce_(0, index, scores, "amax")
         weights = (scores - most.index_select(0, row)).exp()
         total = torch.zeros_like(most).index_add_(0, row, weights)
-        weighted = weights.to(value.dtype)[..., None] * value[:, :, None]
-        out = value.new_zeros(rows, *weighted.shape[1:]).index_add_(0, row, weighted)
-        return (out / total.to(out.dtype)[..., None]).view(rows, heads, width)
+        weighted = weights[..., None] * value[:, :, None]  # in fp32: thousands of terms are added one after the other
+        out = weighted.new_zeros(rows, *weighted.shape[1:]).index_add_(0, row, weighted)
+        return (out / total[..., None]).to(value.dtype).view(rows, heads, width)
 
     def _biased(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         groups = query.shape[1] // key.shape[1]

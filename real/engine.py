@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from policies.errors import InputError
 from policies.plan import IllegalPlan, Plan
@@ -89,7 +88,7 @@ class Engine:
         self.kv_tokens = kv_tokens
         self.requests = replace(requests, arrival_s=requests.arrival_s * time_scale)
         self.ledger = make_ledger(policy, kv_tokens, predictor)
-        self.answers = Answers(self.requests)
+        self.answers = Answers(self.requests, policy.traits.release_with_batch)
         self._sequences = Sequences(prompts)
         self.generated = self._sequences.generated
         self.executor = executor_for(policy.traits, network, self.ledger, self._sequences)
@@ -101,7 +100,7 @@ class Engine:
         self._tape = tape
         self._on_step = on_step
         self._source = source_of(self.requests)
-        self._streams = _Streams(network.device)
+        self._streams = network.streams
         self._aside: tuple[Task, Future[Outcome]] | None = None
         self._decoded_s = 0.0
         self._tokens = 0
@@ -113,6 +112,7 @@ class Engine:
         Raises:
             NonFinite: The model gave logits that are no numbers.
         """
+        self._streams.settle()
         self._clock.start()
         with ThreadPoolExecutor(1) as thread:
             while self._turn(thread):
@@ -249,29 +249,3 @@ def check_context(requests: Requests, model: Model) -> None:
             f"request {worst} has a prompt of {requests.prompt_tokens[worst]:,} and declares "
             f"{requests.max_new_tokens[worst]:,} new ones; give max_request_tokens={longest}, or length_scale="
         )
-
-
-class _Streams:
-    """Runs each lane on a CUDA stream of its own, the batch's with priority; on a CPU, as it is."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        if self._cuda:
-            self._batch = torch.cuda.Stream(device, priority=-1)
-            self._aside = torch.cuda.Stream(device)
-
-    def run(self, call: Callable[[int, Plan], Outcome], lane: int, plan: Plan) -> Outcome:
-        if not self._cuda:
-            return call(lane, plan)
-        with torch.cuda.stream(self._batch):
-            outcome = call(lane, plan)
-            self._batch.synchronize()
-        return outcome
-
-    def run_aside(self, call: Callable[[int, Plan], Outcome], lane: int, plan: Plan) -> Outcome:
-        if not self._cuda:
-            return call(lane, plan)
-        with torch.cuda.stream(self._aside):
-            outcome = call(lane, plan)
-            self._aside.synchronize()
-        return outcome

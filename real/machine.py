@@ -176,6 +176,14 @@ def memory_of(device: torch.device) -> int:
     return installed
 
 
+def memory_left(device: torch.device) -> int:
+    """Return the bytes of memory that this process has or can have; of a GPU, others may have taken some."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device)
+    return memory_of(device)
+
+
 def _attention_s(network: Network) -> float:
     """Time of one attention over a short sequence, where launching it is what takes time."""
     model = network.dimensions

@@ -14,6 +14,9 @@ MOST_BATCHES = 4
 A rectangle that grows needs the old and the new one at once, and newcomers lie beside it.
 """
 
+_INDICES = 4 * 8
+"""Bytes of the slot, the row and the distance of a token that is read, and of one more index while they are made."""
+
 USABLE = 0.9
 """Share of a device's memory that a run takes when it is not told how much."""
 
@@ -26,22 +29,32 @@ class Needs:
         weights: Of the model.
         token: Of keys and values, per token.
         slot: Of activations, per computed token slot.
+        read: Of attention's copies in a decode step, per KV token that it reads.
         fixed: Of activations, whatever is computed.
         slots: Most token slots that one iteration computes, if KV memory allows.
+        reads: Most KV tokens that one decode step reads, if KV memory allows.
         lanes: Iterations that run at once.
+        rows: Most rows of a batch.
+        longest: Tokens of the longest request.
+        smallest: Tokens without which a workload has no request that can be served.
     """
 
     weights: int
     token: int
     slot: int
+    read: int
     fixed: int
     slots: int
+    reads: int
     lanes: int
+    rows: int
+    longest: int
+    smallest: int
 
     def total(self, kv_tokens: int) -> int:
-        """Bytes of a run with so much KV memory: no iteration computes more slots than there are KV slots for."""
-        slots = min(self.slots, kv_tokens)
-        return self.weights + kv_tokens * self.token + self.lanes * (self.fixed + slots * self.slot)
+        """Bytes of a run with so much KV memory: no iteration computes, or reads, more slots than there are."""
+        slots, reads = min(self.slots, kv_tokens), min(self.reads, kv_tokens)
+        return self.weights + kv_tokens * self.token + self.lanes * (self.fixed + slots * self.slot + reads * self.read)
 
     def most_kv_tokens(self, budget: int, wanted: int) -> int:
         """The most KV tokens, up to `wanted`, with which a run needs at most `budget` bytes; 0 if there are none."""
@@ -52,46 +65,51 @@ class Needs:
         return low
 
 
-def needs_of(network: Network, policies: Iterable[Policy], requests: Requests) -> Needs:
-    """Bound what any of these policies can need for these requests.
+def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests) -> Needs:
+    """Bound what any of these policies can need for any of these workloads.
 
     Activations of a layer are counted as if all were there at once: the residual stream and its norm, queries, keys and
     values before and after rotation, attention's output, the feed-forward layer. Attention under a mask adds, per slot,
-    its scores over the longest window in fp32; the fused layout gathers the window's keys and values.
+    its scores over the longest window in fp32. In a decode step every head may have, of each token that is read, copies
+    of the key and the value, a query and a product beside it (the fused layout), and its score five times in fp32.
     """
     model, policies = network.dimensions, list(policies)
     value = network.dtype.itemsize
+    recomputes = any(policy.traits.memory == "paged" for policy in policies)  # a row dropped late is a long prompt
     rows = max(policy.max_batch for policy in policies)
-    window = int((requests.prompt_tokens + requests.max_new_tokens).max())
+    tokens = [requests.prompt_tokens + requests.max_new_tokens for requests in workloads]
+    window = max(int(each.max()) for each in tokens)
     heads = (model.heads + 2 * model.kv_heads) * model.head_dim
+    heads_apart = (model.heads + model.kv_heads) * model.head_dim
     feed_forward = (3 if model.gated else 2) * model.intermediate
     scores = model.heads * window * (4 + value)
     logits = rows * model.vocabulary * (4 + value)
-    gathered = 2 * rows * window * model.kv_heads * model.head_dim * value
     return Needs(
-        weights=sum(tensor.numel() * tensor.element_size() for tensor in network.module.parameters()),
+        weights=network.weight_bytes,
         token=2 * model.layers * model.kv_heads * model.head_dim * value,
         slot=(4 * model.hidden + 2 * heads + feed_forward) * value + scores,
-        fixed=logits + gathered,
-        slots=rows * int(requests.prompt_tokens.max()),
+        read=2 * heads_apart * value + model.heads * 5 * 4 + _INDICES,
+        fixed=logits,
+        slots=rows * (window if recomputes else max(int(requests.prompt_tokens.max()) for requests in workloads)),
+        reads=rows * window,
         lanes=2 if any(policy.traits.lanes != "one" for policy in policies) else 1,
+        rows=rows,
+        longest=window,
+        smallest=max(int(each.min()) for each in tokens),
     )
 
 
-def kv_tokens_within(needs: Needs, requests: Requests, budget: int, max_batch: int, given: int | None = None) -> int:
-    """Return the KV tokens of a run: those given, or what fits, or fewer if no batch of these requests can fill them.
+def kv_tokens_within(needs: Needs, budget: int, given: int | None = None) -> int:
+    """Return the KV tokens of a run: those given, or what fits, or fewer if no batch of its requests can fill them.
 
     Args:
         needs: What the run needs.
-        requests: The workload.
         budget: Bytes to use.
-        max_batch: Most rows in a batch.
         given: KV tokens asked for.
 
     Raises:
         InputError: The memory asked for, or that of the smallest request, does not fit.
     """
-    tokens = requests.prompt_tokens + requests.max_new_tokens
     if given is not None:
         if needs.total(given) > budget:
             raise InputError(
@@ -99,10 +117,10 @@ def kv_tokens_within(needs: Needs, requests: Requests, budget: int, max_batch: i
                 f"{needs.most_kv_tokens(budget, given):,} KV tokens fit, or give more with memory_bytes="
             )
         return given
-    fits = needs.most_kv_tokens(budget, MOST_BATCHES * max_batch * int(tokens.max()))
-    if fits < int(tokens.min()):
+    fits = needs.most_kv_tokens(budget, MOST_BATCHES * needs.rows * needs.longest)
+    if fits < needs.smallest:
         raise InputError(
-            f"the run would need {needs.total(int(tokens.min())):,} bytes for its smallest request and may use "
+            f"the run would need {needs.total(needs.smallest):,} bytes for its smallest request and may use "
             f"{budget:,}; give more with memory_bytes=, or choose a smaller model, max_batch or prompts"
         )
     return fits

@@ -11,6 +11,7 @@ from policies.errors import InputError
 from real.architecture import LEARNED_POSITIONS, configuration
 from real.attention import NAME, Attention, BloomAttention, BloomStep, Step, alibi_slopes
 from real.packed_linear import pack_linears
+from real.streams import Streams
 from sim.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,6 +26,8 @@ class Network:
         module: The model.
         device: Where it is.
         dtype: Type of weights, activations, keys and values.
+        weight_bytes: Bytes of its weights.
+        streams: What its lanes run on.
         attention: The product of queries, keys and values.
         tokenizer: What turns text into tokens; None for random weights.
         end_tokens: Tokens that end an answer; none for random weights.
@@ -56,8 +59,11 @@ class Network:
         self.module = module.eval()
         self.device = module.device
         self.dtype = module.dtype
+        self.streams = Streams(module.device)
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
+        # Before they are packed: a packed weight is no parameter any more.
+        self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
         body: Any = module.base_model
         self._body = body
         if self.device.type == "cpu":

@@ -1,6 +1,7 @@
 """Models with their own weights, from disk or from the Hugging Face hub: safetensors only, and no code but ours."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from sim.pretrained import Pretrained
 DESCRIPTION = ("*.json", "tokenizer*", "*.model", "vocab*", "merges.txt")
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 """Files that are fetched from the hub: first what the model is, then its weights."""
+
+CONSTANTS = (".attn.masked_bias", ".rotary_emb.inv_freq")
+"""What old files hold beside weights, and the library computes."""
 
 
 def fetch(source: Pretrained, weights: bool = True) -> Pretrained:
@@ -83,16 +87,21 @@ def pretrained_network(
         raise InputError(f"{folder}: no weights in safetensors; other formats can run code and are not loaded")
     _quiet()
     try:
-        module = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[dtype] if dtype else "auto",
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except Exception as error:  # whatever a damaged file makes the library raise
         raise InputError(f"{folder}: its weights cannot be loaded ({_first_line(error)}); fetch them again") from None
-    module.to(place)  # type: ignore[arg-type]
+    module, loaded = found
+    _check_complete(folder, loaded)
+    _check_type(folder, module)
+    module.to(place)
     return Network(
         module,
         replace(model, bytes_per_value=module.dtype.itemsize),
@@ -100,6 +109,36 @@ def pretrained_network(
         _tokenizer(folder),
         _end_tokens(module),
     )
+
+
+def _check_complete(folder: Path, loaded: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of the model: what a file lacks, the library would fill with random numbers.
+
+    Args:
+        folder: Where the weights lie.
+        loaded: What the library says of them: keys that it did not find (of weights that are shared, only if none of
+            the keys is there), keys that it does not know, and keys whose tensors have another shape.
+
+    Raises:
+        InputError: They are not.
+    """
+    for kind, complaint in (
+        ("missing_keys", "its weights lack"),
+        ("mismatched_keys", "config.json gives another shape than its weights to"),
+        ("unexpected_keys", "config.json describes a model without what is among its weights,"),
+    ):
+        names = sorted(entry if isinstance(entry, str) else entry[0] for entry in loaded[kind])
+        names = [name for name in names if not name.endswith(CONSTANTS)]
+        if names:
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            raise InputError(f"{folder}: {complaint} {names[0]}{more}; fetch it again, or correct config.json")
+
+
+def _check_type(folder: Path, module: Any) -> None:
+    """Refuse weights of a type that no run computes in."""
+    if module.dtype not in DTYPES.values():
+        found = str(module.dtype).removeprefix("torch.")
+        raise InputError(f"{folder}: its weights are {found}; choose dtype={', '.join(DTYPES)}")
 
 
 def _quiet() -> None:

@@ -8,7 +8,7 @@ import torch
 from policies.errors import InputError
 from real.configuration import Settings
 from real.engine import check_context
-from real.machine import Machine, machine_of, measure, memory_of, warm_up
+from real.machine import Machine, machine_of, measure, memory_left, memory_of, warm_up
 from real.memory import USABLE, kv_tokens_within, needs_of
 from real.network import DTYPES, Network, device_of, random_network
 from real.pretrained import fetch, pretrained_network
@@ -19,6 +19,8 @@ from sim.model import Model
 from sim.profile import Profile
 from workloads.requests import Requests
 from workloads.reshape import capped, scaled
+
+_DTYPE_BY_BYTES = {4: "float32", 2: "bfloat16"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +76,9 @@ def load(settings: Settings) -> Network:
     model = source if isinstance(source, Model) else fetch(source, weights=False).dimensions()
     if settings.dtype is not None:
         model = replace(model, bytes_per_value=DTYPES[settings.dtype].itemsize)
-    memory = settings.memory_bytes or memory_of(device)
+    memory = settings.memory_bytes or memory_left(device)
+    if memory > memory_of(device):
+        raise InputError(f"memory_bytes={memory}: device={device} has {memory_of(device):,}; give at most that")
     if model.weight_bytes > memory:
         raise InputError(
             f"model={model.name} does not fit: {model.weight_bytes / 1e9:.3g} GB of weights, {memory / 1e9:.3g} GB of "
@@ -82,7 +86,12 @@ def load(settings: Settings) -> Network:
         )
     if not isinstance(source, Model):
         return pretrained_network(source, settings.device, settings.dtype, settings.attention)
-    dtype = settings.dtype or ("float32" if model.bytes_per_value == 4 else "bfloat16")
+    if settings.dtype is None and model.bytes_per_value not in _DTYPE_BY_BYTES:
+        raise InputError(
+            f"model.bytes_per_value={model.bytes_per_value}: weights are served with 2 or 4 bytes each; give one of "
+            f"them, or dtype={'|'.join(DTYPES)}"
+        )
+    dtype = settings.dtype or _DTYPE_BY_BYTES[model.bytes_per_value]
     return random_network(model, settings.device, dtype, settings.attention, settings.seed)
 
 
@@ -99,6 +108,7 @@ def set_up(settings: Settings) -> Stage:
         InputError: if the input is one that a person must mend.
     """
     requests = scaled(settings.workload.build(settings.seed), settings.length_scale)
+    requests = replace(requests, arrivals=arrivals_at(requests, settings.time_scale))
     texts = read_texts(settings.texts) if settings.texts is not None else None
     network = load(settings)
     if texts is None:
@@ -107,7 +117,7 @@ def set_up(settings: Settings) -> Stage:
     elif network.tokenizer is None:
         raise InputError(f"texts={settings.texts}: model={network.dimensions.name} has no tokenizer; leave texts out")
     else:
-        requests, prompts = with_texts(requests, texts, network.tokenizer)
+        requests, prompts = with_texts(requests, texts, network.tokenizer, network.dimensions)
         requests = shortened(settings, requests)
         prompts = [prompt[:length] for prompt, length in zip(prompts, requests.prompt_tokens, strict=True)]
     check_context(requests, network.dimensions)
@@ -123,18 +133,42 @@ def set_up(settings: Settings) -> Stage:
     )
 
 
+def arrivals_at(requests: Requests, time_scale: float) -> str:
+    """Return how requests arrive on a clock with so many seconds per second of the workload.
+
+    Raises:
+        InputError: The clock has no say in it.
+    """
+    if time_scale == 1:
+        return requests.arrivals
+    if requests.concurrency is not None:
+        raise InputError(
+            f"time_scale={time_scale:g} has no use in a closed loop, where requests follow answers: leave it out"
+        )
+    if time_scale == 0:
+        return f"all at once, not {requests.arrivals}" if requests.arrival_s.any() else requests.arrivals
+    return f"{requests.arrivals}, times multiplied by {time_scale:g}"
+
+
 def shortened(settings: Settings, requests: Requests) -> Requests:
     """Shorten requests to the most tokens that settings allow."""
     longest = settings.max_request_tokens
     return requests if longest is None else capped(requests, longest)
 
 
-def kv_tokens_for(settings: Settings, network: Network, requests: Requests) -> int:
-    """Return the KV tokens of a run, whose memory is checked before any is taken; see `real.memory`."""
-    budget = settings.memory_bytes or int(USABLE * memory_of(network.device))
-    policies = settings.policies.values()
-    most_rows = max(policy.max_batch for policy in policies)
-    return kv_tokens_within(needs_of(network, policies, requests), requests, budget, most_rows, settings.kv_tokens)
+def budget_of(settings: Settings, network: Network) -> int:
+    """Return the bytes of memory that a run may use, those that the network has taken included."""
+    return settings.memory_bytes or int(USABLE * memory_left(network.device))
+
+
+def kv_tokens_for(settings: Settings, network: Network, *workloads: Requests) -> int:
+    """Return the KV tokens with which each of these workloads can be served; see `real.memory`.
+
+    Raises:
+        InputError: Not even the smallest requests fit, or the KV memory that was asked for does not.
+    """
+    needs = needs_of(network, settings.policies.values(), *workloads)
+    return kv_tokens_within(needs, budget_of(settings, network), settings.kv_tokens)
 
 
 def profile_notes(hardware: Device, machine: Machine) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,7 @@ from real.validation_report import plot_validation, print_validation
 from sim.configuration import read_options
 from sim.profile import Profile
 from sim.progress import Progress
-from sim.results import make_folder
+from sim.results import Draft, make_folder, writing
 from workloads.requests import Requests
 from workloads.reshape import scaled
 
@@ -27,22 +28,42 @@ def run_task(settings: Settings, folder: Path, console: Console) -> None:
     """Do what the settings ask for.
 
     Raises:
-        InputError: if the input or the folder is one that a person must mend.
+        InputError: if the input or the folder is one that a person must mend, or memory is full.
         KeyboardInterrupt: on Ctrl-C; its message says what was saved.
     """
-    if settings.task == "run":
-        Run(settings, folder)(console)
-    elif settings.task == "profile":
-        _profile(settings, folder, console)
-    else:
-        _validate(settings, folder, console)
+    try:
+        if settings.task == "run":
+            Run(settings, folder)(console)
+        elif settings.task == "profile":
+            _profile(settings, folder, console)
+        else:
+            _validate(settings, folder, console)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise InputError(
+            f"task={settings.task}: the memory of device={settings.device} is full; give less, kv_tokens= or "
+            "max_batch=, or choose a smaller model"
+        ) from None
+
+
+def _check_name(name: str, folder: Path) -> None:
+    """Refuse, before anything is measured, a name under which the profile cannot be written."""
+    if "/" in name or "\0" in name:
+        raise InputError(f"model.name: the profile's file is named {name}.yaml, which is no file name; give another")
+    file = folder / f"{name}.yaml"
+    draft = Draft(file)
+    with writing(file):
+        draft.part.touch()
+        draft.drop()
 
 
 def _profile(settings: Settings, folder: Path, console: Console) -> None:
     """Measure what iterations take on this machine, and write it as a hardware file."""
     options = read_options({"profile": settings.profile}, "profile", ProfileOptions)
     make_folder(folder)
-    bench = warmed(settings, load(settings))
+    network = load(settings)
+    name = f"{network.dimensions.name}_{network.device.type}"
+    _check_name(name, folder)
+    bench = warmed(settings, network)
     with Progress("profile", 0, unit="workloads") as progress:
         profiler = Profiler(
             bench.network,
@@ -55,7 +76,7 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
         )
         progress.total = profiler.total
         try:
-            profile = profiler.run(f"{bench.network.dimensions.name}_{bench.machine.device}")
+            profile = profiler.run(name)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted: the measurements were not complete, no profile was written") from None
     path = profiler.write(profile, folder)
@@ -76,7 +97,7 @@ def _validate(settings: Settings, folder: Path, console: Console) -> None:
     bench = warmed(settings, load(settings))
     for requests in workloads.values():
         check_context(requests, bench.network.dimensions)
-    kv_tokens = max(kv_tokens_for(settings, bench.network, each) for each in workloads.values())
+    kv_tokens = kv_tokens_for(settings, bench.network, *workloads.values())
     for note in profile_notes(profile, bench.machine):
         console.print(Text(f"- {note}"), soft_wrap=True)
     with Progress("validate", 100, unit="% of the time limit") as progress:

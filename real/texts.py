@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from policies.errors import InputError
+from sim.model import Model
 from workloads.demand import counted
 from workloads.requests import Requests
 
@@ -47,23 +48,32 @@ def _prompts(path: Path, lines: Sequence[str]) -> Iterator[str]:
         yield prompt
 
 
-def with_texts(requests: Requests, texts: Sequence[str], tokenizer: Any) -> tuple[Requests, list[list[int]]]:
+def with_texts(
+    requests: Requests, texts: Sequence[str], tokenizer: Any, model: Model
+) -> tuple[Requests, list[list[int]]]:
     """Give every request a text as its prompt, over and over if there are fewer texts than requests.
 
     Args:
         requests: The workload; arrivals and output lengths stay.
         texts: The prompts.
         tokenizer: The model's.
+        model: Its dimensions.
 
     Returns:
         The requests, their prompts as long as the texts, and the tokens of each.
 
     Raises:
-        InputError: A text has no token.
+        InputError: A text has no token, or one that the model does not know.
     """
     tokens = [list(tokenizer(text)["input_ids"]) for text in texts[: len(requests)]]
     if [] in tokens:
         raise InputError(f"texts: prompt {tokens.index([]) + 1} has no token in this model; remove it")
+    most = max(map(max, tokens))
+    if most >= model.vocabulary:
+        raise InputError(
+            f"texts: the tokenizer of model={model.name} gives token {most}, and the model knows {model.vocabulary:,}, "
+            "counted from 0: the two do not belong together; fetch the model again"
+        )
     prompts = list(islice(cycle(tokens), len(requests)))
     note = f"prompts are {counted(len(tokens), 'text')}"
     if len(tokens) < len(requests):

@@ -156,9 +156,10 @@ class Validation:
         Predictions are in `prediction.json` before they are measured.
 
         Raises:
-            InputError: A file cannot be written, or the engine cannot run.
+            InputError: The KV memory holds no request, a file cannot be written, or the engine cannot run.
             KeyboardInterrupt: On Ctrl-C; what was measured is written.
         """
+        self._refuse_too_little_memory()
         self._started_s = time.perf_counter()
         try:
             for name, requests in self._workloads.items():
@@ -170,6 +171,15 @@ class Validation:
         finally:
             write_summary(self._folder / "validation.json", self.report)
         return self.report
+
+    def _refuse_too_little_memory(self) -> None:
+        """Refuse a policy that would reject every request: nothing could be measured."""
+        for workload, requests in self._workloads.items():
+            for name, policy in self._policies.items():
+                if not self._predict(policy, _all_at_once(requests))["completed"]:
+                    raise InputError(
+                        f"kv_tokens={self._kv_tokens} holds no request of {workload} under policy {name}; give more"
+                    )
 
     def _validate(self, workload: str, load: str, requests: Requests) -> float:
         """Predict and measure one load; return the lowest request throughput."""

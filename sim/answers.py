@@ -27,14 +27,20 @@ class Answers:
         finished: How many requests have finished.
     """
 
-    def __init__(self, requests: Requests) -> None:
-        """Know the output lengths of a workload."""
+    def __init__(self, requests: Requests, release_with_batch: bool = False) -> None:
+        """Know the output lengths of a workload.
+
+        Args:
+            requests: The workload.
+            release_with_batch: Whether answers leave with their batch: until then they are not finished.
+        """
         count = len(requests)
         unknown = array("d", [float("nan")]) * count
         self.arrival_s = array("d", requests.arrival_s.tobytes())
         self.first_scheduled_s = unknown[:]
         self.first_token_s = unknown[:]
         self.finish_s = unknown
+        self._last_token_s = unknown[:] if release_with_batch else unknown
         self.join_clock = array("q", [-1]) * count
         self.preemptions: dict[int, int] = {}
         self._rejoins: dict[tuple[int, int], float] = {}
@@ -80,7 +86,7 @@ class Answers:
                 remaining = output_tokens[request] - 1
             if not remaining:
                 ended.append(request)
-                self.finish_s[request] = now
+                self._last_token_s[request] = now
             elif clock is None:
                 left[request] = remaining
             elif interrupted:
@@ -138,7 +144,7 @@ class Answers:
         limit = (clock + 1) << _ID_BITS
         while due and due[0] < limit:
             request = heappop(due) & _ID
-            self.finish_s[request] = now
+            self._last_token_s[request] = now
             ended.append(request)
         return ended
 
@@ -157,4 +163,4 @@ class Answers:
         self._due = [entry for entry in self._due if entry & _ID != request]
         heapify(self._due)
         self._left.pop(request, None)
-        self.finish_s[request] = now
+        self._last_token_s[request] = now

@@ -45,7 +45,7 @@ class Loop(ABC):
         """Prepare a run; see `sim.engine.Engine`."""
         self._frontend_s = frontend_s
         self.ledger = ledger
-        self.answers = Answers(requests)
+        self.answers = Answers(requests, policy.traits.release_with_batch)
         self._policy = policy
         self._traits = policy.traits
         self._view = View(ledger)

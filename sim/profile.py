@@ -201,7 +201,15 @@ class Profile(Device):
     layouts: Sequence[LayoutCost]
 
     def __post_init__(self) -> None:
-        """Refuse rates that are no positive numbers, and what is no list of layouts."""
+        """Refuse rates that are no positive numbers, facts that are no text, and what is no list of layouts."""
+        for option in ("name", "source", "model", "device", "machine", "dtype", "attention", "date", "measurements"):
+            if not isinstance(getattr(self, option), str):
+                raise InputError(f"hardware.{option}={getattr(self, option)}: must be text")
+        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:
+            raise InputError(f"hardware.threads={self.threads}: must be a whole number of at least 1")
+        versions = self.versions
+        if not isinstance(versions, Mapping) or not all(isinstance(each, str) for each in versions.values()):
+            raise InputError(f"hardware.versions={versions}: must give the version of each package, as text")
         for option in ("peak_flops", "memory_bandwidth", "memory_bytes", "host_bandwidth", "gpu_bandwidth"):
             value = getattr(self, option)
             if not _is_number(value) or value <= 0:

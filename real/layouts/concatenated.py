@@ -16,6 +16,7 @@ from real.layouts.executor import Executor, Outcome
 from real.layouts.prefill import prefill_group
 from real.network import Network
 from real.sequences import Sequences
+from real.streams import crossing
 
 
 class Append:
@@ -115,7 +116,7 @@ class Concatenated(Executor):
         rows = []
         for request, length in self._live.items():
             new = self._new.pop(request, None)
-            kv = new if new is not None else self._old(request, length)
+            kv = crossing(new) if new is not None else self._old(request, length)
             rows.append(torch.nn.functional.pad(kv, (0, 0, window - length, 0)))
         batch = torch.stack(rows, dim=2)
         self._rows, self._kv = list(self._live), list(batch)

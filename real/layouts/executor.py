@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from policies.errors import InputError
 from policies.job import Job
 from policies.ledger import Ledger
 from policies.plan import Plan
@@ -121,10 +122,19 @@ class Executor(ABC):
 
         On a CPU the system hands out zeroed pages as they are touched, so that a large reservation costs nothing. Small
         pages, as a map has them: of a strided copy into huge ones, which numpy asks for, every byte would be zeroed.
+
+        Raises:
+            InputError: The machine does not have so much.
         """
         dtype = self.network.dtype
         if self.network.device.type == "cpu" and all(shape):
-            pages = mmap(-1, math.prod(shape) * dtype.itemsize)
+            size = math.prod(shape) * dtype.itemsize
+            try:
+                pages = mmap(-1, size)
+            except (OSError, MemoryError, OverflowError):
+                raise InputError(
+                    f"the machine has no {size:,} bytes for KV memory; give less, kv_tokens= or memory_bytes="
+                ) from None
             return torch.frombuffer(pages, dtype=dtype).view(shape)
         return torch.zeros(*shape, dtype=dtype, device=self.network.device)
 

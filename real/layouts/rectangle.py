@@ -18,6 +18,7 @@ from real.layouts.executor import Executor, Outcome, Prompts
 from real.layouts.prefill import prefill_group
 from real.network import Network
 from real.sequences import Sequences
+from real.streams import crossing
 
 
 class Decode:
@@ -69,6 +70,7 @@ class Rectangular(Executor):
 
     def run(self, lane: int, plan: Plan) -> Outcome:
         """Bring the tensors to where the book says, then decode or prefill."""
+        crossing(self._buffer)
         copied, host = self._arrange(plan) if lane == 0 else (0, 0)
         if plan.prefill and plan.decode:
             work, tokens = self._mixed(self.prompts_of(plan.prefill))
@@ -126,7 +128,7 @@ class Rectangular(Executor):
     def _embed(self, request: int, kv: Tensor, place: int) -> int:
         """Copy keys and values into a row; return how many tokens."""
         length = kv.shape[3]
-        self._buffer[:, :, place, :, :length] = kv
+        self._buffer[:, :, place, :, :length] = crossing(kv)
         if request not in self._length:
             self._length[request] = length
             self._fresh.add(request)

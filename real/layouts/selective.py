@@ -126,7 +126,7 @@ class RequestByRequest:
             token = slice(place, place + 1)
             keys, values = kv[layer, :, None, :, : length + 1]
             keys[:, :, length:], values[:, :, length:] = key[:, :, token], value[:, :, token]
-            out[:, token] = self._attention(query[:, :, token], keys, values, scale, self._sees_all(query))
+            out[:, token] = self._attention(query[:, :, token], keys, values, scale)
             if layer == 0:
                 self.launches += 1
                 self.kv_read += keys.shape[2]
@@ -138,10 +138,6 @@ class RequestByRequest:
             self.launches += layer == 0
             start = tokens.stop
         return out
-
-    @staticmethod
-    def _sees_all(query: Tensor) -> Tensor:
-        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=query.device)
 
 
 class PerRequest(Selective):

@@ -89,7 +89,15 @@ def test_arrivals_keep_to_the_clock_as_it_is_scaled(scratch: Path) -> None:
         assert real(*timed, f"time_scale={scale}", "hydra.run.dir=out") == 0
         arrivals = pq.read_table(scratch / "out/requests.parquet")["arrival_s"].to_pylist()
         assert arrivals == pytest.approx([scale * place / 2 for place in range(6)])
-        assert summary(scratch / "out")["policies"]["orca"]["duration_s"] >= scale * 2.5
+        found = summary(scratch / "out")
+        assert found["policies"]["orca"]["duration_s"] >= scale * 2.5
+        assert (
+            found["arrivals"]
+            == {
+                0: "all at once, not constant, 2 requests/s",
+                0.1: "constant, 2 requests/s, times multiplied by 0.1",
+            }[scale]
+        )
 
 
 def test_requests_that_are_too_long_are_refused_or_shortened(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +190,21 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
     assert summary(scratch / "out/baton")["partial"]
 
 
+@pytest.mark.parametrize("task", ["run", "profile"])
+def test_a_gpu_whose_memory_is_full_is_one_line_at_any_time(
+    task: str, scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("real.engine.Engine.run", full)
+    assert real(f"task={task}", "+policy=orca", "device=cpu", "threads=1") == 2
+    assert capsys.readouterr().err == (
+        f"error: task={task}: the memory of device=cpu is full; give less, kv_tokens= or max_batch=, "
+        "or choose a smaller model\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -208,6 +231,16 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
         ("model=hf model.path=./nowhere", "model.path=./nowhere: there is no nowhere/config.json"),
         ("hardware=nowhere.yaml", "hardware=nowhere.yaml: cannot be read"),
         ("memory_bytes=1000", "model=tiny_llama does not fit"),
+        ("memory_bytes=1000000000000000", "memory_bytes=1000000000000000: device=cpu has "),
+        ("model.head_dim=7", "model.head_dim=7: llama rotates pairs, so it must be even"),
+        ("model.hidden=63", "model=tiny_llama: transformers cannot build it ("),
+        ("model.bytes_per_value=1", "model.bytes_per_value=1: weights are served with 2 or 4 bytes each"),
+        ("task=profile model.name=a/b", "model.name: the profile's file is named a/b_cpu.yaml, which is no file name"),
+        (f"task=profile model.name={'a' * 250}", "cannot be written (File name too long)"),
+        (
+            "time_scale=0.5 workload.arrival=closed_loop workload.concurrency=2",
+            "time_scale=0.5 has no use in a closed loop",
+        ),
         ("task=validate", "task=validate needs a profile: make one with task=profile"),
         ("task=validate hardware=h100_sxm", "task=validate needs a profile: make one with task=profile"),
         ("task=profile timeline=true", "timeline=True has no use in task=profile: leave it out"),
@@ -223,9 +256,11 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
 def test_what_is_wrong_is_said_in_one_line(
     arguments: str, message: str, scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert real(*arguments.split()) == 2
+    device = () if "device=" in arguments else ("device=cpu",)
+    assert real(*arguments.split(), *device) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"error: {message}")
+    assert shown.err.startswith("error: ")
+    assert message in shown.err
     assert shown.err.count("\n") == 1
     assert not files(scratch)
 

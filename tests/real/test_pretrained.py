@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -172,6 +173,17 @@ def test_a_file_without_prompts_is_said_so(
     assert shown.count("\n") == 1
 
 
+def test_a_tokenizer_of_another_model_is_said_so(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(scratch / "mine", LlamaConfig(**SIZES | {"vocab_size": 60}))
+    (scratch / "prompts.txt").write_text("the cat")
+    capsys.readouterr()
+    assert run_here(main, *SERVED) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: texts: the tokenizer of model=mine gives token ")
+    assert "and the model knows 60, counted from 0" in shown
+    assert shown.count("\n") == 1
+
+
 def test_weights_come_from_safetensors_only(scratch: Path) -> None:
     module = save(scratch / "mine")
     (scratch / "mine/model.safetensors").unlink()
@@ -186,6 +198,42 @@ def test_damaged_weights_are_one_line(scratch: Path) -> None:
     with pytest.raises(InputError, match="its weights cannot be loaded") as error:
         pretrained_network(Pretrained(path=str(scratch / "mine")))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "message"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", None, "its weights lack model.layers.1.mlp.up_proj.weight; fetch it"),
+        ("lm_head.weight", None, "its weights lack lm_head.weight;"),
+        (None, "model.layers.0.self_attn.q_proj.bias", "among its weights, model.layers.0.self_attn.q_proj.bias;"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused(
+    scratch: Path, lost: str | None, gained: str | None, message: str
+) -> None:
+    tensors = {name: value.clone() for name, value in save(scratch / "mine").state_dict().items() if name != lost}
+    if gained is not None:
+        tensors[gained] = torch.zeros(64)
+    save_file(tensors, scratch / "mine/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=message):
+        pretrained_network(Pretrained(path=str(scratch / "mine")))
+
+
+def test_a_head_that_shares_the_embeddings_weights_and_old_constants_are_no_fault(scratch: Path) -> None:
+    module = save(scratch / "mine", LlamaConfig(**SIZES, tie_word_embeddings=True))
+    tensors = {name: value.clone() for name, value in module.state_dict().items() if name != "lm_head.weight"}
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
+    save_file(tensors, scratch / "mine/model.safetensors", metadata={"format": "pt"})
+    assert pretrained_network(Pretrained(path=str(scratch / "mine"))).dimensions.tied_embeddings
+
+
+def test_dimensions_that_are_not_those_of_the_weights_are_refused(scratch: Path) -> None:
+    save(scratch / "mine")
+    config = json.loads((scratch / "mine/config.json").read_text())
+    for changed in ({"num_hidden_layers": 3}, {"num_hidden_layers": 1}, {"intermediate_size": 64}):
+        (scratch / "mine/config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(InputError, match="fetch it again"):
+            pretrained_network(Pretrained(path=str(scratch / "mine")))
 
 
 def test_code_that_a_model_brings_is_not_run(scratch: Path) -> None:

@@ -23,7 +23,7 @@ from real.validation_report import plot_validation, print_validation
 from sim.configuration import build
 from sim.log import expand
 from sim.profile import LayoutCost, Profile
-from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
+from tests.runs import H100, LLAMA3_8B, logged_run, random_requests, requests_of
 from tests.sim.test_configuration import load
 from tests.sim.test_profile import PROFILE, TERMS
 
@@ -130,6 +130,33 @@ def test_a_run_that_went_as_priced_has_no_error_in_any_part(policy: Policy) -> N
     assert slow["decode"] == parts["decode"]
     prefill = "mixed" if "mixed" in slow else "prefill"
     assert slow[prefill].priced_s == pytest.approx(slow[prefill].measured_s / 2)
+
+
+def test_memory_that_holds_no_request_is_refused_before_anything_is_served(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Serving, "run")
+    smallest = int((REQUESTS.prompt_tokens + REQUESTS.max_new_tokens).min())
+    workloads, few = {"small": REQUESTS}, ValidateOptions(limit_s=0.0)
+    given: Any = (network, POLICIES, profile(), workloads, tmp_path)
+    with pytest.raises(InputError, match=f"kv_tokens={smallest - 1} holds no request of small under policy static"):
+        Validation(*given, kv_tokens=smallest - 1, options=few).run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_requests_that_never_fit_are_rejected_in_prediction_and_measurement_alike(
+    network: Network, tmp_path: Path
+) -> None:
+    requests = requests_of([(0.0, 5, 4), (0.0, 400, 4), (0.0, 6, 3)])
+    policies: dict[str, Policy] = {"orca": Orca(max_batch=3), "static": RunToCompletion(max_batch=3)}
+    options = ValidateOptions(limit_s=0.0, rounds=1)
+    report = Validation(
+        network, policies, profile(), {"small": requests}, tmp_path, kv_tokens=100, options=options
+    ).run()
+    for metrics in report["loads"][0]["policies"].values():
+        for side in ("predicted", "measured"):
+            served = metrics["request_throughput"][side] * metrics["duration_s"][side]
+            assert served == pytest.approx(2)
 
 
 def test_it_asks_for_a_profile_that_knows_the_policies(network: Network, tmp_path: Path) -> None:

@@ -160,6 +160,14 @@ def test_a_table_that_is_none_is_refused(changes: dict[str, Any], message: str) 
         replace(DECODE, **changes)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"versions": None}, {"versions": 3}, {"versions": {"torch": 2}}, {"threads": "2"}, {"machine": None}]
+)
+def test_facts_that_are_none_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"hardware\.{next(iter(changes))}="):
+        replace(PROFILE, **changes)
+
+
 def test_a_profile_that_is_none_is_refused() -> None:
     for changes in ({"peak_flops": 0}, {"usable_memory": 2}, {"layouts": [{"layout": "rectangle"}]}):
         with pytest.raises(InputError, match=next(iter(changes))):
