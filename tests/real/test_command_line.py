@@ -174,7 +174,9 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
 ) -> None:
     networks: list[Network] = []
     load = stage.load
-    assert tasks.load is load, "imported by now, so that the one put in its place below does not outlive this test"
+    assert vars(tasks)["load"] is load, (
+        "imported by now, so that the one put in its place below does not outlive this test"
+    )
 
     def remembered(settings: Any) -> Network:
         networks.append(load(settings))
