@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from policies.errors import InputError
-from sim.configuration import Compared, Config, read_compared, read_count, read_model, read_object
+from real.options import ProfileOptions, ValidateOptions
+from sim.configuration import Compared, Config, read_compared, read_count, read_model, read_object, read_options
 from sim.hardware import Device
 from sim.model import Model
 from sim.pretrained import Pretrained
@@ -20,6 +21,15 @@ MAX_BYTES = 2**60
 
 SECOND = "workload"
 """The workload among the options of `validate`."""
+
+_RUN_ONLY = {"texts": None, "timeline": False, "time_scale": 1, "slo.ttft_s": None, "slo.tpot_s": None}
+
+UNUSED: dict[str, dict[str, Any]] = {
+    "run": {},
+    "validate": _RUN_ONLY,
+    "profile": _RUN_ONLY | {"kv_tokens": None, "length_scale": 1, "max_request_tokens": None, "hardware": None},
+}
+"""Options that a task has no use for, with the values that they have unless they are given."""
 
 OPTIONS = (
     "task",
@@ -57,8 +67,8 @@ class Settings(Compared):
         length_scale: Factor of all lengths.
         max_request_tokens: Most tokens of a request, longer ones are shortened; None: no bound.
         texts: File of real prompts; None: random tokens.
-        profile: Options of task=profile.
-        validate: Options of task=validate.
+        profile: How task=profile measures.
+        validate: How task=validate measures.
         second_workload: What else task=validate measures; None: nothing.
     """
 
@@ -75,8 +85,8 @@ class Settings(Compared):
     length_scale: float
     max_request_tokens: int | None
     texts: Path | None
-    profile: Mapping[str, Any]
-    validate: Mapping[str, Any]
+    profile: ProfileOptions
+    validate: ValidateOptions
     second_workload: Workload | None
 
 
@@ -96,8 +106,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     choice("attention", config.get("attention"), ATTENTIONS)
     number("time_scale", config.get("time_scale"), 0, 1e6)
     number("length_scale", config.get("length_scale"), 1e-4, 1)
-    if config["task"] != "run":
-        _refuse_unused(config)
+    _refuse_unused(config)
     for name, policy in compared.policies.items():
         if policy.traits.lanes == "separate":
             raise InputError(f"policy {name} needs a second GPU for its prefill, and one device is driven here")
@@ -126,17 +135,27 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         length_scale=float(config["length_scale"]),
         max_request_tokens=_max_request_tokens(config.get("max_request_tokens")),
         texts=_texts(config.get("texts"), model),
-        profile=_section(config, "profile"),
-        validate={name: value for name, value in validate.items() if name != SECOND},
+        profile=read_options({"profile": _section(config, "profile")}, "profile", ProfileOptions),
+        validate=read_options(
+            {"validate": {name: value for name, value in validate.items() if name != SECOND}},
+            "validate",
+            ValidateOptions,
+        ),
         second_workload=_second_workload(validate.get(SECOND)),
     )
 
 
 def _refuse_unused(config: Config) -> None:
-    """Refuse what has an effect in task=run only."""
-    for option, default in (("texts", None), ("timeline", False), ("time_scale", 1)):
-        if config.get(option) != default:
-            raise InputError(f"{option}={shown(config[option])} has no use in task={config['task']}: leave it out")
+    """Refuse what a task would not heed."""
+    task = config["task"]
+    for option, default in UNUSED[task].items():
+        group, _, name = option.partition(".")
+        value = config.get(group)
+        if name and isinstance(value, Mapping):
+            value = value.get(name)
+        if value != default:
+            told = value.get("name") if isinstance(value, Mapping) else shown(value)
+            raise InputError(f"{option}={told} has no use in task={task}: leave it out")
 
 
 def _text(config: Config, option: str) -> str:

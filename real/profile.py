@@ -5,6 +5,7 @@ log: every path that a policy takes is timed as it will run. A machine drifts, s
 in rounds, each round in a random order of its own.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,17 +24,16 @@ from policies.policy import Policy
 from real.engine import Engine
 from real.fit import Measured, fit_layout, predicted
 from real.machine import Machine
+from real.memory import needs_of
 from real.network import Network
+from real.options import ProfileOptions
 from real.prompts import random_prompts
 from real.shapes import CHURN, Shape, overflow, shapes
 from sim.hardware import Device
 from sim.log import DTYPE, IterationLog, Slice
-from sim.model import kv_capacity
 from sim.profile import LayoutCost, Profile, Term, layout_of, settings_of
 from sim.results import Draft, writing
 from sim.simulation import predictor_of
-from workloads.checks import number, shown, whole_number
-from workloads.requests import MAX_TOKENS
 
 Array = npt.NDArray[np.float64]
 
@@ -43,34 +43,11 @@ HELD_OUT = 5
 MOSTLY = 0.5
 """Share of a prefill beside which rows must decode for it to tell how the lanes slow each other."""
 
+KINDS = ("prefill", "decode")
+"""How the names of shapes begin without which a layout has no costs."""
+
 DIGITS = 6
 """Significant digits of a coefficient in the file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProfileOptions:
-    """How thorough a profile is.
-
-    Attributes:
-        quick: A coarse grid, one round.
-        rounds: How often everything is measured.
-        longest: Tokens of the longest prompt.
-        limit_s: No round begins after so many seconds; None: all rounds are made.
-    """
-
-    quick: bool = False
-    rounds: int = 3
-    longest: int = 256
-    limit_s: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range."""
-        if not isinstance(self.quick, bool):
-            raise InputError(f"profile.quick={shown(self.quick)}: give true or false")
-        whole_number("profile.rounds", self.rounds, 1, 1000)
-        whole_number("profile.longest", self.longest, 2, MAX_TOKENS)
-        if self.limit_s is not None:
-            number("profile.limit_s", self.limit_s, 0, 1e6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +73,7 @@ class Profiler:
 
     Attributes:
         total: Workloads that will be served, at most.
+        left_out: Shapes that memory does not hold.
     """
 
     def __init__(
@@ -106,6 +84,7 @@ class Profiler:
         machine: Machine,
         options: ProfileOptions | None = None,
         *,
+        memory_bytes: int | None = None,
         seed: int = 0,
         on_step: Callable[[int], None] | None = None,
     ) -> None:
@@ -117,11 +96,12 @@ class Profiler:
             hardware: Whose rates and memory the profile is given, as `real.machine.measure` found them.
             machine: Where the model runs.
             options: How thorough to be.
+            memory_bytes: Memory to use; None: what is usable of the hardware's.
             seed: Of lengths, tokens and order.
             on_step: Hears after every workload how many were served.
 
         Raises:
-            InputError: The model does not fit into the memory of the hardware.
+            InputError: Memory holds none of the shapes.
         """
         self._network = network
         self._hardware = hardware
@@ -131,7 +111,7 @@ class Profiler:
         self._on_step = on_step
         self._rng = np.random.default_rng(seed)
         self._rounds = 1 if self._options.quick else self._options.rounds
-        self._jobs = self._plan(policies)
+        self._jobs = self._plan(policies, memory_bytes or int(hardware.memory_bytes * hardware.usable_memory))
         self._served: list[_Served] = []
         self.total = self._rounds * len(self._jobs)
 
@@ -165,9 +145,7 @@ class Profiler:
         Raises:
             InputError: A file cannot be written.
         """
-        measurements = folder / profile.measurements
-        with writing(measurements), Draft(measurements) as part:
-            pq.write_table(self._table(), part, compression="zstd")
+        self._write_table(folder / profile.measurements)
         path = folder / f"{profile.name}.yaml"
         settings = _rounded(settings_of(profile))
         head = f"# {profile.model} on {profile.machine}, measured {profile.date}; see sim/profile.py for the terms.\n"
@@ -176,11 +154,28 @@ class Profiler:
             part.write_text(head + text, encoding="utf-8")
         return path
 
+    def write_partial(self, name: str, folder: Path) -> Path | None:
+        """Write what was measured so far, marked as partial, as NAME.partial.parquet; None if nothing was.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        if not self._served:
+            return None
+        path = folder / f"{name}.partial.parquet"
+        self._write_table(path, partial=True)
+        return path
+
+    def _write_table(self, path: Path, partial: bool = False) -> None:
+        with writing(path), Draft(path) as part:
+            pq.write_table(
+                self._table().replace_schema_metadata({"partial": str(partial).lower()}), part, compression="zstd"
+            )
+
     # what is measured
 
-    def _plan(self, policies: Mapping[str, Policy]) -> list[_Job]:
+    def _plan(self, policies: Mapping[str, Policy], budget: int) -> list[_Job]:
         """One policy of each layout serves all shapes; what only others do, they do. What does not fit is left out."""
-        room = kv_capacity(self._hardware, self._network.dimensions)
         jobs: list[_Job] = []
         for policy in policies.values():
             layout, grid, alone = layout_of(policy.traits), self._grid(policy), _alone(policy)
@@ -193,7 +188,20 @@ class Profiler:
             if policy.traits.lanes == "shared":
                 churn = [shape for shape in grid if shape.name.startswith(CHURN)]
                 jobs += [_Job(layout, policy, shape, extra, shape.kv_tokens(policy)) for shape in churn]
-        return [job for job in jobs if job.kv_tokens <= room]
+        fitting = [job for job in jobs if self._need(job) <= budget]
+        self.left_out = len(jobs) - len(fitting)
+        for layout, kind in itertools.product(dict.fromkeys(job.layout for job in jobs), KINDS):
+            own = [job for job in jobs if job.layout == layout and job.shape.name.startswith(kind)]
+            if not any(job in fitting for job in own):
+                raise InputError(
+                    f"{budget:,} bytes hold no shape to measure {kind} of layout {layout}, which takes "
+                    f"{min(map(self._need, own)):,}; give more with memory_bytes=, or choose a smaller model"
+                )
+        return fitting
+
+    def _need(self, job: _Job) -> int:
+        """Return the bytes that serving a shape may take."""
+        return needs_of(self._network, [job.policy], job.shape.requests()).total(job.kv_tokens)
 
     def _grid(self, policy: Policy) -> list[Shape]:
         longest = min(self._options.longest, self._network.dimensions.max_positions // 2)

@@ -1,6 +1,5 @@
 """What `python -m real` does, by task."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,15 +10,15 @@ from rich.text import Text
 from policies.errors import InputError
 from real.configuration import Settings
 from real.engine import check_context
-from real.profile import ProfileOptions, Profiler
+from real.profile import Profiler
 from real.run import Run
-from real.stage import kv_tokens_for, load, profile_notes, shortened, warmed
-from real.validate import ValidateOptions, Validation
+from real.stage import budget_of, kv_tokens_for, load, profile_notes, shortened, warmed
+from real.validate import Validation
 from real.validation_report import plot_validation, print_validation
-from sim.configuration import read_options
 from sim.profile import Profile
 from sim.progress import Progress
 from sim.results import Draft, make_folder, writing
+from workloads.demand import counted
 from workloads.requests import Requests
 from workloads.reshape import scaled
 
@@ -58,7 +57,6 @@ def _check_name(name: str, folder: Path) -> None:
 
 def _profile(settings: Settings, folder: Path, console: Console) -> None:
     """Measure what iterations take on this machine, and write it as a hardware file."""
-    options = read_options({"profile": settings.profile}, "profile", ProfileOptions)
     make_folder(folder)
     network = load(settings)
     name = f"{network.dimensions.name}_{network.device.type}"
@@ -70,7 +68,8 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
             settings.policies,
             bench.measured(),
             bench.machine,
-            options,
+            settings.profile,
+            memory_bytes=budget_of(settings, network),
             seed=settings.seed,
             on_step=progress.update,
         )
@@ -78,8 +77,14 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
         try:
             profile = profiler.run(name)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted: the measurements were not complete, no profile was written") from None
+            kept = profiler.write_partial(name, folder)
+            said = f"what was measured is in {kept}" if kept else "nothing was measured"
+            raise KeyboardInterrupt(f"interrupted: no profile was written, {said}") from None
     path = profiler.write(profile, folder)
+    if profiler.left_out:
+        console.print(
+            Text(f"- memory does not hold {counted(profiler.left_out, 'shape')}: the largest were not measured")
+        )
     console.print(Text(f"{profile.model} on {profile.machine}, {profile.dtype}, {profile.attention}"))
     console.print(_fits(profile))
     console.print(Text(f"Profile: {path}"), soft_wrap=True)
@@ -88,7 +93,6 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
 
 def _validate(settings: Settings, folder: Path, console: Console) -> None:
     """Predict, measure, and say how far apart the two are."""
-    options = read_options({"validate": settings.validate}, "validate", ValidateOptions)
     profile = settings.hardware
     if not isinstance(profile, Profile):
         raise InputError("task=validate needs a profile: make one with task=profile, and give hardware=FILE.yaml")
@@ -108,11 +112,10 @@ def _validate(settings: Settings, folder: Path, console: Console) -> None:
             workloads,
             folder,
             kv_tokens=kv_tokens,
-            options=options,
-            slo=settings.slo,
+            options=settings.validate,
             seed=settings.seed,
-            facts=asdict(bench.machine),
-            on_step=lambda load, place, share: progress.update(int(100 * share)),
+            machine=bench.machine,
+            on_round=lambda share: progress.update(int(100 * share)),
         )
         try:
             report = validation.run()

@@ -19,15 +19,16 @@ from policies.errors import InputError
 from policies.policy import Policy
 from real.attribution import Part, attribute, mean_parts
 from real.engine import Engine
+from real.machine import Machine
 from real.network import Network
+from real.options import ValidateOptions
 from real.prompts import random_prompts
 from real.serving import Serving
 from sim.log import IterationLog, Slice, work_of
-from sim.metrics import SLO, Summary
+from sim.metrics import Summary
 from sim.profile import MeasuredCost, Profile
 from sim.results import write_summary
 from sim.simulation import simulate
-from workloads.checks import number, whole_number
 from workloads.requests import Requests
 from workloads.streams import stream
 
@@ -47,30 +48,6 @@ WARM_UP_REQUESTS, WARM_UP_TOKENS = 8, 4
 
 ALL_AT_ONCE = "all at once"
 Report = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateOptions:
-    """How long to measure, and at which load.
-
-    Attributes:
-        limit_s: No round begins after so many seconds of measuring.
-        standard_error: Relative standard error of the throughput ratios that is good enough.
-        rounds: Fewest rounds; one is made even if the time is up.
-        load: Arrival rate of the second load, as a share of the lowest measured capacity.
-    """
-
-    limit_s: float = 600.0
-    standard_error: float = 0.015
-    rounds: int = 3
-    load: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range."""
-        number("validate.limit_s", self.limit_s, 0, 1e6)
-        number("validate.standard_error", self.standard_error, 1e-4, 1)
-        whole_number("validate.rounds", self.rounds, 1, 1000)
-        number("validate.load", self.load, 0.01, 10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +76,9 @@ class Validation:
         *,
         kv_tokens: int,
         options: ValidateOptions | None = None,
-        slo: SLO | None = None,
         seed: int = 0,
-        facts: Mapping[str, Any] | None = None,
-        on_step: Callable[[str, int, float], None] | None = None,
+        machine: Machine,
+        on_round: Callable[[float], None] | None = None,
     ) -> None:
         """Prepare.
 
@@ -114,11 +90,9 @@ class Validation:
             folder: Where files go; it exists.
             kv_tokens: KV memory, in tokens.
             options: How long to measure.
-            slo: What goodput is judged by; None: nothing.
             seed: Of arrivals, tokens and the order of policies.
-            facts: What else the report shall say of the machine, as JSON values.
-            on_step: Hears, after every measured run, what is measured, the round, and the share of the time that is
-                spent.
+            machine: Where and how the model runs.
+            on_round: Hears, after every round, which share of the time is spent.
 
         Raises:
             InputError: The profile has no costs for this model or a policy.
@@ -133,16 +107,15 @@ class Validation:
         self._folder = folder
         self._kv_tokens = kv_tokens
         self._options = options or ValidateOptions()
-        self._slo = slo or SLO()
         self._seed = seed
-        self._on_step = on_step
+        self._on_round = on_round
         self._rng = np.random.default_rng(seed)
         self._loads_left = 2 * len(workloads)
         self._started_s = time.perf_counter()
         self.report: Report = {
             "profile": profile.name,
             "profiled": profile.date,
-            **(facts or {}),
+            **asdict(machine),
             "model": network.dimensions.name,
             "kv_tokens": kv_tokens,
             "seed": seed,
@@ -200,8 +173,8 @@ class Validation:
             for place in itertools.count(1):
                 rounds.append(self._round(requests, prompts, load != ALL_AT_ONCE))
                 error = _standard_error(rounds)
-                if self._on_step is not None:
-                    self._on_step(f"{workload}, {load}", place, min(1.0, self._spent()))
+                if self._on_round is not None:
+                    self._on_round(min(1.0, self._spent()))
                 if place >= self._options.rounds and error <= self._options.standard_error:
                     break
                 if time.perf_counter() > until:
@@ -241,7 +214,7 @@ class Validation:
 
     def _predict(self, policy: Policy, requests: Requests) -> Summary:
         model = self._network.dimensions
-        return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens, slo=self._slo).summary
+        return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens).summary
 
     def _round(self, requests: Requests, prompts: Sequence[Sequence[int]], idle_possible: bool) -> dict[str, _Measured]:
         """Serve every policy once, in random order."""
@@ -262,7 +235,6 @@ class Validation:
             prompts,
             self._profile,
             kv_tokens=self._kv_tokens,
-            slo=self._slo,
             sinks=[keep],
         )
         serving.run()
@@ -274,13 +246,11 @@ class Validation:
         """Return what the measured rounds say of the predictions."""
         error, goal = _standard_error(rounds), self._options.standard_error
         reached = len(rounds) >= self._options.rounds and error <= goal
-        why = f"the standard error of the throughput ratios is {100 * error:.2g} %" if math.isfinite(error) else ""
-        reason = (
-            f"{why}, at most {100 * goal:.3g} %"
-            if reached
-            else f"the time limit of {self._options.limit_s:g} s ended it after {len(rounds)} of the rounds; "
-            f"{why or 'one round tells no standard error'}"
-        )
+        reason = "one round tells no standard error of the throughput ratios"
+        if math.isfinite(error):
+            reason = f"the standard error of the throughput ratios is {100 * error:.2g} %, goal {100 * goal:.3g} %"
+        if not reached:
+            reason = f"its share of validate.limit_s={self._options.limit_s:g} was spent; {reason}"
         return {
             "rounds": len(rounds),
             "standard_error": error if math.isfinite(error) else None,

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from real.attribution import PARTS
 from sim.results import Draft, writing
+from workloads.demand import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +42,7 @@ COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#b
 
 def print_validation(console: Console, report: Report) -> None:
     """Print for every load: metrics, ratios to the first policy, where the error came from, what ended the rounds."""
+    console.print(Text(subject(report)), soft_wrap=not console.is_terminal)
     for load in report["loads"]:
         if "policies" not in load:
             continue
@@ -49,10 +51,18 @@ def print_validation(console: Console, report: Report) -> None:
         if load["ratios"]:
             console.print(_ratios_table(load))
         console.print(_time_table(load))
-        for sentence in (_pace(load), f"{load['rounds']} rounds; {load['ended_because']}"):
+        for sentence in (_pace(load), f"{counted(load['rounds'], 'round')}; {load['ended_because']}"):
             console.print(Text(sentence), soft_wrap=not console.is_terminal)
         console.print()
     console.print(Text(f"worst errors: {'; '.join(worst(report))}"), soft_wrap=not console.is_terminal)
+
+
+def subject(report: Report) -> str:
+    """Return in words what was predicted and measured, where, and by which profile."""
+    return (
+        f"{report['model']} on {report['machine']}, {report['dtype']}, KV memory {report['kv_tokens']:,} tokens; "
+        f"predicted by the profile {report['profile']} of {report['profiled']}"
+    )
 
 
 def worst(report: Report) -> Iterator[str]:
@@ -161,6 +171,7 @@ def plot_validation(folder: Path, report: Report) -> Path:
         row[0].set_title(f"{load['workload']}, {load['load']}", loc="left", fontsize=9)
         row[1].set_yticklabels([])
         row[2].set_yticklabels([])
+    figure.suptitle(subject(report), x=0.01, ha="left", fontsize=8)
     handles: dict[str, Any] = {}
     for axes in grid.ravel():
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -200,7 +211,9 @@ def _draw_parts(axes: "Axes", load: Report) -> None:
         shares = {name: part["error"] for name, part in time["parts"].items()}
         shares["other_iterations"] = time["other_iterations"]["error"]
         for name, colour in zip((*PARTS, "other_iterations"), COLOURS, strict=True):
-            share = 100 * shares.get(name, 0.0)
+            if name not in shares:
+                continue
+            share = 100 * shares[name]
             side = int(share < 0)
             axes.barh(place, share, left=ends[side], color=colour, label=name.replace("_", " "))
             ends[side] += share

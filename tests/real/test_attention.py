@@ -64,7 +64,7 @@ def test_a_sum_over_thousands_of_tokens_keeps_its_terms(dtype: torch.dtype, erro
     value = (torch.randn(sum(lengths), KV_HEADS, WIDTH) + 1).to(dtype)
     row = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     distance = torch.cat([torch.arange(1 - length, 1) for length in lengths])
-    with OneByOne():
+    with OneByOne():  # type: ignore[no-untyped-call]
         got = Attention("sdpa", None).ragged(query, key, value, 0.25, row, distance)
     assert got.dtype is dtype
     for place, length in enumerate(lengths):

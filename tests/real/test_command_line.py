@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from real import stage
+from real import stage, tasks
 from real.__main__ import main
 from real.network import Network
 from sim import comparison
@@ -174,6 +174,9 @@ def test_logits_that_are_no_numbers_end_the_run_in_one_line(
 ) -> None:
     networks: list[Network] = []
     load = stage.load
+    assert vars(tasks)["load"] is load, (
+        "imported by now, so that the one put in its place below does not outlive this test"
+    )
 
     def remembered(settings: Any) -> Network:
         networks.append(load(settings))
@@ -244,6 +247,20 @@ def test_a_gpu_whose_memory_is_full_is_one_line_at_any_time(
         ("task=validate", "task=validate needs a profile: make one with task=profile"),
         ("task=validate hardware=h100_sxm", "task=validate needs a profile: make one with task=profile"),
         ("task=profile timeline=true", "timeline=True has no use in task=profile: leave it out"),
+        *(
+            (f"task=profile {option}", f"{option} has no use in task=profile: leave it out")
+            for option in (
+                "kv_tokens=5",
+                "length_scale=0.5",
+                "max_request_tokens=9",
+                "slo.ttft_s=1",
+                "hardware=h100_sxm",
+            )
+        ),
+        ("task=validate slo.tpot_s=1", "slo.tpot_s=1 has no use in task=validate: leave it out"),
+        ("profile.rounds=-5", "profile.rounds is -5: give a whole number from 1"),
+        ("+validate.foo=1", "validate.foo: there is no such option; ValidateOptions takes "),
+        ("task=profile memory_bytes=700000 policies=[orca]", "700,000 bytes hold no shape to measure decode of "),
         ("task=profile profile.foo=1", "profile.foo: there is no such option; profile takes quick, "),
         ("task=validate validate.workload.foo=1", "validate.workload.foo: there is no such option; "),
         pytest.param(
@@ -304,6 +321,20 @@ def test_a_profile_is_hardware_for_both_command_lines(scratch: Path, capsys: pyt
     assert said in " ".join(summary(scratch / "other")["notes"])
     assert run_here(sim_main, profile, "+policy=baton", *few) == 2
     assert "holds no costs for layout rectangle, only for selective_fused" in capsys.readouterr().err
+
+
+def test_an_interrupted_profile_says_where_its_measurements_are(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: Progress, finished: int, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "update", stop)
+    quick = ("profile.quick=true", "profile.longest=8", "device=cpu", "threads=1", "policy.max_batch=2")
+    assert real("task=profile", "+policy=orca", *quick, "hydra.run.dir=out") == 130
+    kept = scratch / "out/tiny_llama_cpu.partial.parquet"
+    assert capsys.readouterr().err == f"interrupted: no profile was written, what was measured is in {kept}\n"
+    assert files(scratch / "out") == {kept.name}
 
 
 def test_a_validation_predicts_and_measures(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:

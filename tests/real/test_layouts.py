@@ -1,7 +1,7 @@
 """Laws of the layouts: what is launched, what moves, what is never done."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_an_answer_of_one_token_is_never_inserted(name: str) -> None:
 
 @pytest.mark.parametrize("embedding", ["in_place", "concatenate"])
 def test_the_allocator_hears_of_every_tensor_that_crosses_lanes(
-    embedding: str, monkeypatch: pytest.MonkeyPatch
+    embedding: Literal["in_place", "concatenate"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, crossed = set[int](), set[int]()
 

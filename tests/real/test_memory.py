@@ -114,7 +114,7 @@ LAYOUTS = {
     for policy in ONE_DEVICE.values()
     if policy.traits.lanes == "one"
 }
-SHAPES = {"long answers": [(0.0, 2, 36)] * 4 + [(0.0, 2, 9)], "long prompts": [(0.0, 60, 3)] * 4}
+SHAPES = {"long answers": [(0.0, 2, 24)] * 4 + [(0.0, 2, 5)], "long prompts": [(0.0, 40, 3)] * 4}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
 from real.machine import machine_of, measure, warm_up
 from real.network import Network, random_network
-from real.profile import ProfileOptions, Profiler
+from real.options import ProfileOptions
+from real.profile import Profiler
 from real.shapes import row_counts, shapes
 from sim.configuration import build
 from sim.log import COLUMNS
@@ -107,13 +108,32 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 def test_shapes_that_memory_cannot_hold_are_left_out(network: Network) -> None:
     policies: dict[str, Policy] = {"orca": Orca(max_batch=4)}
     machine, options = machine_of(network, "sdpa"), ProfileOptions(quick=True, longest=64)
-    weights, kv = network.dimensions.weight_bytes, network.dimensions.kv_bytes_per_token
-    large, small = (
-        Profiler(
-            network, policies, replace(H100, memory_bytes=(weights + tokens * kv) / 0.9 + 1), machine, options
-        ).total
-        for tokens in (10_000, 150)
-    )
-    assert 0 < small < large
-    with pytest.raises(InputError, match="does not fit"):
-        Profiler(network, policies, replace(H100, memory_bytes=weights / 2), machine, options)
+    whole = Profiler(network, policies, H100, machine, options)
+    needs = sorted(whole._need(job) for job in whole._jobs)
+    least = min(whole._need(job) for job in whole._jobs if job.shape.name.startswith("decode"))
+    for room in (least, needs[-1] - 1, needs[-1]):
+        profiler = Profiler(network, policies, H100, machine, options, memory_bytes=room)
+        assert profiler.total == sum(need <= room for need in needs) == len(needs) - profiler.left_out
+    usable = replace(H100, memory_bytes=needs[-1] / H100.usable_memory - 2)
+    assert Profiler(network, policies, usable, machine, options).left_out
+    with pytest.raises(
+        InputError, match=f"hold no shape to measure decode of layout selective_fused, which .*{least:,}"
+    ):
+        Profiler(network, policies, H100, machine, options, memory_bytes=least - 1)
+
+
+def test_interrupted_it_keeps_what_was_measured_and_marks_it(network: Network, tmp_path: Path) -> None:
+    def stop(served: int) -> None:
+        if served == 3:
+            raise KeyboardInterrupt
+
+    machine, policies = machine_of(network, "sdpa"), {"orca": POLICIES["orca"]}
+    profiler = Profiler(network, policies, H100, machine, ProfileOptions(quick=True, longest=8), on_step=stop)
+    assert profiler.write_partial("mine", tmp_path) is None
+    with pytest.raises(KeyboardInterrupt):
+        profiler.run("mine")
+    path = profiler.write_partial("mine", tmp_path)
+    assert path is not None and path.name == "mine.partial.parquet"
+    table = pq.read_table(path)
+    assert table.schema.metadata[b"partial"] == b"true"
+    assert len(set(table["shape"].to_pylist())) == 3

@@ -1,6 +1,7 @@
 """task=validate: predictions come before measurements, rounds end for a reason, errors are traced to their parts."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from policies.baton import Baton
@@ -15,11 +17,14 @@ from policies.errors import InputError
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
+from real import validation_report
 from real.attribution import attribute
+from real.machine import machine_of
 from real.network import Network, random_network
+from real.options import ValidateOptions
 from real.serving import Serving
-from real.validate import ValidateOptions, Validation
-from real.validation_report import plot_validation, print_validation
+from real.validate import Validation
+from real.validation_report import plot_validation, print_validation, subject
 from sim.configuration import build
 from sim.log import expand
 from sim.profile import LayoutCost, Profile
@@ -48,7 +53,8 @@ def profile() -> Profile:
 
 def validation(network: Network, folder: Path, **options: Any) -> Validation:
     limits = ValidateOptions(**({"limit_s": 0.0, "rounds": 1} | options))
-    return Validation(network, POLICIES, profile(), {"small": REQUESTS}, folder, kv_tokens=500, options=limits)
+    workloads, machine = {"small": REQUESTS}, machine_of(network, "sdpa")
+    return Validation(network, POLICIES, profile(), workloads, folder, kv_tokens=500, options=limits, machine=machine)
 
 
 def test_both_loads_are_predicted_measured_and_compared(network: Network, tmp_path: Path) -> None:
@@ -66,11 +72,36 @@ def test_both_loads_are_predicted_measured_and_compared(network: Network, tmp_pa
             parts = sum(part["error_s"] for part in time["parts"].values())
             rest = time["other_iterations"]["error_s"]
             assert parts + rest == pytest.approx(time["predicted_s"] - time["measured_s"])
-        assert "time limit of 0 s ended it after 1 " in entry["ended_because"]
+        assert entry["ended_because"].startswith("its share of validate.limit_s=0 was spent; one round tells no ")
     out = StringIO()
     print_validation(Console(file=out, width=200), report)
     assert all(text in out.getvalue() for text in ("small: 6 requests, all at once", "overlapped", "worst errors"))
+    machine = machine_of(network, "sdpa").machine
+    assert f"tiny_llama on {machine}, float32, KV memory 500 tokens; predicted by the profile " in out.getvalue()
+    assert "\n1 round; its share" in out.getvalue()
     assert plot_validation(tmp_path, report).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_names_its_subject_and_no_part_that_does_not_occur(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, part: figures.append(canvas.figure))
+    monkeypatch.setattr(validation_report, "Draft", lambda path: nullcontext(path))
+    report = validation(network, tmp_path).run()
+    plot_validation(tmp_path, report)
+    (figure,) = figures
+    assert figure.get_suptitle() == subject(report)
+    occurring = {
+        name.replace("_", " ") for entry in report["loads"] for time in entry["time"].values() for name in time["parts"]
+    }
+    drawn = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert drawn == occurring | {"other iterations", "predicted", "measured, with the noise of one run"}
+    assert "mixed" in drawn
+    for time in (time for entry in report["loads"] for time in entry["time"].values()):
+        time["parts"].pop("mixed", None)
+    plot_validation(tmp_path, report)
+    assert "mixed" not in {text.get_text() for text in figures[1].legends[0].get_texts()}
 
 
 def test_what_is_measured_was_predicted_in_a_file_before(
@@ -93,7 +124,7 @@ def test_what_is_measured_was_predicted_in_a_file_before(
 def test_policies_take_turns_until_their_ratios_are_known(network: Network, tmp_path: Path) -> None:
     report = validation(network, tmp_path, limit_s=100.0, rounds=2, standard_error=1.0).run()
     assert [entry["rounds"] for entry in report["loads"]] == [2, 2]
-    assert all(entry["accurate"] and "at most 100 %" in entry["ended_because"] for entry in report["loads"])
+    assert all(entry["accurate"] and "goal 100 %" in entry["ended_because"] for entry in report["loads"])
 
 
 def test_interrupted_it_keeps_what_was_measured(
@@ -140,7 +171,7 @@ def test_memory_that_holds_no_request_is_refused_before_anything_is_served(
     workloads, few = {"small": REQUESTS}, ValidateOptions(limit_s=0.0)
     given: Any = (network, POLICIES, profile(), workloads, tmp_path)
     with pytest.raises(InputError, match=f"kv_tokens={smallest - 1} holds no request of small under policy static"):
-        Validation(*given, kv_tokens=smallest - 1, options=few).run()
+        Validation(*given, kv_tokens=smallest - 1, options=few, machine=machine_of(network, "sdpa")).run()
     assert not list(tmp_path.iterdir())
 
 
@@ -150,9 +181,8 @@ def test_requests_that_never_fit_are_rejected_in_prediction_and_measurement_alik
     requests = requests_of([(0.0, 5, 4), (0.0, 400, 4), (0.0, 6, 3)])
     policies: dict[str, Policy] = {"orca": Orca(max_batch=3), "static": RunToCompletion(max_batch=3)}
     options = ValidateOptions(limit_s=0.0, rounds=1)
-    report = Validation(
-        network, policies, profile(), {"small": requests}, tmp_path, kv_tokens=100, options=options
-    ).run()
+    given: Any = (network, policies, profile(), {"small": requests}, tmp_path)
+    report = Validation(*given, kv_tokens=100, options=options, machine=machine_of(network, "sdpa")).run()
     for metrics in report["loads"][0]["policies"].values():
         for side in ("predicted", "measured"):
             served = metrics["request_throughput"][side] * metrics["duration_s"][side]
@@ -161,8 +191,9 @@ def test_requests_that_never_fit_are_rejected_in_prediction_and_measurement_alik
 
 def test_it_asks_for_a_profile_that_knows_the_policies(network: Network, tmp_path: Path) -> None:
     arguments: Any = ({"small": REQUESTS}, tmp_path)
+    machine = machine_of(network, "sdpa")
     with pytest.raises(InputError, match="needs a profile: give hardware=FILE"):
-        Validation(network, POLICIES, H100, *arguments, kv_tokens=500)  # type: ignore[arg-type]
+        Validation(network, POLICIES, H100, *arguments, kv_tokens=500, machine=machine)  # type: ignore[arg-type]
     partial = replace(profile(), layouts=[LayoutCost(layout="static", terms=TERMS)])
     with pytest.raises(InputError, match="holds no costs for layout selective_fused"):
-        Validation(network, POLICIES, partial, *arguments, kv_tokens=500)
+        Validation(network, POLICIES, partial, *arguments, kv_tokens=500, machine=machine)
