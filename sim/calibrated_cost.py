@@ -177,19 +177,28 @@ class CalibratedCost(CostModel):
 
     def seconds(self, work: Work) -> float:
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and faster."""
-        rows, prompts = work.rows + work.held_rows, work.prefill_rows
-        kv, launches = work.kv_read + work.kv_held + work.kv_padding, work.attention_launches
-        if not prompts and not (work.prefill_padding or work.insertion_padding):
-            return self.decode_seconds(rows, kv, launches, work.kv_copied, work.kv_host, 0)
-        seconds = self._layers(computed_slots(work)) + self._head(rows + prompts)
+        (
+            _, live, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
+            kv_read, kv_held, kv_padding, copied, host, launches, _, _, past,
+        ) = work  # fmt: skip
+        rows, kv = live + held, kv_read + kv_held + kv_padding
+        queries = tokens + padding + insertion
+        if not prompts and not queries:
+            return self.decode_seconds(rows, kv, launches, copied, host, 0)
+        seconds = self._layers(rows + queries) + self._head(rows + prompts)
         if rows:
-            mixed = self._mixed if prompts else 1.0
-            seconds += mixed * self._step(rows).attention(kv / rows)
-        if prompts:
-            seconds += self._prefill_seconds(work)
-        seconds = max(seconds, self._host_floor_s) + self._step_s
-        more_s = max(0, launches - 1) * self._launch_s
-        return float(seconds + more_s + self._moved_seconds(work.kv_copied, work.kv_host))
+            attention = (self._steps.get(rows) or self._step(rows)).attention(kv / rows)
+            seconds += self._mixed * attention if prompts else attention
+        pairs += padding_pairs + insertion_pairs
+        if prompts and queries > 0 and pairs > 0:
+            seconds += self._prefill_seconds(prompts, queries, pairs, past)
+        if seconds < self._host_floor_s:
+            seconds = self._host_floor_s
+        if launches > 1:
+            seconds += (launches - 1) * self._launch_s
+        if copied or host:
+            seconds += self._moved_seconds(copied, host)
+        return seconds + self._step_s
 
     def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
         """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it, and faster."""
@@ -208,13 +217,9 @@ class CalibratedCost(CostModel):
         """Copies that shape the batch, and transfers to the host."""
         return copied * self._copy_s + host * self._host_s
 
-    def _prefill_seconds(self, work: Work) -> float:
-        """All layers' prefill attention of one iteration that has prompts."""
-        tokens = work.prefill_tokens + work.prefill_padding + work.insertion_padding
-        pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
-        if tokens <= 0 or pairs <= 0:
-            return 0.0
-        chunk, heads = max(1.0, tokens / work.prefill_rows), work.prefill_rows * self._shard.heads
+    def _prefill_seconds(self, prompts: int, tokens: int, pairs: int, kv: int) -> float:
+        """All layers' prefill attention of so many chunks, query tokens and pairs, over `kv` tokens of the past."""
+        chunk, heads = max(1.0, tokens / prompts), prompts * self._shard.heads
         context = pairs / tokens
         past = context - (chunk + 1) / 2
         if past < 1:
@@ -225,7 +230,7 @@ class CalibratedCost(CostModel):
             else:
                 seconds = self._prompts(heads, past + chunk) - self._prompts(heads, past)
             seconds = max(seconds, self._walk(past + chunk))
-        return float(max(self.model.layers * seconds, (work.prefill_kv + tokens) * self._kv_read_s))
+        return max(self.model.layers * seconds, (kv + tokens) * self._kv_read_s)
 
     def seconds_each(self, work: Work) -> Array:
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""

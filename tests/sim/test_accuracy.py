@@ -1,6 +1,6 @@
 """Predictions beside measurements: the limits of docs/accuracy.md, on the data that calibrations are made of.
 
-The data folder is ../shared/data, or what BATON_DATA says; without it these tests are skipped.
+The data folder is ../shared/data, or what BATON_MEASUREMENTS says; without it these tests are skipped.
 """
 
 import os
@@ -27,9 +27,11 @@ from sim.calibration.hardware_file import write_hardware
 from sim.calibration.published import first_token, gpt_fast
 from sim.calibration.runs import EXPECTED, LIMITS, Replay, fit_engine
 
-DATA = Path(os.environ.get("BATON_DATA", CONF.parent / "../shared/data"))
+DATA = Path(os.environ.get("BATON_MEASUREMENTS", CONF.parent / "../shared/data"))
 PUBLISHED = DATA / "profiles/published_tables"
-measured = pytest.mark.skipif(not DATA.is_dir(), reason=f"no measurements in {DATA}: set BATON_DATA to their folder")
+measured = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"no measurements in {DATA}: set BATON_MEASUREMENTS to their folder"
+)
 
 KNOWN_MISSES = {
     ("a100_sxm", "prefill attention, whole prompts"): (0.05, 0.16),

@@ -232,7 +232,7 @@ def context(hardware: str) -> Context:
 def test_leaving_the_measured_range_is_said(kv_tokens: int, share: float) -> None:
     # Two rows were measured with 400 tokens each at most.
     cost = tiny()
-    inside = Work(*(np.array([value]) for value in Work(rows=2, kv_read=kv_tokens)))
+    inside: Any = Work(*(np.array([value]) for value in Work(rows=2, kv_read=kv_tokens)))  # type: ignore[arg-type]
     assert cost.beyond(inside).mean() == share
     found = list(warnings({"orca": {"beyond_calibration": share}}, context("tiny")))
     expected = ["Iterations larger than any measured on tiny, with times extrapolated: orca 100.0%."]

@@ -87,7 +87,7 @@ def test_heads_that_were_held_out_judge_the_table() -> None:
     slower = attention.fit_decode(attention_times(1.25), (32, 8), "made up")
     assert slower.seconds == same.seconds, "judges are not used for the fit"
     assert slower.median_error == pytest.approx(0.2, abs=5e-3)
-    assert all(residual == pytest.approx(np.log(1.25), abs=1e-2) for residual in slower.residuals)
+    assert all(residual == pytest.approx(np.log(1.25), abs=2e-2) for residual in slower.residuals)
 
 
 def gemm(folder: Path, **columns: list[object]) -> Path:
