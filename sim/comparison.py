@@ -15,6 +15,7 @@ from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim import __version__
 from sim.configuration import Compared
+from sim.interval import LEVEL, Intervals
 from sim.model import Model
 from sim.plots import write_plots
 from sim.results import make_folder, write_requests, write_summary
@@ -62,6 +63,7 @@ class Comparison(ABC):
         self._kv_tokens = kv_tokens
         self._more_facts = facts or {}
         self._results: dict[str, Result] = {}
+        self._intervals: Intervals | None = None
         self._notes = [*requests.notes, *_sharing_notes(compared, requests), *_order_notes(compared, requests)]
         self._notes += _reservation_notes(compared)
 
@@ -124,6 +126,7 @@ class Comparison(ABC):
             "max_new_tokens": requests.declared,
             "kv_tokens": self._kv_tokens,
             **self._more_facts,
+            **({"interval": {"level": LEVEL, **asdict(self._intervals)}} if self._intervals else {}),
             "options": {name: asdict(result.policy) for name, result in results.items()},
             "notes": self._notes,
         }
@@ -160,7 +163,10 @@ class Comparison(ABC):
             folder=self._folder,
             pictures=tuple(path.name for path in pictures),
         )
-        print_table(console, {name: result.summary for name, result in self._results.items()}, context)
+        summaries = {name: result.summary for name, result in self._results.items()}
+        if self._intervals:
+            summaries = {name: {**summary, **self._intervals.ends(name)} for name, summary in summaries.items()}
+        print_table(console, summaries, context)
 
 
 def _sharing_notes(compared: Compared, requests: Requests) -> Iterator[str]:

@@ -62,6 +62,7 @@ class Settings(Compared):
         model: The model on it.
         kv_tokens: KV memory of a GPU, in tokens.
         stretch: Whether promised iterations are run in one event.
+        interval: Whether the simulation is repeated on hardware as it may truly be.
     """
 
     hardware: Device
@@ -69,6 +70,7 @@ class Settings(Compared):
     model: Model
     kv_tokens: int
     stretch: bool
+    interval: bool
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -81,7 +83,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
-    compared = read_compared(config, policies, ("engine", "tensor_parallel", "kv_tokens", "stretch"))
+    compared = read_compared(config, policies, ("engine", "tensor_parallel", "kv_tokens", "stretch", "interval"))
     engine = read_object(config, "engine", EngineConstants)
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
@@ -97,6 +99,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         model=model,
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),
+        interval=read_switch(config, "interval"),
     )
 
 
