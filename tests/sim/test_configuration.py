@@ -55,6 +55,7 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
         "slo": {"ttft_s": None, "tpot_s": None},
         "timeline": False,
         "stretch": True,
+        "interval": False,
     }
     return read_settings(config | changes, policies or {"orca": load("policy", "orca")})
 
