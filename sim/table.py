@@ -274,8 +274,8 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
         yield f"Iterations larger than any measured on {context.hardware}, with times extrapolated: {_join(shares)}."
     if any("output_throughput_low" in summary for summary in summaries.values()):
         yield (
-            f"{LEVEL:.0%} intervals: errors of the calibration, drawn once per simulation; what the policy or the model "
-            "of the GPU leaves out is not in them."
+            f"{LEVEL:.0%} intervals: errors of the calibration, drawn once per simulation; what the policy or the cost "
+            "model leaves out is not in them."
         )
     if context.too_long:
         yield (
