@@ -22,7 +22,8 @@ MAX_BYTES = 2**60
 SECOND = "workload"
 """The workload among the options of `validate`."""
 
-_RUN_ONLY = {"texts": None, "timeline": False, "time_scale": 1, "slo.ttft_s": None, "slo.tpot_s": None}
+_RUN_ONLY: dict[str, Any] = {"texts": None, "timeline": False, "report": False, "vllm_bench": False, "pictures": True}
+_RUN_ONLY |= {"time_scale": 1, "slo.ttft_s": None, "slo.tpot_s": None}
 
 UNUSED: dict[str, dict[str, Any]] = {
     "run": {},

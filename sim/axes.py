@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-class Outcome(Protocol):
+class Timed(Protocol):
+    """What a distribution needs to know of a run."""
+
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Columns of `requests.parquet`: equally long arrays, seconds, NaN where undefined."""
+
+
+class Outcome(Timed, Protocol):
     """What a picture needs to know of a policy's run."""
 
     @property
     def summary(self) -> Summary:
         """Metrics by name, as `sim.metrics`."""
-
-    @property
-    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Columns of `requests.parquet`: equally long arrays, seconds, NaN where undefined."""
 
     @property
     def occupancy(self) -> Series:
@@ -48,6 +52,9 @@ _CAUSE_STYLES = (
     ("#F0E442", "\\\\\\\\"),
     ("#D55E00", "xxxx"),
 )
+
+CAUSE_COLOURS = tuple(colour for colour, _ in _CAUSE_STYLES)
+"""Of the causes of idle time, in the order of `sim.table.CAUSES`."""
 
 # Of the batch; finished rows have the colour of the idle time that they cause.
 _ROW_COLOURS = {"live rows": "#0072B2", "finished rows": "#E69F00", "in prefill": "#000000"}
@@ -159,7 +166,7 @@ def distribution(values: npt.NDArray[Any]) -> tuple[Array, Array]:
     return known[ranks], (ranks + 1) / len(known)
 
 
-def draw_cdf(axes: "Axes", outcomes: Outcomes, column: str, label: str, scale: float = 1) -> None:
+def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: str, scale: float = 1) -> None:
     """Cumulative distribution of a time over requests; `label` names its unit, `scale` is how many make a second."""
     curves = {name: distribution(outcome.columns.get(column, np.empty(0))) for name, outcome in outcomes.items()}
     known = np.concatenate([values for values, _ in curves.values()])

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -21,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,7 +31,8 @@ from policies.errors import InputError
 from sim import __version__
 from sim.complaint import in_one_line
 from sim.configuration import PACKAGES, Config, refuse_foreign
-from sim.overrides import check_overrides, files_given, forced
+from sim.overrides import check_overrides, files_given, forced, with_implied
+from sim.sweep import FAILED, Point, fingerprint, gather, in_words, open_sweep, sweep_id, write_table
 
 HYDRA_PACKAGES = (*PACKAGES, "hydra._internal.core_plugins.", "hydra_plugins.")
 """What a `_target_` anywhere in the composed configuration, Hydra's own part counted, may begin with."""
@@ -88,11 +90,11 @@ class Program:
     def _run(self, composed: DictConfig) -> None:
         """Run one composed configuration."""
         try:
-            config, policies = _plain(composed)
-            job = HydraConfig.get()
-            if job.mode is RunMode.MULTIRUN:
-                print(f"run {job.job.num}: {' '.join(job.overrides.task)}", flush=True)
-            self.task(config, policies, Path(job.runtime.output_dir))
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                self._run_point(composed)
+            else:
+                config, policies = _plain(composed)
+                self.task(config, policies, Path(HydraConfig.get().runtime.output_dir))
         except InputError as error:
             _exit(2, f"error: {error}")
         except KeyboardInterrupt as stop:
@@ -102,6 +104,63 @@ class Program:
         except Exception:
             traceback.print_exc()
             sys.exit(1)
+
+    def _run_point(self, composed: DictConfig) -> None:
+        """Run one point of a sweep, unless it is finished, and record what became of it: the others go on."""
+        job = HydraConfig.get()
+        point = Point(
+            folder=Path(job.runtime.output_dir), number=job.job.num, overrides=tuple(map(str, job.overrides.task))
+        )
+        told = f"run {point.number}: {' '.join(point.overrides)}"
+        try:
+            config, policies = _plain(composed)
+            point = replace(point, fingerprint=fingerprint(config, policies))
+            if point.finished:
+                print(f"{told} (finished before)", flush=True)
+                return
+            print(told, flush=True)
+            self.task(config, policies, point.folder)
+            point.record()
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(
+                f"{stop or 'interrupted'}; the same command goes on with run {point.number}"
+            ) from None
+        except InputError as error:
+            print(f"run {point.number} failed: {error}", file=sys.stderr, flush=True)
+            point.record(str(error))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            point.record(f"{type(error).__name__}: {error}", defect=True)
+
+
+class Gathering(Callback):
+    """Claims the folder of a sweep as it starts, and gathers its points as it ends."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a folder that holds another sweep."""
+        try:
+            open_sweep(Path(config.hydra.sweep.dir), list(config.hydra.overrides.task))
+        except InputError as error:
+            _exit(2, f"error: {error}")
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Write the table and the picture of the sweep, and say which points failed."""
+        from sim.sweep_plot import write_sweep_plot
+
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            sweep = gather(folder)
+            write_table(folder / "sweep.parquet", sweep.rows)
+            picture = write_sweep_plot(folder / "sweep.png", sweep)
+        except InputError as error:
+            _exit(2, f"error: {error}")
+        files = ["sweep.parquet", *([picture.name] if picture else [])]
+        said, *failure = in_words(sweep.rows, folder, files).split("\n")
+        print(said, flush=True)
+        if failure:
+            _exit(1 if any(row["defect"] for row in sweep.rows if row["status"] == FAILED) else 2, failure[0])
 
 
 def _plain(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
@@ -154,11 +213,16 @@ def _arguments(given: list[str]) -> list[str]:
     if known.experimental_rerun is not None:
         raise InputError("--experimental-rerun is refused: it would unpickle a file; give the options again")
     overrides = [*known.overrides, *left]  # argparse leaves those that stand after a flag
+    flags = [argument for argument in given if argument not in overrides]
     check_overrides(overrides, sweep=known.multirun)
     for group, path in files_given(overrides):
         _offer(group, path)
-    flags = [argument for argument in given if argument not in overrides]
-    return [*(map(forced, overrides) if known.multirun else overrides), *flags]
+    overrides = with_implied(overrides)
+    if not known.multirun:
+        return [*overrides, *flags]
+    if not any(override.startswith("hydra.sweep.dir=") for override in overrides):
+        overrides = [*overrides, f"hydra.sweep.dir=multirun/{sweep_id(overrides)}"]
+    return [*map(forced, overrides), *flags]
 
 
 def _offer(group: str, path: str) -> None:

@@ -18,9 +18,11 @@ from sim.configuration import Compared
 from sim.interval import LEVEL, Intervals
 from sim.model import Model
 from sim.plots import write_plots
+from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
 from sim.simulation import Result
 from sim.table import Context, print_table
+from sim.vllm_bench import bench_summary
 from workloads.requests import Requests
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
@@ -89,7 +91,10 @@ class Comparison(ABC):
                 folder = make_folder(self._folder / name) if len(names) > 1 else self._folder
                 self._run_legally(name, policy, folder)
             self._summarise(self._folder, self._results)
-            pictures = write_plots(self._folder, self._results)
+            pictures = write_plots(self._folder, self._results) if self._compared.pictures else []
+            if self._compared.report:
+                page = self._folder / "report.html"
+                pictures.append(write_report(page, self._results, self._context(pictures), self._facts(self._results)))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         except InputError as error:
@@ -106,14 +111,21 @@ class Comparison(ABC):
     def _keep(self, name: str, result: Result, folder: Path) -> None:
         """Take the result of a policy whose log is written: write its other files, hold what pictures need."""
         write_requests(folder / "requests.parquet", result.columns)
+        if self._compared.vllm_bench:
+            bench = bench_summary(name, self._model.name, result.summary, result.columns, self._requests)
+            write_summary(folder / "vllm_bench.json", bench)
         self._results[name] = replace(result, columns={column: result.columns[column] for column in LATENCIES})
         if folder != self._folder:
             self._summarise(folder, {name: result})
 
     def _summarise(self, folder: Path, results: Mapping[str, Result]) -> None:
-        requests = self._requests
         missing = folder == self._folder and len(results) < len(self._compared.policies)
-        summary = {
+        write_summary(folder / "summary.json", self._facts(results, missing))
+
+    def _facts(self, results: Mapping[str, Result], missing: bool = False) -> dict[str, Any]:
+        """Return what `summary.json` says."""
+        requests = self._requests
+        return {
             "partial": missing or any(result.summary.get("partial") for result in results.values()),
             "policies": {name: result.summary for name, result in results.items()},
             "workload": requests.name,
@@ -130,7 +142,6 @@ class Comparison(ABC):
             "options": {name: asdict(result.policy) for name, result in results.items()},
             "notes": self._notes,
         }
-        write_summary(folder / "summary.json", summary)
 
     def _salvage(self) -> str:
         """Write the summary of what there is; return what was saved, in words."""
@@ -147,8 +158,15 @@ class Comparison(ABC):
         return f"{' and '.join(parts)} in {self._folder}"
 
     def _print(self, console: Console, pictures: list[Path]) -> None:
+        context = self._context(pictures)
+        summaries = {name: result.summary for name, result in self._results.items()}
+        if self._intervals:
+            summaries = {name: {**summary, **self._intervals.ends(name)} for name, summary in summaries.items()}
+        print_table(console, summaries, context)
+
+    def _context(self, pictures: list[Path]) -> Context:
         requests, longest = self._requests, self._model.max_positions
-        context = Context(
+        return Context(
             workload=requests.name,
             requests=len(requests),
             arrivals=requests.arrivals,
@@ -164,10 +182,6 @@ class Comparison(ABC):
             folder=self._folder,
             pictures=tuple(path.name for path in pictures),
         )
-        summaries = {name: result.summary for name, result in self._results.items()}
-        if self._intervals:
-            summaries = {name: {**summary, **self._intervals.ends(name)} for name, summary in summaries.items()}
-        print_table(console, summaries, context)
 
 
 def _sharing_notes(compared: Compared, requests: Requests) -> Iterator[str]:

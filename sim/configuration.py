@@ -13,7 +13,8 @@ from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
 from sim.pretrained import Pretrained
-from workloads.checks import shown, whole_number
+from workloads.checks import choice, shown, whole_number
+from workloads.measured import Measured
 from workloads.requests import MAX_TOKENS, Workload
 from workloads.streams import MAX_SEED
 
@@ -29,8 +30,17 @@ MAX_GPUS = 8
 
 GROUPS = ("workload", "hardware", "model", "policy", "engine")
 
-OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", "timeline")
+FILES = ("timeline", "pictures", "report", "vllm_bench")
+"""Switches that say which files a run leaves."""
+
+OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", *FILES)
 """What every configuration may hold at its top."""
+
+
+SIMULATED = ("task", "measured", "overlay", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
+"""What that of a simulation may hold beside them."""
+
+TASKS = ("run", "overlay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,9 @@ class Compared:
         seed: Of all random streams.
         slo: What goodput is judged by.
         timeline: Whether to write a trace for Perfetto.
+        pictures: Whether to draw.
+        report: Whether to write a page to read in a browser.
+        vllm_bench: Whether to write the summary as `vllm bench serve` does.
     """
 
     policies: dict[str, Policy]
@@ -50,6 +63,26 @@ class Compared:
     seed: int
     slo: SLO
     timeline: bool
+    pictures: bool
+    report: bool
+    vllm_bench: bool
+
+
+@dataclass(frozen=True)
+class OverlayOptions:
+    """How task=overlay compares.
+
+    Attributes:
+        warmup: Requests at the start that are simulated but not compared.
+
+    Raises:
+        InputError: if it is no whole number of at least 0.
+    """
+
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        whole_number("overlay.warmup", self.warmup, 0, MAX_TOKENS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +90,8 @@ class Settings(Compared):
     """All that a simulation needs.
 
     Attributes:
+        task: One of `TASKS`.
+        overlay: How task=overlay compares.
         hardware: The GPU, or those that share each layer, under the engine.
         engine: What runs on it.
         model: The model on it.
@@ -65,6 +100,8 @@ class Settings(Compared):
         interval: Whether the simulation is repeated on hardware as it may truly be.
     """
 
+    task: str
+    overlay: OverlayOptions
     hardware: Device
     engine: EngineConstants
     model: Model
@@ -83,7 +120,9 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
-    compared = read_compared(config, policies, ("engine", "tensor_parallel", "kv_tokens", "stretch", "interval"))
+    compared = read_compared(config, policies, SIMULATED)
+    overlay = read_options(config, "overlay", OverlayOptions)
+    check_task(config, compared.workload, overlay)
     engine = read_object(config, "engine", EngineConstants)
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
@@ -94,6 +133,8 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     kv_tokens = read_count(config, "kv_tokens", optional=True)
     return Settings(
         **vars(compared),
+        task=config["task"],
+        overlay=overlay,
         hardware=hardware,
         engine=engine,
         model=model,
@@ -101,6 +142,25 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         stretch=read_switch(config, "stretch"),
         interval=read_switch(config, "interval"),
     )
+
+
+def check_task(config: Config, workload: Workload, overlay: OverlayOptions) -> None:
+    """Refuse an unknown task, and what the given one would not heed.
+
+    Raises:
+        InputError: at the first such option.
+    """
+    choice("task", config.get("task"), TASKS)
+    if config["task"] == "overlay":
+        if not isinstance(workload, Measured):
+            raise InputError("task=overlay replays the measured run: leave workload= out, and give measured=FILE")
+        if workload.arrival != "trace" or workload.rate_multiplier not in (None, 1):
+            raise InputError("task=overlay keeps the measured arrivals: leave out workload.arrival and its options")
+        return
+    if config.get("measured") is not None and not isinstance(workload, Measured):
+        raise InputError(f"measured={config['measured']} has no use in task={config['task']}: add task=overlay")
+    if overlay != OverlayOptions():
+        raise InputError(f"overlay.warmup={overlay.warmup} has no use in task={config['task']}: add task=overlay")
 
 
 def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[str, ...]) -> Compared:
@@ -126,7 +186,7 @@ def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[st
         workload=read_object(config, "workload", Workload),
         seed=_seed(config.get("seed")),
         slo=read_options(config, "slo", SLO),
-        timeline=read_switch(config, "timeline"),
+        **{name: read_switch(config, name) for name in FILES},
     )
 
 

@@ -45,6 +45,13 @@ def files_given(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield group, path
 
 
+def with_implied(overrides: Sequence[str]) -> list[str]:
+    """Return arguments with what they imply: `task=overlay` replays the measured run unless a workload is chosen."""
+    if "task=overlay" in overrides and not any(_key(override) == "workload" for override in overrides):
+        return [*overrides, "workload=measured"]
+    return list(overrides)
+
+
 def forced(argument: str) -> str:
     """Return an argument of a sweep so that it holds whatever the other arguments choose.
 

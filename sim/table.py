@@ -79,9 +79,9 @@ def print_table(console: Console, summaries: Mapping[str, Summary], context: Con
         summaries: Summaries by policy name, keys as `sim.metrics`; ratios are to the first.
         context: What they were made on.
     """
-    for text in _heading(context):
+    for text in heading(context):
         _say(console, text)
-    lines = _lines(list(summaries.values()), context)
+    lines = table_lines(list(summaries.values()), context)
     cells = {name: [line.show(summary) for line in lines] for name, summary in summaries.items()}
     for names in _blocks(cells, max(len(line.label) for line in lines), console.width):
         console.print(_table(lines, {name: cells[name] for name in names}))
@@ -99,7 +99,8 @@ def _say(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
-def _heading(context: Context) -> Iterator[str]:
+def heading(context: Context) -> Iterator[str]:
+    """Yield what was run on what, as plain sentences."""
     yield f"{context.workload}: {context.requests:,} requests, {context.arrivals}, seed {context.seed}"
     under = f", engine {context.engine}" if context.engine else ""
     yield f"{context.model} on {context.hardware}{under}, KV memory {context.kv_tokens:,} tokens"
@@ -132,8 +133,8 @@ def _table(lines: Sequence[Line], cells: Mapping[str, Sequence[str]]) -> Table:
     return table
 
 
-def _lines(every: Sequence[Summary], context: Context) -> list[Line]:
-    """The rows worth showing: those that would say nothing of any of these policies are left out."""
+def table_lines(every: Sequence[Summary], context: Context) -> list[Line]:
+    """Return the rows worth showing: those that would say nothing of any of these policies are left out."""
     window = throughput_window(every)
     output = f"{window}output_throughput"
     base = _value(every[0], output)

@@ -46,17 +46,21 @@ class PublishedFile:
         return cached
 
 
-def given_file(path: object) -> Path:
+def given_file(path: object, option: str = "workload.path") -> Path:
     """Return the path that the user gave.
+
+    Args:
+        path: What was given.
+        option: By which option.
 
     Raises:
         InputError: if there is nothing.
     """
     if not isinstance(path, str) or not path.strip():
-        raise InputError(f"workload.path is {path!r}: give the path of a file")
+        raise InputError(f"{option} is {path!r}: give the path of a file")
     given = Path(path).expanduser() if path.startswith("~/") else Path(path)
     if not os.path.exists(given):
-        raise InputError(f"workload.path={path}: there is no such file: correct the path")
+        raise InputError(f"{option}={path}: there is no such file: correct the path")
     return given
 
 

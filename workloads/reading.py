@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
@@ -27,7 +28,7 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: unknown kind of file: convert it to {', '.join(readers)} and name it so")
-    _check_regular(path)
+    check_regular(path)
     try:
         return reader(path, required, optional)
     except UnicodeDecodeError:
@@ -36,7 +37,34 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
         raise InputError(f"{path}: cannot be read as {path.suffix[1:]}: {_one_line(error)}: mend the file") from None
 
 
-def _check_regular(path: Path) -> None:
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: The file.
+        hint: What a person may have done if it holds something else.
+
+    Raises:
+        InputError: if the file is missing, unreadable, or holds something else.
+    """
+    check_regular(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text: save it as UTF-8, or name it by what it is") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not one JSON object ({_one_line(error)}); {hint}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: holds no JSON object; {hint}")
+    return record
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no readable text or Parquet file.
+
+    Raises:
+        InputError: in one line.
+    """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

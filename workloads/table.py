@@ -47,14 +47,21 @@ class Table:
         """Return the number of rows."""
         return len(next(iter(self.columns.values())))
 
-    def seconds(self, name: str) -> FloatArray:
+    def seconds(self, name: str, may_be_blank: NDArray[np.bool_] | None = None) -> FloatArray:
         """Return a column of times, float64 [n], from 0 to MAX_SECONDS.
+
+        Args:
+            name: the column.
+            may_be_blank: bool [n], rows where a blank cell is allowed and gives NaN; None for none.
 
         Raises:
             InputError: at the first cell that is not one.
         """
         values = self._numbers(name)
-        self.refuse(name, ~((values >= 0) & (values <= MAX_SECONDS)), f"a time from 0 to {MAX_SECONDS:g}")
+        good = (values >= 0) & (values <= MAX_SECONDS)
+        if may_be_blank is not None:
+            good |= may_be_blank & self._blank(name)
+        self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
         return values
 
     def counts(

@@ -22,7 +22,7 @@ def config(file: Path, **changes: Any) -> dict[str, Any]:
 
 def test_every_workload_has_a_file() -> None:
     assert [file.stem for file in FILES] == [
-        "azure_code", "azure_conv", "burstgpt", "mooncake_conversation", "mooncake_synthetic", "sharegpt",
+        "azure_code", "azure_conv", "burstgpt", "measured", "mooncake_conversation", "mooncake_synthetic", "sharegpt",
         "sharegpt_multiturn", "synthetic", "synthetic_fixed", "synthetic_lognormal", "synthetic_zipf", "trace",
     ]  # fmt: skip
 
@@ -41,7 +41,7 @@ def test_a_file_lists_every_option_of_its_workload_that_can_apply(file: Path) ->
 def test_a_file_describes_a_workload(file: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n")
-    changes = {"path": str(trace)} if file.stem == "trace" else {}
+    changes = {"path": str(trace)} if file.stem in ("trace", "measured") else {}
     workload = instantiate(config(file, **changes))
     if isinstance(workload, RecordedWorkload):
         assert workload.arrivals().process == "trace"

@@ -1,0 +1,198 @@
+"""The charts of the report: SVG text with the values for its script to show where the pointer is."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.axes import CAUSE_COLOURS, Outcomes, distribution, styles, thinned, time_unit, value
+from sim.table import CAUSES, cause_name
+
+Array = npt.NDArray[np.float64]
+
+WIDTH, LEFT, RIGHT = 360, 46, 12
+TOP, PLOT, BOTTOM = 10, 180, 42
+POINTS = 200
+"""Most places of a curve over time."""
+
+Curves = Mapping[str, tuple[Array, Array]]
+
+
+def charts(outcomes: Outcomes) -> str:
+    """Return all charts as HTML."""
+    throughput = {
+        name: [("whole run", value(outcome.summary, "output_throughput"), "#0072B2")]
+        for name, outcome in outcomes.items()
+    }
+    idle = {
+        name: [
+            (cause_name(cause), 100 * value(outcome.summary, f"idle_time_fraction_{cause}"), colour)
+            for cause, colour in zip(CAUSES, CAUSE_COLOURS, strict=True)
+        ]
+        for name, outcome in outcomes.items()
+    }
+    parts = [
+        bars("Output tokens/s, whole run", throughput, "tokens/s", named=False),
+        bars("Idle share of GPU busy time, %", idle, "%", named=True),
+        _cdf("Time to first token", outcomes, "ttft_s", "s", 1),
+        _cdf("Time per output token", outcomes, "tpot_s", "ms", 1000),
+        _cdf("End-to-end latency", outcomes, "e2e_s", "s", 1),
+        _over_time("Live rows of the batch", outcomes, "live_rows", "rows"),
+        _over_time("Waiting requests", outcomes, "waiting", "requests"),
+        _over_time("KV memory taken", outcomes, "kv_tokens", "tokens"),
+    ]
+    return "\n".join(parts)
+
+
+def bars(title: str, rows: Mapping[str, Sequence[tuple[str, float, str]]], unit: str, named: bool) -> str:
+    """Return horizontal bars, stacked from parts.
+
+    Args:
+        title: What is shown.
+        rows: Of each bar its parts: name, value, colour.
+        unit: Of the values.
+        named: Whether to name the parts below.
+    """
+    totals = {name: sum(size for _, size, _ in parts) for name, parts in rows.items()}
+    scale = (WIDTH - 80) / max(*totals.values(), 1e-12)
+    drawn = []
+    for place, (name, parts) in enumerate(rows.items()):
+        top = 44 * place
+        drawn.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
+        left = 0.0
+        for part, size, colour in parts:
+            if size <= 0:
+                continue
+            said = escape(f"{name}\n{part}: {figure(size)} {unit}", quote=True)
+            drawn.append(
+                f'<rect class="bar" x="{left:.1f}" y="{top + 20}" width="{max(size * scale, 0.5):.1f}" height="16" '
+                f'fill="{colour}" data-tip="{said}"><title>{said}</title></rect>'
+            )
+            left += size * scale
+        drawn.append(f'<text x="{left + 5:.1f}" y="{top + 33}">{figure(totals[name])}</text>')
+    label = escape(f"{title}: " + ", ".join(f"{name} {figure(total)}" for name, total in totals.items()), quote=True)
+    picture = f'<svg viewBox="0 0 {WIDTH} {44 * len(rows)}" role="img" aria-label="{label}">{"".join(drawn)}</svg>'
+    shown = {part: colour for parts in rows.values() for part, size, colour in parts if size > 0} if named else {}
+    return _figure(title, picture, [(part, colour, "") for part, colour in shown.items()], block=True)
+
+
+def _cdf(title: str, outcomes: Outcomes, column: str, unit: str, scale: float) -> str:
+    curves = {}
+    for name, outcome in outcomes.items():
+        times, shares = distribution(outcome.columns.get(column, np.empty(0)))
+        curves[name] = (times * scale, shares)
+    return curve_chart(title, curves, f"{unit}; share of requests at most that", "", unit, by="y")
+
+
+def _over_time(title: str, outcomes: Outcomes, series: str, unit: str) -> str:
+    scale, name_of_unit = time_unit(outcomes)
+    curves = {}
+    for name, outcome in outcomes.items():
+        edges, means = thinned(outcome.occupancy.edges_s / scale, getattr(outcome.occupancy, series), POINTS)
+        curves[name] = (edges, np.append(means, 0.0)) if len(means) else (np.empty(0), np.empty(0))
+    return curve_chart(title, curves, f"simulated time, {name_of_unit}", name_of_unit, unit, by="x")
+
+
+def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by: str) -> str:
+    """Return step curves.
+
+    Args:
+        title: What is shown.
+        curves: Of each name its ascending x and its y.
+        label: Of the x axis.
+        axis: Unit of x.
+        unit: Unit of what is shown where the pointer is.
+        by: `x`: the values at the pointer's x; `y`: those at its share of requests.
+    """
+    right = max((float(x[-1]) for x, _ in curves.values() if len(x)), default=0.0)
+    high = 1.0 if by == "y" else max((float(y.max()) for _, y in curves.values() if len(y)), default=0.0)
+    if not right or not high:
+        return _figure(title, '<p class="soft">no data</p>', [])
+    width = WIDTH - LEFT - RIGHT
+    ticks_x, ticks_y = list(ticks(right)), list(ticks(high))
+    drawn = []
+    for tick in ticks_y:
+        y = TOP + PLOT * (1 - tick / high)
+        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{figure(tick)}</text>')
+    for tick in ticks_x:
+        x = LEFT + width * tick / right
+        drawn.append(f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{figure(tick)}</text>')
+    drawn.append(
+        f'<text x="{LEFT + width / 2}" y="{TOP + PLOT + 34}" text-anchor="middle">{escape(label)}</text>'
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{TOP + PLOT}" y2="{TOP + PLOT}"/>'
+    )
+    looks = styles(curves)
+    for name, (across, up) in curves.items():
+        if len(across):
+            path = _steps(LEFT + width * across / right, TOP + PLOT * (1 - up / high))
+            colour, dash = looks[name]["color"], dashes(looks[name]["linestyle"])
+            drawn.append(
+                f'<path class="curve" d="{path}" stroke="{colour}" stroke-dasharray="{dash}">'
+                f"<title>{escape(name)}</title></path>"
+            )
+    facts = {
+        "by": by,
+        "axis": axis,
+        "unit": unit,
+        "left": LEFT,
+        "top": TOP,
+        "width": width,
+        "height": PLOT,
+        "end": right if by == "x" else high,
+        "series": [{"name": name, "x": _rounded(x), "y": _rounded(y)} for name, (x, y) in curves.items()],
+    }
+    chart = escape(json.dumps(facts, separators=(",", ":")), quote=True)
+    picture = (
+        f'<svg viewBox="0 0 {WIDTH} {TOP + PLOT + BOTTOM}" role="img" aria-label="{escape(title, quote=True)}" '
+        f'data-chart="{chart}">{"".join(drawn)}<line class="cross"/></svg>'
+    )
+    return _figure(title, picture, [(name, look["color"], dashes(look["linestyle"])) for name, look in looks.items()])
+
+
+def _figure(title: str, body: str, key: Iterable[tuple[str, str, str]], block: bool = False) -> str:
+    named = "".join(
+        '<li><svg viewBox="0 0 26 10" aria-hidden="true">'
+        + (
+            f'<rect width="14" height="10" x="6" fill="{colour}"/>'
+            if block
+            else f'<line x1="0" x2="26" y1="5" y2="5" stroke="{colour}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
+        )
+        + f"</svg>{escape(name)}</li>"
+        for name, colour, dash in key
+    )
+    return f"<figure><h3>{escape(title)}</h3>{body}{f'<ul class=key>{named}</ul>' if named else ''}</figure>"
+
+
+def _steps(x: Array, y: Array) -> str:
+    moves = [f"H{across:.1f}V{up:.1f}" for across, up in zip(x[1:], y[1:], strict=True)]
+    return f"M{x[0]:.1f} {y[0]:.1f}{''.join(moves)}"
+
+
+def _rounded(values: Array) -> list[float]:
+    return [float(f"{each:.4g}") for each in values.tolist()]
+
+
+def dashes(style: Any) -> str:
+    """Return a line style of matplotlib as SVG says it."""
+    named = {"-": "", "--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
+    return named[style] if isinstance(style, str) else " ".join(str(2 * length) for length in style[1])
+
+
+def ticks(end: float) -> Iterable[float]:
+    """Yield round numbers from 0 to `end`, three to six of them."""
+    step = 10 ** math.floor(math.log10(end))
+    step = next(step * part for part in (0.2, 0.5, 1, 2) if end / (step * part) <= 5.5)
+    count = math.floor(end / step + 1e-9)
+    yield from (place * step for place in range(count + 1))
+
+
+def figure(number: float) -> str:
+    """Return a number as short as it can be read."""
+    if number == 0 or abs(number) >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.3g}"
