@@ -58,7 +58,13 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    options = ("policies=[orca,baton]", "workload.num_requests=60", "pictures=false", "report=true")
+    options = (
+        "policies=[orca,baton]",
+        "workload.num_requests=60",
+        "hardware=h100_sxm_datasheet",
+        "pictures=false",
+        "report=true",
+    )
     assert run_here(main, *options, f"hydra.run.dir={folder}") == 0
     return folder
 
@@ -72,7 +78,7 @@ def test_the_page_shows_what_the_summary_says(run_folder: Path) -> None:
     for note in found["notes"]:
         assert note in page.words
     assert "of one seed" in page.words
-    for told in ("orca", "baton", "sharegpt", "h100_sxm", "Every option, composed", "num_requests: 60"):
+    for told in ("orca", "baton", "sharegpt", "h100_sxm_datasheet", "Every option, composed", "num_requests: 60"):
         assert told in page.words
     assert len(page.charts()) == 6
     assert len([tag for tag, _ in page.found if tag == "figure"]) == 8
@@ -140,5 +146,10 @@ def test_every_line_of_the_pictures_has_its_dashes() -> None:
 
 def test_without_report_no_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
-    assert run_here(main, "+policy=orca", "workload.num_requests=3", f"hydra.run.dir={tmp_path}") == 0
+    assert (
+        run_here(
+            main, "+policy=orca", "workload.num_requests=3", "hardware=h100_sxm_datasheet", f"hydra.run.dir={tmp_path}"
+        )
+        == 0
+    )
     assert not (tmp_path / "report.html").exists()
