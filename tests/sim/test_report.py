@@ -13,7 +13,7 @@ from sim import comparison
 from sim.__main__ import main
 from sim.axes import styles
 from sim.report import answer
-from sim.report_charts import bars, curve_chart, dashes, ticks
+from sim.report_charts import bars, curve_chart, dashes, tick_label, ticks
 from sim.table import Context
 from tests.command_line import run_here, summary
 
@@ -137,6 +137,10 @@ def test_ticks_are_few_and_round(end: float) -> None:
     assert found[0] == 0
     assert 2 <= len(found) <= 6
     assert found[-1] <= end * (1 + 1e-9)
+
+
+def test_labels_of_an_axis_are_short() -> None:
+    assert [tick_label(number) for number in (0, 0.5, 2000, 20_000, 1_500_000)] == ["0", "0.5", "2,000", "20k", "1.5M"]
 
 
 def test_every_line_of_the_pictures_has_its_dashes() -> None:
