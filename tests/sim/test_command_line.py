@@ -188,7 +188,10 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("--experimental-rerun=x", "--experimental-rerun is refused"),
         ("hydra.job.chdir=foo", "Error merging override hydra.job.chdir=foo; Value 'foo' is not a valid bool"),
         ("hydra.run.dir=/dev/null/x", "/dev/null/x: Not a directory; choose another folder with hydra.run.dir="),
-        ("-m hydra.sweep.dir=/dev/null/x seed=1,2", "/dev/null/x: Not a directory; choose another folder"),
+        (
+            "-m hydra.sweep.dir=/dev/null/x seed=1,2",
+            "/dev/null/x: cannot be written (Not a directory); choose a folder",
+        ),
         ("hydra.launcher._target_=os.system", "hydra.launcher._target_=os.system is refused"),
         ("+hydra.callbacks.x._target_=os.system", "hydra.callbacks.x._target_=os.system is refused"),
         ("hardware._target_=os.system", "hardware._target_=os.system is refused"),
