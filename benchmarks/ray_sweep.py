@@ -6,6 +6,7 @@ python -m benchmarks.ray_sweep --points 20    fewer
 
 import argparse
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,8 @@ RUN = "ray::_run_point"
 
 @contextmanager
 def cluster(cpus: int) -> Iterator[None]:
-    """Run a Ray cluster of one node, with a dashboard left out."""
+    """Run a Ray cluster of one node, without a dashboard, that only who knows its token can use."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = Path(sys.executable).with_name("ray")
     options = ["--head", "--block", f"--port={PORT}", f"--num-cpus={cpus}", "--include-dashboard=false"]
     command = [str(ray), "start", *options, "--disable-usage-stats"]
@@ -42,7 +44,7 @@ def cluster(cpus: int) -> Iterator[None]:
 def sweep(folder: Path, points: int, *launcher: str) -> subprocess.Popen[bytes]:
     """Start a sweep: two policies, two rates, and as many seeds as it takes."""
     swept = ["+policy=orca,baton", "workload.rate=2,8", f"seed=range(0,{points // 4})"]
-    fixed = ["workload.num_requests=100", "pictures=false", f"hydra.sweep.dir={folder}"]
+    fixed = ["workload.num_requests=100", "hardware=h100_sxm_datasheet", "pictures=false", f"hydra.sweep.dir={folder}"]
     return subprocess.Popen([sys.executable, "-m", "sim", "-m", *launcher, *swept, *fixed], stdout=subprocess.DEVNULL)
 
 

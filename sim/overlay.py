@@ -89,7 +89,7 @@ class Overlay(Run):
         console.print(Text(f"{self._measured.name}, measured, and what is predicted of it (error)"))
         console.print(_table(found, typical))
         if self._left_out:
-            said = f"- the first {counted(self._left_out, 'request')} left out of the comparison, as warm-up"
+            said = f"- {counted(self._left_out, 'request')} at the start left out of the comparison, as warm-up"
             console.print(Text(said))
         console.print(Text(f"Overlay: {self._folder} (overlay.json, overlay.png)"), soft_wrap=True)
 

@@ -118,10 +118,10 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
     for tick in ticks_y:
         y = TOP + PLOT * (1 - tick / high)
         drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{figure(tick)}</text>')
+        drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(tick)}</text>')
     for tick in ticks_x:
         x = LEFT + width * tick / right
-        drawn.append(f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{figure(tick)}</text>')
+        drawn.append(f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{tick_label(tick)}</text>')
     drawn.append(
         f'<text x="{LEFT + width / 2}" y="{TOP + PLOT + 34}" text-anchor="middle">{escape(label)}</text>'
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{TOP + PLOT}" y2="{TOP + PLOT}"/>'
@@ -189,6 +189,14 @@ def ticks(end: float) -> Iterable[float]:
     step = next(step * part for part in (0.2, 0.5, 1, 2) if end / (step * part) <= 5.5)
     count = math.floor(end / step + 1e-9)
     yield from (place * step for place in range(count + 1))
+
+
+def tick_label(number: float) -> str:
+    """Return a number of an axis; thousands are told by k, millions by M."""
+    for scale, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= 10 * scale or (number >= scale and unit == "M"):
+            return f"{number / scale:g}{unit}"
+    return figure(number)
 
 
 def figure(number: float) -> str:

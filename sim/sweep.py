@@ -122,7 +122,10 @@ def open_sweep(folder: Path, arguments: Sequence[str]) -> None:
     Raises:
         InputError: if it holds another sweep, or cannot be written.
     """
-    path = make_folder(folder) / SWEEP
+    try:
+        path = make_folder(folder) / SWEEP
+    except InputError as error:
+        raise InputError(str(error).replace("hydra.run.dir", "hydra.sweep.dir")) from None
     own = sorted(_own(arguments))
     if path.exists() and (found := _read(path).get("arguments")) != own:
         told = " ".join(map(str, found)) if isinstance(found, list) else "an unreadable one"

@@ -69,10 +69,14 @@ def swept_options(sweep: Gathered) -> list[str]:
 
 
 def axis_of(swept: Sequence[str], rows: Sequence[Row]) -> tuple[str | None, list[str]]:
-    """Return the swept number with the most values, to be drawn along x, and the other swept options."""
+    """Return the swept number with the most values, to be drawn along x, and the other swept options.
+
+    Seeds are neither: several of them are repetitions of one setting.
+    """
+    swept = [name for name in swept if name != "seed"]
     numeric = [name for name in swept if all(_is_number(row.get(name)) for row in rows)]
     if not numeric:
-        return None, list(swept)
+        return None, swept
     across = max(numeric, key=lambda name: len({row[name] for row in rows}))
     return across, [name for name in swept if name != across]
 
@@ -120,6 +124,7 @@ def _draw(
             low, high = [min(found) for _, found in known], [max(found) for _, found in known]
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:,g}")
 
 
 def _is_number(value: object) -> bool:

@@ -17,7 +17,7 @@ from tests.command_line import run_here, summary
 from workloads import ShareGPT
 from workloads.measured import Measured
 
-QUICK = ("+policy=chunked_prefill", "pictures=false")
+QUICK = ("+policy=chunked_prefill", "hardware=h100_sxm_datasheet", "pictures=false")
 OUT = "hydra.run.dir=out"
 TWO = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n0,9,2,1,2\n1,9,2,1,2\n"
 
@@ -100,7 +100,13 @@ def test_figures_by_hand() -> None:
 
 
 def test_the_summary_is_written_as_vllm_would(scratch: Path) -> None:
-    options = ("policies=[orca,run_to_completion]", "pictures=false", "vllm_bench=true", "hydra.run.dir=out")
+    options = (
+        "policies=[orca,run_to_completion]",
+        "hardware=h100_sxm_datasheet",
+        "pictures=false",
+        "vllm_bench=true",
+        "hydra.run.dir=out",
+    )
     assert sim(*options, "workload.num_requests=20", "workload.rate=5", "slo.ttft_s=1") == 0
     ours = summary(scratch / "out")["policies"]["orca"]
     saved = json.loads((scratch / "out/orca/vllm_bench.json").read_text())
@@ -130,7 +136,7 @@ def test_what_is_wrong_is_said_in_one_line(
     arguments: str, message: str, scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (scratch / "run.csv").write_text(TWO)
-    assert sim(*arguments.split(), OUT) == 2
+    assert sim(*arguments.split(), "hardware=h100_sxm_datasheet", OUT) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith(f"error: {message}")
     assert shown.err.count("\n") == 1

@@ -13,7 +13,7 @@ from sim import comparison
 from sim.__main__ import main
 from sim.axes import styles
 from sim.report import answer
-from sim.report_charts import bars, curve_chart, dashes, ticks
+from sim.report_charts import bars, curve_chart, dashes, tick_label, ticks
 from sim.table import Context
 from tests.command_line import run_here, summary
 
@@ -58,7 +58,13 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    options = ("policies=[orca,baton]", "workload.num_requests=60", "pictures=false", "report=true")
+    options = (
+        "policies=[orca,baton]",
+        "workload.num_requests=60",
+        "hardware=h100_sxm_datasheet",
+        "pictures=false",
+        "report=true",
+    )
     assert run_here(main, *options, f"hydra.run.dir={folder}") == 0
     return folder
 
@@ -72,7 +78,7 @@ def test_the_page_shows_what_the_summary_says(run_folder: Path) -> None:
     for note in found["notes"]:
         assert note in page.words
     assert "of one seed" in page.words
-    for told in ("orca", "baton", "sharegpt", "h100_sxm", "Every option, composed", "num_requests: 60"):
+    for told in ("orca", "baton", "sharegpt", "h100_sxm_datasheet", "Every option, composed", "num_requests: 60"):
         assert told in page.words
     assert len(page.charts()) == 6
     assert len([tag for tag, _ in page.found if tag == "figure"]) == 8
@@ -133,6 +139,10 @@ def test_ticks_are_few_and_round(end: float) -> None:
     assert found[-1] <= end * (1 + 1e-9)
 
 
+def test_labels_of_an_axis_are_short() -> None:
+    assert [tick_label(number) for number in (0, 0.5, 2000, 20_000, 1_500_000)] == ["0", "0.5", "2,000", "20k", "1.5M"]
+
+
 def test_every_line_of_the_pictures_has_its_dashes() -> None:
     looks = styles([str(number) for number in range(8)]).values()
     assert len({dashes(look["linestyle"]) for look in looks}) == 8
@@ -140,5 +150,10 @@ def test_every_line_of_the_pictures_has_its_dashes() -> None:
 
 def test_without_report_no_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
-    assert run_here(main, "+policy=orca", "workload.num_requests=3", f"hydra.run.dir={tmp_path}") == 0
+    assert (
+        run_here(
+            main, "+policy=orca", "workload.num_requests=3", "hardware=h100_sxm_datasheet", f"hydra.run.dir={tmp_path}"
+        )
+        == 0
+    )
     assert not (tmp_path / "report.html").exists()

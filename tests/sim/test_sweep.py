@@ -15,7 +15,7 @@ from sim.sweep import FAILED, FINISHED, Gathered, Point, fingerprint, gather, op
 from sim.sweep_plot import axis_of, swept_options, write_sweep_plot
 from tests.command_line import run_here
 
-FEW = ("workload.num_requests=5", "pictures=false")
+FEW = ("workload.num_requests=5", "hardware=h100_sxm_datasheet", "pictures=false")
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_a_sweep_gathers_a_row_for_every_policy_of_every_point(scratch: Path) ->
     for row in rows:
         metrics = summaries[row["run"]]["policies"][row["policy"]]
         assert {name: row[name] for name in metrics} == metrics
-        assert (row["hardware"], row["workload.num_requests"]) == ("h100_sxm", 5)
+        assert (row["hardware"], row["workload.num_requests"]) == ("h100_sxm_datasheet", 5)
     assert (scratch / "sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -83,7 +83,10 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     assert sim(*command) == 0
     assert ran == ["baton", "prefill_first"]
     assert (folder / "0/requests.parquet").stat().st_mtime_ns == before
-    assert "run 0: +policy=orca ++workload.num_requests=5 pictures=False (finished before)" in capsys.readouterr().out
+    assert (
+        "run 0: +policy=orca ++workload.num_requests=5 hardware=h100_sxm_datasheet pictures=False (finished before)"
+        in capsys.readouterr().out
+    )
     assert [row["policy"] for row in rows_of(folder)] == ["orca", "baton", "prefill_first"]
     ran.clear()
     assert sim(command[0], "hydra/launcher=basic", *reversed(command[1:])) == 0, "how it is launched does not matter"
@@ -187,7 +190,8 @@ def swept(count: int) -> Gathered:
 def test_the_swept_number_with_the_most_values_is_drawn_across(scratch: Path) -> None:
     sweep = swept(8)
     assert swept_options(sweep) == ["workload.rate", "seed"]
-    assert axis_of(["seed", "workload.rate"], sweep.rows) == ("workload.rate", ["seed"])
+    assert axis_of(["run", "workload.rate"], sweep.rows) == ("run", ["workload.rate"])
+    assert axis_of(["seed", "workload.rate"], sweep.rows) == ("workload.rate", []), "seeds are repetitions"
     assert axis_of(["policy"], sweep.rows) == (None, ["policy"])
     for count in (1, 8, 80):
         path = write_sweep_plot(scratch / f"{count}.png", swept(count))
