@@ -14,9 +14,9 @@ def simulate(config: Config, policies: Mapping[str, Any], folder: Path) -> None:
 
     from rich.console import Console
 
-    from sim.run import Run
+    from sim.tasks import run_task
 
-    Run(settings, folder)(Console())
+    run_task(settings, folder, Console())
 
 
 main = Program("config", simulate)

@@ -12,6 +12,8 @@ from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
+from sim.options import OPTIONS as TASK_OPTIONS
+from sim.options import Objective, TaskOptions, read_task
 from sim.pretrained import Pretrained
 from workloads.checks import shown, whole_number
 from workloads.requests import MAX_TOKENS, Workload
@@ -62,6 +64,7 @@ class Settings(Compared):
         model: The model on it.
         kv_tokens: KV memory of a GPU, in tokens.
         stretch: Whether promised iterations are run in one event.
+        task: What to do with all that.
     """
 
     hardware: Device
@@ -69,6 +72,7 @@ class Settings(Compared):
     model: Model
     kv_tokens: int
     stretch: bool
+    task: TaskOptions
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -81,7 +85,9 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
-    compared = read_compared(config, policies, ("engine", "tensor_parallel", "kv_tokens", "stretch"))
+    options = ("engine", "tensor_parallel", "kv_tokens", "stretch", *TASK_OPTIONS)
+    compared = read_compared(config, policies, options, Objective)
+    task = read_task(config)
     engine = read_object(config, "engine", EngineConstants)
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
@@ -97,16 +103,20 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         model=model,
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),
+        task=task,
     )
 
 
-def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[str, ...]) -> Compared:
+def read_compared(
+    config: Config, policies: Mapping[str, Any], options: tuple[str, ...], slo: type[SLO] = SLO
+) -> Compared:
     """Make what every run needs.
 
     Args:
         config: As `read_settings` takes it.
         policies: The same.
         options: What this configuration may hold at its top beside `OPTIONS`.
+        slo: What its `slo` describes.
 
     Raises:
         InputError: as `read_settings`.
@@ -122,7 +132,7 @@ def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[st
         policies=_policies(policies, read_count(config, "max_batch", optional=True)),
         workload=read_object(config, "workload", Workload),
         seed=_seed(config.get("seed")),
-        slo=read_options(config, "slo", SLO),
+        slo=read_options(config, "slo", slo),
         timeline=read_switch(config, "timeline"),
     )
 
