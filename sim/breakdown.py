@@ -49,12 +49,11 @@ class Breakdown:
                 padding += lost * steps
         decode = np.where(records["rows"] > 0, losses.useful * steps, 0.0)
         only_prefill = np.where(records["rows"] + records["held_rows"] > 0, 0.0, records["duration_s"])
-        end = records["start_s"] + records["duration_s"]
+        spent = np.stack([records["duration_s"], padding, decode, only_prefill])
         for lane, sums in enumerate(self._lanes):
             mine = records["lane"] == lane
             if mine.any():
-                added = np.cumsum(np.stack([padding, decode, only_prefill])[:, mine], axis=1)
-                sums.append(np.concatenate([end[None, mine], added + sums[-1][1:, -1:]]))
+                sums.append(_added_up(records["start_s"][mine], spent[:, mine], sums[-1][:, -1]))
         self._note_joins(records)
 
     def _note_joins(self, records: Fields) -> None:
@@ -145,6 +144,21 @@ def p99_request(e2e_s: Array) -> int:
     finished = np.flatnonzero(np.isfinite(e2e_s))
     order = finished[np.argsort(e2e_s[finished], kind="stable")]
     return int(order[-(-99 * len(order) // 100) - 1])
+
+
+def _added_up(start: Array, spent: Array, before: Array) -> Array:
+    """Continue the sums of a lane by the end of each record, and by its start where the lane idled before.
+
+    Args:
+        start: float64 [n], when records began.
+        spent: float64 [4, n], their duration, and what of it is added up.
+        before: float64 [4], the last point so far: a time, and the sums by then.
+    """
+    end, sums = start + spent[0], np.cumsum(np.column_stack([before[1:], spent[1:]]), axis=1)
+    after_idling = np.flatnonzero(start > np.concatenate([before[:1], end[:-1]]))
+    points = np.concatenate([end[None], sums[:, 1:]])
+    resumed = np.concatenate([start[None, after_idling], sums[:, after_idling]])
+    return np.insert(points, after_idling, resumed, axis=1)
 
 
 def _joined(sums: list[Array]) -> Array:

@@ -24,12 +24,15 @@ from sim.metrics import Summary
 from sim.options import ATTAINMENT
 from sim.progress import Progress
 from sim.results import Draft, make_folder, write_summary, writing
-from sim.search import FEWEST, Found, Point, Search, unit_rate
+from sim.search import Found, Point, Search, unit_rate
 
 _CURVE = (0.3, 0.5, 0.7, 0.85, 0.95, 1.05, 1.15, 1.3)
 """Rates that are tried for the curve alone, as shares of the capacity."""
 
-_RUNS = 60
+_FLOODS = 4
+"""Saturated runs whose mean throughput is the highest rate."""
+
+_RUNS = 150
 """Simulations that the search of a policy is first taken to need, for the progress bar."""
 
 
@@ -109,7 +112,8 @@ class Capacity:
                 self.attainment,
                 settings.task.precision,
                 self._replications,
-                self._draws.resampled,
+                counted=len(self._draws.first) - warm_up_requests(settings, len(self._draws.first)),
+                resampled=self._draws.resampled,
             )
             found = search.run()
             middle = found.rate or found.saturated
@@ -119,7 +123,7 @@ class Capacity:
     def _saturated(self, name: str, policy: Policy) -> float:
         """Return the requests/s that a policy serves when all are there from the start."""
         rates = []
-        for replication in range(min(FEWEST, self._replications)):
+        for replication in range(min(_FLOODS, self._replications)):
             requests = self._unit(replication)
             flood = replace(requests, arrival_s=np.zeros(len(requests)))
             summary = simulated(self._settings, name, policy, flood)

@@ -59,7 +59,9 @@ def central_probability(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def interval(values: Sequence[float], resampled: bool = False, confidence: float = CONFIDENCE) -> Interval:
+def interval(
+    values: Sequence[float], resampled: bool = False, confidence: float = CONFIDENCE, least_std: float = 0.0
+) -> Interval:
     """Return the mean of replications and the interval of what they estimate.
 
     Args:
@@ -67,12 +69,13 @@ def interval(values: Sequence[float], resampled: bool = False, confidence: float
         resampled: Whether they were resampled from one trace: their standard deviation is then the standard error of
             the trace's own value, to which that of their mean is added; it does not shrink as more are drawn.
         confidence: Probability that the interval holds the true value.
+        least_std: What the standard deviation is taken to be at least.
     """
     sample = np.asarray(values, dtype=np.float64)
     count, mean = len(sample), float(sample.mean())
     if count < 2:
         return Interval(mean, -math.inf, math.inf)
-    error = float(sample.std(ddof=1)) * math.sqrt(resampled + 1 / count)
+    error = max(float(sample.std(ddof=1)), least_std) * math.sqrt(resampled + 1 / count)
     half = t_quantile(confidence, count - 1) * error
     return Interval(mean, mean - half, mean + half)
 

@@ -17,7 +17,7 @@ from policies.errors import InputError
 from sim.interval import CONFIDENCE, Interval, interval
 from sim.metrics import Summary
 
-FEWEST = 4
+FEWEST = 8
 """Replications of a rate before anything is said of it."""
 LOWEST = 1e-3
 """The lowest rate that is tried, as a share of the saturated throughput."""
@@ -26,7 +26,7 @@ MEETS, UNDECIDED, MISSES = 1, 0, -1
 
 
 def looks(most: int) -> list[int]:
-    """Return after how many replications a rate is judged: 4, 8, 16 and so on up to `most`."""
+    """Return after how many replications a rate is judged: 8, 16, 32 and so on up to `most`."""
     counts = [min(FEWEST, most)]
     while counts[-1] < most:
         counts.append(min(2 * counts[-1], most))
@@ -97,6 +97,7 @@ class Search:
         attainment: float,
         precision: float,
         replications: int,
+        counted: int,
         resampled: bool = False,
     ) -> None:
         """Prepare the search.
@@ -107,6 +108,7 @@ class Search:
             attainment: Share of requests that must meet the SLO.
             precision: Step of the grid, relative.
             replications: Most of a rate.
+            counted: Requests of a replication that count.
             resampled: Whether they are resampled from one trace.
         """
         self.runs = 0
@@ -116,6 +118,7 @@ class Search:
         self._precision = precision
         self._looks = looks(replications)
         self._resampled = resampled
+        self._chance = math.sqrt(attainment * (1 - attainment) / counted)
         self._points: dict[int, Point] = {}
 
     @cached_property
@@ -145,9 +148,13 @@ class Search:
             self.runs += 1
 
     def interval(self, point: Point) -> Interval:
-        """The attainment at a rate, with the confidence of one look."""
+        """The attainment at a rate, with the confidence of one look.
+
+        Replications that all agree do not show their spread: it is taken to be at least that of requests which met the
+        SLO independently of each other, as often as is asked.
+        """
         confidence = 1 - (1 - CONFIDENCE) / len(self._looks)
-        return interval(point.attainments, self._resampled, confidence)
+        return interval(point.attainments, self._resampled, confidence, least_std=self._chance)
 
     def _first(self, low: int, high: int, holds: Callable[[int], bool]) -> int:
         """The first place in [low, high] from which on `holds`; high + 1 if nowhere."""
@@ -159,7 +166,8 @@ class Search:
     def run(self) -> Found:
         """Search: bisect for the highest rate that meets the SLO, then for the lowest that misses it."""
         meets = self._first(0, self._bottom, lambda place: self.judge(place) == MEETS)
-        misses = self._first(0, meets - 1, lambda place: self.judge(place) != MISSES) - 1
+        known = [place for place, point in self._points.items() if point.verdict == MISSES and place < meets]
+        misses = self._first(max(known, default=-1) + 1, meets - 1, lambda place: self.judge(place) != MISSES) - 1
         best = self._first(misses + 1, min(meets, self._bottom), self._mean_meets)
         return Found(
             rate=self._rate(best) if best <= self._bottom else 0.0,
