@@ -16,6 +16,8 @@ from sim.log import Fields
 
 Array = npt.NDArray[np.float64]
 
+_ROUNDING_S = 1e-9
+
 PARTS = ("queue", "prefill", "ready", "decode", "stall", "padding", "preemption", "release")
 """Parts of a request's time, which add up to its end-to-end latency.
 
@@ -86,12 +88,14 @@ class Breakdown:
         padding, decode, _ = _between(batch, began, last)
         absent, absent_padding, absent_decode = self._absence(answers, batch, len(arrival))
         padding, decode = padding - absent_padding, decode - absent_decode
+        stall = stalled_early + last - began - absent - padding - decode
+        stall[np.abs(stall) < _ROUNDING_S] = 0.0  # a difference of sums
         parts = {
             "queue": scheduled - arrival,
             "prefill": first - scheduled - prefill_padding,
             "ready": began - first - stalled_early,
             "decode": decode,
-            "stall": stalled_early + last - began - absent - padding - decode,
+            "stall": stall,
             "padding": prefill_padding + padding,
             "preemption": absent,
             "release": finish - last,

@@ -26,14 +26,11 @@ from sim.progress import Progress
 from sim.results import Draft, make_folder, write_summary, writing
 from sim.search import Found, Point, Search, unit_rate
 
-_CURVE = (0.3, 0.5, 0.7, 0.85, 0.95, 1.05, 1.15, 1.3)
+_CURVE = (0.3, 0.5, 0.7, 0.85, 0.93, 1.07, 1.15, 1.3)
 """Rates that are tried for the curve alone, as shares of the capacity."""
 
 _FLOODS = 4
 """Saturated runs whose mean throughput is the highest rate."""
-
-_RUNS = 150
-"""Simulations that the search of a policy is first taken to need, for the progress bar."""
 
 
 class Capacity:
@@ -100,12 +97,11 @@ class Capacity:
 
         def simulate(rate: float, replication: int) -> Summary:
             summary = simulated(settings, name, policy, at_rate(self._unit(replication), rate))
-            if search.runs >= progress.total:
-                progress.total = search.runs + _RUNS
+            progress.total = max(search.expected, search.runs + 1)
             progress.update(search.runs)
             return summary
 
-        with Progress(name, _RUNS, unit="runs") as progress:
+        with Progress(name, 0, unit="runs") as progress:
             search = Search(
                 simulate,
                 self._saturated(name, policy),
@@ -117,7 +113,7 @@ class Capacity:
             )
             found = search.run()
             middle = found.rate or found.saturated
-            curve = list(search.fill([share * middle for share in _CURVE]))
+            curve = [search.fill(share * middle, middle) for share in _CURVE]
         return replace(found, points=sorted([*found.points, *curve], key=lambda point: point.rate))
 
     def _saturated(self, name: str, policy: Policy) -> float:

@@ -10,7 +10,7 @@ from sim.axes import styles
 from sim.interval import interval
 from sim.metrics import SLO
 from sim.plots import draw_figure, name_policies, new_figure
-from sim.search import Found, Point
+from sim.search import Found, Point, is_near
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,27 +56,36 @@ def draw_attainment(axes: "Axes", found: Mapping[str, Found], attainment: float)
         axes.errorbar(rates, shares, yerr=error, **style, lw=1.4, marker=".", ms=3, elinewidth=0.7, capsize=1.5)
         _knee(axes, found[name], style, lambda point: 100 * float(np.mean(point.attainments)))
     axes.axhline(100 * attainment, color="black", lw=0.8, ls=":")
-    axes.set_ylim(0, 104)
+    asked = 100 * attainment
+    axes.set_ylim(max(0.0, 100 - 15 * (100 - asked)), 100 + 0.8 * (100 - asked))
     axes.set_ylabel("requests that met the SLO, %")
 
 
 def draw_latency(axes: "Axes", found: Mapping[str, Found], metric: str, label: str, limit: float) -> None:
     """A latency against the rate, up to some times its limit."""
+    highest = limit
     for name, style in styles(found).items():
         known = [
             (point.rate, value / 1e3) for point in near(found[name]) if (value := point.metric(metric)) is not None
         ]
         if known:
             axes.plot(*zip(*known, strict=True), **style, lw=1.4, marker=".", ms=3)
+            highest = max(highest, *(value for _, value in known))
         _knee(axes, found[name], style, lambda point: (point.metric(metric) or 0) / 1e3)
     axes.axhline(limit, color="black", lw=0.8, ls=":")
-    axes.set_ylim(0, 3 * limit)
+    axes.set_ylim(0, min(3 * limit, 1.15 * highest))
     axes.set_ylabel(label)
 
 
 def near(found: Found) -> list[Point]:
-    """Return the points up to a third above the capacity, beyond which there is nothing to see."""
-    return [point for point in found.points if point.rate <= 1.35 * (found.rate or found.saturated)]
+    """Return the points up to a third above the capacity; close to it, those with the most replications."""
+    middle = found.rate or found.saturated
+    most = max(len(point.runs) for point in found.points)
+    return [
+        point
+        for point in found.points
+        if point.rate <= 1.35 * middle and (len(point.runs) == most or not is_near(point.rate, middle))
+    ]
 
 
 def _knee(axes: "Axes", found: Found, style: Mapping[str, Any], height: Any) -> None:

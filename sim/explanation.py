@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from policies.errors import InputError
-from sim.axes import name_parts, name_rows
+from sim.axes import name_rows
+from sim.axes import parts as drawn
 from sim.breakdown import PARTS, p99_request
 from sim.configuration import Settings
 from sim.plots import draw_figure, new_figure
@@ -17,10 +18,14 @@ from sim.run import Run
 from sim.simulation import Result
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Parts = dict[str, float]
 """Seconds of each part, by name."""
+
+SHOWN_S = 1e-9
+"""Parts that take longer anywhere are shown."""
 
 _STYLES = {
     "queue": ("#7F7F7F", ""),
@@ -60,16 +65,16 @@ class Explanation(Run):
 
     def _print(self, console: Console, pictures: list[Path]) -> None:
         """Print the parts after the table."""
-        picture = draw_figure(self._folder / "explanation.png", lambda: explanation(self._request, self._parts))
+        picture = draw_figure(self._folder / "explanation.png", lambda: explanation(self._parts))
         super()._print(console, [*pictures, picture])
         requests = self._requests
         console.print()
         console.print(
             Text(f"request {self._request}: {requests.prompt_tokens[self._request]:,} prompt tokens, "
-                 f"{requests.output_tokens[self._request]:,} output tokens; seconds"),
+                 f"{requests.output_tokens[self._request]:,} output tokens"),
             soft_wrap=not console.is_terminal,
         )  # fmt: skip
-        console.print(parts_table(self._request, self._parts))
+        console.print(parts_table(self._parts))
         for name, state in self._states.items():
             if state != "finished":
                 console.print(Text(f"- {name}: request {self._request} is {state}, so its time has no parts"))
@@ -95,34 +100,55 @@ def parts_of(result: Result, request: int) -> dict[str, Parts]:
     return found
 
 
-def parts_table(request: int, parts: Mapping[str, Mapping[str, Parts]]) -> Table:
-    """Return a table: a row per part, three columns per policy; parts that are nowhere are left out."""
+def parts_table(parts: Mapping[str, Mapping[str, Parts]]) -> Table:
+    """Return a table with a column per policy and a section per request; parts that are nowhere are left out."""
     table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    columns = [(name, title, found) for name, each in parts.items() for title, found in each.items()]
-    for name, title, _ in columns:
-        table.add_column(f"{name}\n{title}", justify="right")
-    for part in PARTS:
-        if any(found[part] > 1e-9 for *_, found in columns):
-            table.add_row(part, *(f"{found[part]:.3f}" for *_, found in columns))
-    table.add_row("end to end", *(f"{sum(found.values()):.3f}" for *_, found in columns))
+    table.add_column("seconds", no_wrap=True)
+    for name in parts:
+        table.add_column(name, justify="right", overflow="fold", max_width=28)
+    for title in titles(parts):
+        found = [each.get(title) for each in parts.values()]
+        known = [each for each in found if each is not None]
+        table.add_row(f"{title}: end to end", *(_seconds(each and sum(each.values())) for each in found))
+        for part in PARTS:
+            if any(each[part] > SHOWN_S for each in known):
+                table.add_row(f"  {part}", *(_seconds(each and each[part]) for each in found))
     return table
 
 
-def explanation(request: int, parts: Mapping[str, Mapping[str, Parts]]) -> "Figure":
-    """Draw a bar per policy, for the request, the mean and the p99 request: their parts, stacked."""
-    rows = [(f"{name}: {title}", found) for name, each in parts.items() for title, found in each.items()]
-    figure = new_figure(1.5 + 0.3 * len(rows))
-    axes = figure.subplots()
-    left = [0.0] * len(rows)
-    for part, (colour, hatch) in _STYLES.items():
-        widths = [found[part] for _, found in rows]
-        if any(width > 1e-9 for width in widths):
-            axes.barh(
-                range(len(rows)), widths, 0.65, left, color=colour, hatch=hatch, edgecolor="black", lw=0.5, label=part
-            )
-            left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_xlabel(f"end-to-end latency of request {request}, of the mean and of the p99 request, s")
-    name_rows(axes, [title for title, _ in rows])
-    name_parts(axes, 4)
+def _seconds(value: float | Parts | None) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-"
+
+
+def titles(parts: Mapping[str, Mapping[str, Parts]]) -> list[str]:
+    """Return what is shown of any policy: the request, the mean, the p99 request."""
+    return list(dict.fromkeys(title for each in parts.values() for title in each))
+
+
+def explanation(parts: Mapping[str, Mapping[str, Parts]]) -> "Figure":
+    """Draw a bar per policy of stacked parts, for the request, the mean and the p99 request, each on its own scale."""
+    shown = titles(parts)
+    figure = new_figure(1.5 + 0.4 * len(parts))
+    panels = figure.subplots(1, max(len(shown), 1), sharey=True, squeeze=False)[0]
+    for axes, title in zip(panels, shown, strict=False):
+        draw_parts(axes, {name: each.get(title, {}) for name, each in parts.items()})
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("end-to-end latency, s")
+    named = drawn(*panels)
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=len(PARTS), frameon=False)
     return figure
+
+
+def draw_parts(axes: "Axes", parts: Mapping[str, Parts]) -> None:
+    """A bar per policy, its parts from left to right in the order of `PARTS`."""
+    left = [0.0] * len(parts)
+    for part in PARTS:
+        colour, hatch = _STYLES[part]
+        widths = [each.get(part, 0.0) for each in parts.values()]
+        if any(width > SHOWN_S for width in widths):
+            look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "lw": 0.5, "label": part}
+            axes.barh(range(len(parts)), widths, 0.6, left, **look)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_xlim(0, 1.05 * max([*left, SHOWN_S]))
+    axes.locator_params(axis="x", nbins=4)
+    name_rows(axes, list(parts))

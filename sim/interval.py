@@ -119,8 +119,12 @@ def verdict(ratio: Interval) -> str:
 
 
 def in_words(ratio: Interval) -> str:
-    """Return a ratio as it is reported: `1.31, 95 % CI 1.27 to 1.35`, and the verdict where it tells no direction."""
-    digits = 2 if max(abs(ratio.high - 1), abs(ratio.low - 1)) >= 0.015 else 3
+    """Return a ratio as it is reported: `1.31, 95 % CI 1.27 to 1.35`, and the verdict where it tells no direction.
+
+    It has two decimals, or as many as show two digits of the interval's length.
+    """
+    width = ratio.high - ratio.low
+    digits = 2 if width >= 0.02 or not width else min(1 - math.floor(math.log10(width)), 5)
     shown = f"{ratio.estimate:.{digits}f}, {CONFIDENCE:.0%} CI {ratio.low:.{digits}f} to {ratio.high:.{digits}f}"
     found = verdict(ratio)
     shown = shown.replace("% CI", " % CI")

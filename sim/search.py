@@ -7,7 +7,7 @@ enough is undecided. Looking several times is paid for: each look has a confiden
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,10 +19,15 @@ from sim.metrics import Summary
 
 FEWEST = 8
 """Replications of a rate before anything is said of it."""
+NEAR = 0.1
+"""Distance from the capacity, in the logarithm of the rate, within which a curve is drawn with care."""
 LOWEST = 1e-3
 """The lowest rate that is tried, as a share of the saturated throughput."""
 
 MEETS, UNDECIDED, MISSES = 1, 0, -1
+
+_UNDECIDED = 5
+"""Rates that are first taken to need the most replications."""
 
 
 def looks(most: int) -> list[int]:
@@ -88,6 +93,7 @@ class Search:
 
     Attributes:
         runs: Simulations made so far.
+        expected: Those that it is likely to take in all.
     """
 
     def __init__(
@@ -111,7 +117,7 @@ class Search:
             counted: Requests of a replication that count.
             resampled: Whether they are resampled from one trace.
         """
-        self.runs = 0
+        self.runs = self.expected = 0
         self._simulate = simulate
         self._saturated = saturated
         self._attainment = attainment
@@ -159,6 +165,8 @@ class Search:
     def _first(self, low: int, high: int, holds: Callable[[int], bool]) -> int:
         """The first place in [low, high] from which on `holds`; high + 1 if nowhere."""
         while low <= high:
+            bisections = (high - low + 1).bit_length()
+            self.expected = max(self.expected, self.runs + self._looks[0] * bisections + self._looks[-1] * _UNDECIDED)
             middle = (low + high) // 2
             low, high = (low, middle - 1) if holds(middle) else (middle + 1, high)
         return low
@@ -181,12 +189,16 @@ class Search:
         self.judge(place)
         return float(np.mean(self._points[place].attainments)) >= self._attainment
 
-    def fill(self, rates: list[float]) -> Iterator[Point]:
-        """Try further rates, for a curve, with the fewest replications; yields each as it is done."""
-        for rate in rates:
-            point = Point(rate)
-            self._extend(point, self._looks[0])
-            yield point
+    def fill(self, rate: float, around: float) -> Point:
+        """Try a further rate, for a curve: with the most replications within `NEAR` of the rate `around`."""
+        point = Point(rate)
+        self._extend(point, self._looks[-1 if is_near(rate, around) else 0])
+        return point
+
+
+def is_near(rate: float, around: float) -> bool:
+    """Return whether a rate is so close to another that a curve needs the most replications there."""
+    return bool(abs(math.log(rate / around)) <= NEAR)
 
 
 def unit_rate(workload: object) -> object:

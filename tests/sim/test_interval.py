@@ -121,4 +121,5 @@ def test_what_an_interval_lets_one_say(low: float, high: float, said: str) -> No
 
 def test_a_ratio_in_words() -> None:
     assert in_words(Interval(1.31, 1.27, 1.35)) == "1.31, 95 % CI 1.27 to 1.35"
-    assert in_words(Interval(1.0004, 0.999, 1.002)) == "1.000, 95 % CI 0.999 to 1.002: equal within 2 %"
+    assert in_words(Interval(1.0004, 0.999, 1.002)) == "1.0004, 95 % CI 0.9990 to 1.0020: equal within 2 %"
+    assert in_words(Interval(1, 1, 1)) == "1.00, 95 % CI 1.00 to 1.00: equal within 2 %"
