@@ -17,9 +17,9 @@ from rich.text import Text
 from policies.errors import InputError
 from policies.policy import Policy
 from sim import __version__
-from sim.capacity_plots import write_capacity_plot
+from sim.capacity_plots import near, write_capacity_plot
 from sim.configuration import Settings
-from sim.draws import Draws, at_rate, simulated, warm_up_requests
+from sim.draws import Draws, at_rate, input_notes, output_warnings, simulated, warm_up_requests
 from sim.metrics import Summary
 from sim.options import ATTAINMENT
 from sim.progress import Progress
@@ -138,7 +138,7 @@ class Capacity:
     def _notes(self) -> list[str]:
         requests = self._draws.first
         left_out = warm_up_requests(self._settings, len(requests))
-        notes = [*self._draws.notes]
+        notes = input_notes(self._settings, self._draws)
         notes.append(
             f"every rate: up to {self._replications} replications of {len(requests):,} requests, the same gaps scaled"
             + (f"; the first {left_out:,} of each do not count" if left_out else "")
@@ -150,7 +150,8 @@ class Capacity:
                 notes.append(f"{name}: no rate meets the SLO; at {best.rate:.3g} requests/s {share:.1%} of requests do")
             elif found.limited_by_throughput:
                 notes.append(f"{name}: the SLO is met at every rate that can be served; its capacity is its throughput")
-        return notes
+        runs = {name: [run for point in near(found) for run in point.runs] for name, found in self._found.items()}
+        return [*notes, *output_warnings(self._settings, self._draws, runs)]
 
     def _write(self) -> None:
         settings, requests = self._settings, self._draws.first

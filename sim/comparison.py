@@ -62,8 +62,7 @@ class Comparison(ABC):
         self._kv_tokens = kv_tokens
         self._more_facts = facts or {}
         self._results: dict[str, Result] = {}
-        self._notes = [*requests.notes, *_sharing_notes(compared, requests), *_order_notes(compared, requests)]
-        self._notes += _reservation_notes(compared)
+        self._notes = notes_on(compared, requests)
 
     @abstractmethod
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
@@ -161,6 +160,12 @@ class Comparison(ABC):
             pictures=tuple(path.name for path in pictures),
         )
         print_table(console, {name: result.summary for name, result in self._results.items()}, context)
+
+
+def notes_on(compared: Compared, requests: Requests) -> list[str]:
+    """Return sentences on the requests, and on what policies make of them."""
+    sharing, order = _sharing_notes(compared, requests), _order_notes(compared, requests)
+    return [*requests.notes, *sharing, *order, *_reservation_notes(compared)]
 
 
 def _sharing_notes(compared: Compared, requests: Requests) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The requests of every replication, the same for all policies: common random numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +9,12 @@ import numpy as np
 from policies.errors import InputError
 from policies.plan import IllegalPlan
 from policies.policy import Policy
+from sim.comparison import notes_on
 from sim.configuration import Settings
 from sim.metrics import Summary
+from sim.run import engine_notes
 from sim.simulation import simulate
+from sim.table import Context, warnings
 from workloads.demand import counted
 from workloads.requests import Requests
 from workloads.resample import block_length, resampled
@@ -24,7 +27,7 @@ class Draws:
     Attributes:
         first: The requests that the workload builds with the seed itself: of a trace, the recorded ones.
         resampled: Whether they come of a trace.
-        notes: Plain sentences on what was drawn.
+        notes: Plain sentences on how they are drawn.
     """
 
     def __init__(self, workload: Any, seed: int, replications: int) -> None:
@@ -40,7 +43,7 @@ class Draws:
         self._build: Callable[[int], Requests] = workload.build
         self._seed = seed
         self._arrivals_too = self.resampled and workload.arrivals().process == "trace"
-        self.notes = [*self.first.notes, *self._notes()]
+        self.notes = self._notes()
 
     def _notes(self) -> list[str]:
         if not self.resampled:
@@ -86,6 +89,37 @@ def simulated(settings: Settings, name: str, policy: Policy, requests: Requests)
         ).summary
     except IllegalPlan as refusal:
         raise InputError(f"policy {name}: the ledger refused its plan: {refusal}") from None
+
+
+def input_notes(settings: Settings, draws: Draws) -> list[str]:
+    """Return sentences on what is simulated: the requests, how they are drawn, the engine, what was not measured."""
+    costs = [settings.hardware.cost_model(settings.model, policy.traits) for policy in settings.policies.values()]
+    unmeasured = dict.fromkeys(what for cost in costs for what in cost.extrapolated)
+    told = f"hardware={settings.hardware.name}: not measured but extrapolated: {', '.join(unmeasured)}"
+    notes = [*notes_on(settings, draws.first), *draws.notes, *engine_notes(settings)]
+    return [*notes, told] if unmeasured else notes
+
+
+def output_warnings(settings: Settings, draws: Draws, runs: Mapping[str, Sequence[Summary]]) -> list[str]:
+    """Return what a reader of these runs must know, by policy: as of one run, counts being those of all of them."""
+    merged: dict[str, Summary] = {}
+    for name, each in runs.items():
+        counts = {key: sum(int(run.get(key) or 0) for run in each) for key in ("rejected", "unfinished")}
+        beyond = [float(run.get("beyond_calibration") or 0) for run in each]
+        merged[name] = {**counts, "beyond_calibration": float(np.mean(beyond)), "gpus": each[0].get("gpus")}
+    requests, longest = draws.first, settings.model.max_positions
+    context = Context(
+        workload=requests.name,
+        requests=len(requests),
+        arrivals=requests.arrivals,
+        declared=requests.declared,
+        hardware=settings.hardware.name,
+        model=settings.model.name,
+        kv_tokens=settings.kv_tokens,
+        max_positions=longest,
+        too_long=int(np.count_nonzero(requests.prompt_tokens + requests.output_tokens > longest)),
+    )
+    return list(warnings(merged, context))
 
 
 def warm_up_requests(settings: Settings, requests: int) -> int:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sim import __version__
 from sim.configuration import Settings
-from sim.draws import Draws, simulated, warm_up_requests
+from sim.draws import Draws, input_notes, output_warnings, simulated, warm_up_requests
 from sim.interval import CONFIDENCE, Interval, interval, ratio_interval, verdict
 from sim.metrics import Summary, Value
 from sim.progress import Progress
@@ -121,8 +121,7 @@ class Replication:
         return f"saved {self._done.count} of {self._total} replications in {self._folder}"
 
     def _notes(self) -> list[str]:
-        notes = list(self._draws.notes)
-        requests = self._draws.first
+        notes, requests = input_notes(self._settings, self._draws), self._draws.first
         left_out = warm_up_requests(self._settings, len(requests))
         if left_out:
             notes.append(f"warm-up: the first {left_out:,} requests of each replication, and the time until the next "
@@ -130,7 +129,8 @@ class Replication:
         spread = [self._done.interval(name, metric) for name in self._done.summaries for metric in self._done.metrics()]
         if not any(each and each.half_width > 0 for each in spread):
             notes.append("every replication gave the same: nothing in this workload is random, intervals mean nothing")
-        return notes
+        runs = {name: each[: self._done.count] for name, each in self._done.summaries.items()}
+        return [*notes, *output_warnings(self._settings, self._draws, runs)]
 
     def _heading(self) -> list[str]:
         settings, requests = self._settings, self._draws.first

@@ -107,11 +107,6 @@ def ratio_sentences(done: "Replicated") -> list[str]:
 def _warnings(done: "Replicated") -> list[str]:
     """Return what a reader must know beside."""
     found = [] if done.window else ["not every run was saturated: throughputs are those of whole runs"]
-    for key in ("rejected", "unfinished"):
-        counts = {name: sum(int(s.get(key) or 0) for s in each) for name, each in done.summaries.items()}
-        if any(counts.values()):
-            told = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-            found.append(f"requests {key} in all replications: {told}")
     if len(done.pairs) > 1:
         found.append(f"each interval holds by itself with {CONFIDENCE:.0%}, not all at once".replace("%", " %"))
     return found

@@ -33,11 +33,7 @@ class Run(Comparison):
             facts={"engine": settings.engine.name, "tensor_parallel": settings.hardware.gpus},
         )
         self._settings = settings
-        if not settings.hardware.takes_engine:
-            self._notes.append(
-                f"hardware={settings.hardware.name} holds an engine's overheads already: of engine="
-                f"{settings.engine.name} only the frontend latency is added"
-            )
+        self._notes += engine_notes(settings)
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""
@@ -69,3 +65,13 @@ class Run(Comparison):
                 timeline.close(requests, simulation.answers)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
         self._keep(name, result, folder)
+
+
+def engine_notes(settings: Settings) -> list[str]:
+    """Return a sentence if the hardware leaves the engine without effect."""
+    if settings.hardware.takes_engine:
+        return []
+    return [
+        f"hardware={settings.hardware.name} holds an engine's overheads already: of engine={settings.engine.name} only "
+        "the frontend latency is added"
+    ]
