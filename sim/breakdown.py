@@ -49,7 +49,7 @@ class Breakdown:
         for cause in CAUSES:
             if (lost := losses.by_cause[cause]) is not None:
                 padding += lost * steps
-        decode = np.where(records["rows"] > 0, losses.useful * steps, 0.0)
+        decode = losses.useful * steps
         only_prefill = np.where(records["rows"] + records["held_rows"] > 0, 0.0, records["duration_s"])
         spent = np.stack([records["duration_s"], padding, decode, only_prefill])
         for lane, sums in enumerate(self._lanes):

@@ -92,4 +92,4 @@ def _knee(axes: "Axes", found: Found, style: Mapping[str, Any], height: Any) -> 
     """Mark the capacity."""
     for point in found.points:
         if found.rate and point.rate == found.rate:
-            axes.plot(point.rate, height(point), "o", ms=7, mfc="none", color=style["color"], mew=1.5, clip_on=False)
+            axes.plot(point.rate, height(point), "o", ms=7, mfc="none", color=style["color"], mew=1.5)

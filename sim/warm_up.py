@@ -30,7 +30,6 @@ class WarmUp:
         """When it is over, in seconds; infinity while that is not known."""
         if not self.requests or self._answers is None:
             return 0.0
-        begun = np.partition(np.asarray(self._answers.first_scheduled_s), self.requests)[
-            self.requests
-        ]  # NaN comes last
+        starts = np.asarray(self._answers.first_scheduled_s)
+        begun = np.partition(starts, self.requests)[self.requests]  # NaN, of those not begun, comes last
         return math.inf if np.isnan(begun) else float(begun)

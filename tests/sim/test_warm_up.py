@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sim.intertoken import InterTokenLatency
 from sim.log import expand
 from sim.metrics import SLO, Metrics
 from sim.request_table import request_columns
@@ -47,12 +48,16 @@ def test_what_is_left_is_what_began_afterwards(name: str) -> None:
 def test_throughput_and_gaps_count_the_tokens_of_afterwards(name: str) -> None:
     """One lane: every prefill that ends after the beginning gives its prompts' first tokens, every step its rows'."""
     found, begin = warmed(name, LEFT_OUT)
-    log = expand(run(POLICIES[name], make_requests(count=COUNT)).log)
+    done = run(POLICIES[name], make_requests(count=COUNT))
+    log = expand(done.log)
     after = log[log["start_s"] >= begin]
     tokens = after["rows"].sum() + after["prefill_rows"].sum()
     assert found["output_throughput"] * found["duration_s"] == pytest.approx(tokens)
     busy = after["duration_s"].sum()
     assert found["busy_s"] == pytest.approx(busy)
+    gaps = InterTokenLatency(lambda: begin)
+    gaps(done.log)
+    assert gaps.finished(done.answers).count == after["rows"].sum(), "every row of a step closes a gap"
     assert found["mean_batch_rows"] == pytest.approx(after["rows"].sum() / (after["rows"] > 0).sum())
 
 
