@@ -22,7 +22,8 @@ class Answers:
         finish_s: End of the iteration that gave its last token, or that released it.
         join_clock: Decode clock when it first joined the batch; -1 if it never decoded before it was preempted.
         preemptions: How often a request was preempted, by id.
-        recomputed: (time of the token before, time of the token) of every prefill after a drop.
+        recomputed: (request, time of the token before, time of the token) of every prefill after a drop.
+        last_token_s: End of the iteration that gave its last token.
         rejected: Requests that can never be served.
         finished: How many requests have finished.
     """
@@ -40,11 +41,11 @@ class Answers:
         self.first_scheduled_s = unknown[:]
         self.first_token_s = unknown[:]
         self.finish_s = unknown
-        self._last_token_s = unknown[:] if release_with_batch else unknown
+        self.last_token_s = unknown[:] if release_with_batch else unknown
         self.join_clock = array("q", [-1]) * count
         self.preemptions: dict[int, int] = {}
         self._rejoins: dict[tuple[int, int], float] = {}
-        self.recomputed: list[tuple[float, float]] = []
+        self.recomputed: list[tuple[int, float, float]] = []
         self.rejected: set[int] = set()
         self.finished = 0
         self._output_tokens = array("q", requests.output_tokens.tobytes())
@@ -77,7 +78,7 @@ class Answers:
             request = job[0]
             if interrupted and request in interrupted:
                 remaining = left.pop(request) - 1
-                self.recomputed.append((self._token_s[request], now))
+                self.recomputed.append((request, self._token_s[request], now))
                 self._token_s[request] = now
             else:
                 if start is not None:
@@ -86,7 +87,7 @@ class Answers:
                 remaining = output_tokens[request] - 1
             if not remaining:
                 ended.append(request)
-                self._last_token_s[request] = now
+                self.last_token_s[request] = now
             elif clock is None:
                 left[request] = remaining
             elif interrupted:
@@ -120,9 +121,9 @@ class Answers:
         self._rejoins.pop((clock, request), None)
 
     @property
-    def rejoins(self) -> list[tuple[int, float]]:
-        """(decode clock, time of the token before) of every return to the batch after a preemption."""
-        return [(clock, token_s) for (clock, _), token_s in self._rejoins.items()]
+    def rejoins(self) -> list[tuple[int, int, float]]:
+        """(request, decode clock, time of the token before) of every return to the batch after a preemption."""
+        return [(request, clock, token_s) for (clock, request), token_s in self._rejoins.items()]
 
     def interrupted(self, requests: Sequence[int], clock: int, token_s: float) -> None:
         """Requests have left the batch before their end; the last tokens of those that were rows came at `token_s`."""
@@ -144,7 +145,7 @@ class Answers:
         limit = (clock + 1) << _ID_BITS
         while due and due[0] < limit:
             request = heappop(due) & _ID
-            self._last_token_s[request] = now
+            self.last_token_s[request] = now
             ended.append(request)
         return ended
 
@@ -163,4 +164,4 @@ class Answers:
         self._due = [entry for entry in self._due if entry & _ID != request]
         heapify(self._due)
         self._left.pop(request, None)
-        self._last_token_s[request] = now
+        self.last_token_s[request] = now

@@ -66,8 +66,7 @@ class Comparison(ABC):
         self._more_facts = facts or {}
         self._results: dict[str, Result] = {}
         self._intervals: Intervals | None = None
-        self._notes = [*requests.notes, *_sharing_notes(compared, requests), *_order_notes(compared, requests)]
-        self._notes += _reservation_notes(compared)
+        self._notes = notes_on(compared, requests)
 
     @abstractmethod
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
@@ -182,6 +181,12 @@ class Comparison(ABC):
             folder=self._folder,
             pictures=tuple(path.name for path in pictures),
         )
+
+
+def notes_on(compared: Compared, requests: Requests) -> list[str]:
+    """Return sentences on the requests, and on what policies make of them."""
+    sharing, order = _sharing_notes(compared, requests), _order_notes(compared, requests)
+    return [*requests.notes, *sharing, *order, *_reservation_notes(compared)]
 
 
 def _sharing_notes(compared: Compared, requests: Requests) -> Iterator[str]:

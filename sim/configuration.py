@@ -12,8 +12,10 @@ from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
+from sim.options import OPTIONS as TASK_OPTIONS
+from sim.options import Objective, TaskOptions, read_task
 from sim.pretrained import Pretrained
-from workloads.checks import choice, shown, whole_number
+from workloads.checks import shown, whole_number
 from workloads.measured import Measured
 from workloads.requests import MAX_TOKENS, Workload
 from workloads.streams import MAX_SEED
@@ -37,10 +39,8 @@ OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "
 """What every configuration may hold at its top."""
 
 
-SIMULATED = ("task", "measured", "overlay", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
+SIMULATED = ("measured", "overlay", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
 """What that of a simulation may hold beside them."""
-
-TASKS = ("run", "overlay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,6 @@ class Settings(Compared):
     """All that a simulation needs.
 
     Attributes:
-        task: One of `TASKS`.
         overlay: How task=overlay compares.
         hardware: The GPU, or those that share each layer, under the engine.
         engine: What runs on it.
@@ -98,9 +97,9 @@ class Settings(Compared):
         kv_tokens: KV memory of a GPU, in tokens.
         stretch: Whether promised iterations are run in one event.
         interval: Whether the simulation is repeated on hardware as it may truly be.
+        task: What to do with all that.
     """
 
-    task: str
     overlay: OverlayOptions
     hardware: Device
     engine: EngineConstants
@@ -108,6 +107,7 @@ class Settings(Compared):
     kv_tokens: int
     stretch: bool
     interval: bool
+    task: TaskOptions
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -120,9 +120,10 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
-    compared = read_compared(config, policies, SIMULATED)
+    compared = read_compared(config, policies, (*SIMULATED, *TASK_OPTIONS), Objective)
+    task = read_task(config)
     overlay = read_options(config, "overlay", OverlayOptions)
-    check_task(config, compared.workload, overlay)
+    check_overlay(config, task.task, compared.workload, overlay)
     engine = read_object(config, "engine", EngineConstants)
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
@@ -133,7 +134,6 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     kv_tokens = read_count(config, "kv_tokens", optional=True)
     return Settings(
         **vars(compared),
-        task=config["task"],
         overlay=overlay,
         hardware=hardware,
         engine=engine,
@@ -141,35 +141,38 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),
         interval=read_switch(config, "interval"),
+        task=task,
     )
 
 
-def check_task(config: Config, workload: Workload, overlay: OverlayOptions) -> None:
-    """Refuse an unknown task, and what the given one would not heed.
+def check_overlay(config: Config, task: str, workload: Workload, overlay: OverlayOptions) -> None:
+    """Refuse what task=overlay would not heed, and its options in another task.
 
     Raises:
         InputError: at the first such option.
     """
-    choice("task", config.get("task"), TASKS)
-    if config["task"] == "overlay":
+    if task == "overlay":
         if not isinstance(workload, Measured):
             raise InputError("task=overlay replays the measured run: leave workload= out, and give measured=FILE")
         if workload.arrival != "trace" or workload.rate_multiplier not in (None, 1):
             raise InputError("task=overlay keeps the measured arrivals: leave out workload.arrival and its options")
         return
     if config.get("measured") is not None and not isinstance(workload, Measured):
-        raise InputError(f"measured={config['measured']} has no use in task={config['task']}: add task=overlay")
+        raise InputError(f"measured={config['measured']} has no use in task={task}: add task=overlay")
     if overlay != OverlayOptions():
-        raise InputError(f"overlay.warmup={overlay.warmup} has no use in task={config['task']}: add task=overlay")
+        raise InputError(f"overlay.warmup={overlay.warmup} has no use in task={task}: add task=overlay")
 
 
-def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[str, ...]) -> Compared:
+def read_compared(
+    config: Config, policies: Mapping[str, Any], options: tuple[str, ...], slo: type[SLO] = SLO
+) -> Compared:
     """Make what every run needs.
 
     Args:
         config: As `read_settings` takes it.
         policies: The same.
         options: What this configuration may hold at its top beside `OPTIONS`.
+        slo: What its `slo` describes.
 
     Raises:
         InputError: as `read_settings`.
@@ -185,7 +188,7 @@ def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[st
         policies=_policies(policies, read_count(config, "max_batch", optional=True)),
         workload=read_object(config, "workload", Workload),
         seed=_seed(config.get("seed")),
-        slo=read_options(config, "slo", SLO),
+        slo=read_options(config, "slo", slo),
         **{name: read_switch(config, name) for name in FILES},
     )
 

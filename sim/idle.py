@@ -1,6 +1,6 @@
 """Idle computation: what a GPU computed that served no request, and how long live rows were kept waiting."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,23 @@ RECOMPUTATION = "recomputation"
 """Prefilling what had been computed before and was dropped: wasted time too, but part of useful-looking counts."""
 
 STALL = "stall"
+
+
+class Losses(NamedTuple):
+    """What iterations [n] lost to each cause, in seconds, and what is left of their cost.
+
+    Attributes:
+        by_cause: float64 [n] of each cause; None where no iteration lost anything to it.
+        useful: float64 [n], the cost without all losses.
+    """
+
+    by_cause: dict[str, Array | None]
+    useful: Array
+
+    def of(self, which: npt.NDArray[np.bool_]) -> "Losses":
+        """Return those of some of the iterations."""
+        some = {cause: None if lost is None else lost[which] for cause, lost in self.by_cause.items()}
+        return Losses(some, self.useful[which])
 
 
 class IdleTokens:
@@ -73,31 +90,42 @@ class IdleTime:
         self.lane_s = 0.0
         self._cost = cost
 
-    def add(self, records: Slice | Fields, work: Work) -> None:
-        """Add records [n] whose mean iterations are `work` [n]."""
+    def add(self, records: Slice | Fields, work: Work, losses: Losses | None = None) -> None:
+        """Add records [n] whose mean iterations are `work` [n]; their losses are computed unless they are known."""
         steps = records["steps"].astype(np.float64)
         self.lane_s += float(records["duration_s"].sum())
+        for cause, lost in (losses or self.losses(records, work)).by_cause.items():
+            if lost is not None:
+                self.seconds[cause] += float((lost * steps).sum())
+
+    def losses(self, records: Slice | Fields, work: Work) -> Losses:
+        """Return what each of the mean iterations `work` [n] of records [n] lost."""
         cost = self._cost.seconds_each(work)
+        by_cause: dict[str, Array | None] = {}
         for cause, fields in CAUSES.items():
             guilty = np.flatnonzero(sum(getattr(work, field) for field in fields))
             work = _without(work, *fields)
-            self._take_away(cause, guilty, work, cost, steps)
+            by_cause[cause] = self._take_away(guilty, work, cost)
         guilty = np.flatnonzero(work.recomputed_tokens)
         work = work._replace(
             prefill_tokens=work.prefill_tokens - work.recomputed_tokens,
             prefill_pairs=work.prefill_pairs - work.recomputed_pairs,
         )
-        self._take_away(RECOMPUTATION, guilty, work, cost, steps)
-        self._add_stall(records["live_rows"], work, cost, steps)
+        by_cause[RECOMPUTATION] = self._take_away(guilty, work, cost)
+        by_cause[STALL] = self._take_stall(records["live_rows"], work, cost)
+        return Losses(by_cause, cost)
 
-    def _take_away(self, cause: str, guilty: npt.NDArray[np.int64], less: Work, cost: Array, steps: Array) -> None:
-        """Charge the cause with what the guilty iterations cost more than `less`, and lower `cost` by it."""
-        if len(guilty):
-            cheaper = self._cost.seconds_each(_take(less, guilty))
-            self.seconds[cause] += float(((cost[guilty] - cheaper) * steps[guilty]).sum())
-            cost[guilty] = cheaper
+    def _take_away(self, guilty: npt.NDArray[np.int64], less: Work, cost: Array) -> Array | None:
+        """Return what the guilty iterations cost more than `less`, and lower `cost` by it; None if none is guilty."""
+        if not len(guilty):
+            return None
+        lost = np.zeros(len(cost))
+        cheaper = self._cost.seconds_each(_take(less, guilty))
+        lost[guilty] = cost[guilty] - cheaper
+        cost[guilty] = cheaper
+        return lost
 
-    def _add_stall(self, live: npt.NDArray[np.int64], work: Any, cost: Array, steps: Array) -> None:
+    def _take_stall(self, live: npt.NDArray[np.int64], work: Any, cost: Array) -> Array:
         shared = np.flatnonzero((work.prefill_rows > 0) & (work.lane == 0) & (live > 0))
         alone = work.rows[shared] == 0
         left = _take(work, shared)
@@ -107,7 +135,10 @@ class IdleTime:
             attention_launches=launches
         )
         decoding = np.where(alone, 0.0, self._cost.seconds_each(left))
-        self.seconds[STALL] += float(((cost[shared] - decoding) * steps[shared]).sum())
+        lost = np.zeros(len(cost))
+        lost[shared] = cost[shared] - decoding
+        cost[shared] = decoding
+        return lost
 
 
 def _without(work: Work, *fields: str) -> Work:

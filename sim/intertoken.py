@@ -1,6 +1,7 @@
 """The time between a request's tokens, of all requests together, without a record per token."""
 
 import copy
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,9 @@ class InterTokenLatency:
     added in `finished`. Steps of one record whose lengths differ by less than a histogram bin are counted together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[], float] = lambda: 0.0) -> None:
+        """Count the gaps that end after `begin` seconds: asked for with every slice, infinite while unknown."""
+        self._begin = begin
         self._gaps = LogHistogram()
         self._clock = 0
         self._decoded_s = 0.0
@@ -40,8 +43,10 @@ class InterTokenLatency:
             records[name][decodes] for name in ("start_s", "duration_s", "first_s", "steps", "rows", "inserted_rows")
         )
         end, first_end = start + duration, start + first
-        self._gaps.add(first_end - np.concatenate([[self._decoded_s], end[:-1]]), np.maximum(rows - inserted, 0))
-        joined, long = inserted > 0, steps > 1
+        counted = start >= self._begin()
+        stayed = np.where(counted, np.maximum(rows - inserted, 0), 0)
+        self._gaps.add(first_end - np.concatenate([[self._decoded_s], end[:-1]]), stayed)
+        joined, long = inserted > 0, (steps > 1) & counted
         clocks = self._clock + np.cumsum(steps) - steps
         self._joins.append((clocks[joined], first_end[joined]))
         self._add_later_steps(duration[long], first[long], steps[long], rows[long])
@@ -68,20 +73,20 @@ class InterTokenLatency:
         gaps = copy.deepcopy(self._gaps)
         joined = np.asarray(answers.join_clock)
         once = joined >= 0
-        again_clock, again_s = _columns(answers.rejoins)
+        _, again_clock, again_s = _columns(answers.rejoins)
         clocks = np.concatenate([joined[once], again_clock.astype(np.int64)])
         token_s = np.concatenate([np.asarray(answers.first_token_s)[once], again_s])
         starts = np.concatenate([np.zeros(0, np.int64), *(clock for clock, _ in self._joins)])
         ends = np.concatenate([np.zeros(0), *(end for _, end in self._joins)])
         place = np.searchsorted(starts, clocks)
         logged = place < len(starts)
-        joining = ends[place[logged]] - token_s[logged]
-        before, after = _columns(answers.recomputed)
-        for extra in (joining, after - before):
-            gaps.add(extra, np.ones(len(extra), dtype=np.int64))
+        joined_s = ends[place[logged]]
+        _, before, after = _columns(answers.recomputed)
+        for ended, extra in ((joined_s, joined_s - token_s[logged]), (after, after - before)):
+            gaps.add(extra, (ended > self._begin()).astype(np.int64))
         return gaps
 
 
-def _columns(pairs: list[tuple[int, float]] | list[tuple[float, float]]) -> npt.NDArray[np.float64]:
-    """Return a list of pairs as float64 [2, n]."""
-    return np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+def _columns(rows: Sequence[tuple[float, float, float]]) -> npt.NDArray[np.float64]:
+    """Return a list of triples as float64 [3, n]."""
+    return np.array(rows, dtype=np.float64).reshape(-1, 3).T

@@ -12,13 +12,15 @@ import numpy.typing as npt
 from policies.errors import InputError
 from policies.work import Work
 from sim.answers import Answers
+from sim.breakdown import Breakdown, split
 from sim.busy import BusyTime
 from sim.cost import CostModel
-from sim.idle import STALL, IdleTime, IdleTokens
+from sim.idle import STALL, IdleTime, IdleTokens, Losses
 from sim.intertoken import InterTokenLatency
 from sim.log import Fields, Slice, columns_of, work_of
 from sim.request_table import Columns, request_columns
 from sim.saturation import Saturation
+from sim.warm_up import WarmUp
 from workloads.requests import Requests
 
 __all__ = ["SLO", "Metrics", "Summary", "request_columns"]
@@ -71,20 +73,31 @@ class SLO:
 class Metrics:
     """A log sink that sums a run up, in memory that grows with the requests but not with the iterations."""
 
-    def __init__(self, cost: CostModel, release_with_batch: bool, gpus: int) -> None:
+    def __init__(
+        self,
+        cost: CostModel,
+        release_with_batch: bool,
+        gpus: int,
+        warm_up: WarmUp | None = None,
+        breakdown: Breakdown | None = None,
+    ) -> None:
         """Begin a run.
 
         Args:
             cost: What iterations cost; idle time is a difference of costs.
             release_with_batch: Whether answers leave with their batch rather than token by token.
             gpus: Devices in use: 2 if the second lane has one of its own; each may be several GPUs that share layers.
+            warm_up: What is not counted; None: everything is.
+            breakdown: What splits the requests' time; None: nothing.
         """
         self._cost = cost
         self._release_with_batch = release_with_batch
         self._devices = gpus
         self._gpus = gpus * cost.hardware.gpus
         self._busy = BusyTime()
-        self._gaps = InterTokenLatency()
+        self._warm_up = warm_up or WarmUp()
+        self._breakdown = breakdown
+        self._gaps = InterTokenLatency(self._warm_up.begin_s)
         self._saturation = Saturation()
         self._idle_time = IdleTime(cost)
         self._idle_tokens = IdleTokens()
@@ -98,10 +111,24 @@ class Metrics:
     def __call__(self, records: Slice) -> None:
         """Add a slice of the log."""
         columns = columns_of(records)
-        for part in (self._busy, self._gaps, self._saturation):
+        for part in (self._gaps, self._saturation):
             part(columns)
-        steps, work = columns["steps"].astype(np.float64), mean_work(columns)
-        self._idle_time.add(columns, work)
+        work = mean_work(columns)
+        losses = self._idle_time.losses(columns, work)
+        if self._breakdown:
+            self._breakdown.add(columns, losses)
+        if self._warm_up.requests:
+            counted = columns["start_s"] >= self._warm_up.begin_s()
+            columns = {name: values[counted] for name, values in columns.items()}
+            work, losses = mean_work(columns), losses.of(counted)
+        if len(columns["start_s"]):
+            self._add(columns, work, losses)
+
+    def _add(self, columns: Fields, work: Work, losses: Losses) -> None:
+        """Add records that count."""
+        self._busy(columns)
+        steps = columns["steps"].astype(np.float64)
+        self._idle_time.add(columns, work, losses)
         self._idle_tokens.add(work, steps)
         self._flops += float((self._cost.useful_flops(work) * steps).sum())
         self._bytes += float((self._cost.moved_bytes(work) * steps).sum())
@@ -123,23 +150,29 @@ class Metrics:
     def summary(self, requests: Requests, answers: Answers, slo: SLO) -> Summary:
         """Return the metrics of a run that is over.
 
-        Latencies are those of completed requests. The makespan `duration_s` runs from 0 to the end of the last
-        iteration; the saturated part of it ends where the drain begins (see `Window`), and without a newcomer after
-        the start there is none. Fractions of idle time are of busy time, those of idle tokens of computed slots;
-        `mean_batch_rows` is the mean of live rows over decode steps; MFU and MBU count useful FLOPs and moved bytes
-        over busy GPU time at datasheet rates; `kv_peak_tokens` is the largest of the values logged as iterations began,
-        the first of each stretch. `slo_attainment` is a share of all requests, rejected ones included.
+        Latencies are those of completed requests. The makespan `duration_s` runs from 0 (or the end of the warm-up, of
+        which nothing is counted) to the end of the last iteration; the saturated part of it ends where the drain begins
+        (see `Window`), and without a newcomer after the start there is none. Fractions of idle time are of busy time,
+        those of idle tokens of computed slots; `mean_batch_rows` is the mean of live rows over decode steps; MFU and
+        MBU count useful FLOPs and moved bytes over busy GPU time at datasheet rates; `kv_peak_tokens` is the largest of
+        the values logged as iterations began, the first of each stretch. `slo_attainment` is a share of all requests,
+        rejected ones included.
         `beyond_calibration` is the share of iterations larger than any that the hardware was measured with; None of a
         datasheet.
         """
-        columns = request_columns(requests, answers, self._release_with_batch)
+        begin_s = self._warm_up.begin_s()
+        span_s = max(self._end_s - begin_s, 0.0)
+        everyone = request_columns(requests, answers, self._release_with_batch)
+        columns = {name: values[self._warm_up.requests :] for name, values in everyone.items()}
+        before = self._saturation.tokens_before(begin_s, requests, answers)
         return {
-            **self._throughput(columns),
-            **self._saturated(requests, answers),
-            **self._goodput(columns, slo),
+            **self._throughput(columns, everyone, before, begin_s, span_s),
+            **self._saturated(requests, answers, begin_s, span_s),
+            **self._goodput(columns, slo, span_s),
             **self._latency(columns, answers),
+            **self._split(columns, answers),
             **self._idle(),
-            **self._gpu(),
+            **self._gpu(span_s),
             "iterations": self._iterations,
             "decode_steps": self._decode_steps,
             "prefill_iterations": self._prefill_iterations,
@@ -148,43 +181,48 @@ class Metrics:
             "beyond_calibration": _ratio(self._beyond, self._iterations) if self._cost.has_range else None,
         }
 
-    def _throughput(self, columns: Columns) -> Summary:
+    def _throughput(self, columns: Columns, everyone: Columns, before: Array, begin_s: float, span_s: float) -> Summary:
+        """Rates over what counts, to which a request adds the tokens that it had not had `before` [all requests]."""
         finished = columns["status"] == "finished"
         completed, rejected = int(finished.sum()), int((columns["status"] == "rejected").sum())
-        prompt, output = (int(columns[name][finished].sum()) for name in ("prompt_tokens", "output_tokens"))
+        done = everyone["status"] == "finished"
+        total = everyone["output_tokens"][done]
+        generated = total - before[done]
+        served, output = float((generated / total).sum()), round(generated.sum())
+        prompt = int(everyone["prompt_tokens"][done & (everyone["first_scheduled_s"] >= begin_s)].sum())
         rates = {
-            "request_throughput": _ratio(completed, self._end_s),
-            "output_throughput": _ratio(output, self._end_s),
-            "total_token_throughput": _ratio(prompt + output, self._end_s),
-            "request_throughput_per_gpu": _ratio(completed, self._end_s * self._gpus),
-            "output_throughput_per_gpu": _ratio(output, self._end_s * self._gpus),
+            "request_throughput": _ratio(served, span_s),
+            "output_throughput": _ratio(output, span_s),
+            "total_token_throughput": _ratio(prompt + output, span_s),
+            "request_throughput_per_gpu": _ratio(served, span_s * self._gpus),
+            "output_throughput_per_gpu": _ratio(output, span_s * self._gpus),
         }
         return {
             "completed": completed,
             "rejected": rejected,
             "unfinished": len(finished) - completed - rejected,
-            "duration_s": self._end_s,
+            "duration_s": span_s,
             "total_input_tokens": prompt,
             "total_output_tokens": output,
             **rates,
         }
 
-    def _saturated(self, requests: Requests, answers: Answers) -> Summary:
-        window = self._saturation.window(requests, answers)
+    def _saturated(self, requests: Requests, answers: Answers, begin_s: float, span_s: float) -> Summary:
+        window = self._saturation.window(requests, answers, begin_s)
         return {
-            "saturated": window.saturated(self._end_s),
+            "saturated": window.saturated(span_s),
             "saturated_duration_s": window.duration_s,
             "saturated_request_throughput": _ratio(window.requests, window.duration_s),
             "saturated_output_throughput": _ratio(window.output_tokens, window.duration_s),
             "waiting_time_fraction": window.waiting_share,
         }
 
-    def _goodput(self, columns: Columns, slo: SLO) -> Summary:
+    def _goodput(self, columns: Columns, slo: SLO, span_s: float) -> Summary:
         met = slo.met(columns, self._release_with_batch)
         if met is None:
             return {"request_goodput": None, "slo_attainment": None}
         good = int(met.sum())
-        return {"request_goodput": _ratio(good, self._end_s), "slo_attainment": _ratio(good, len(met))}
+        return {"request_goodput": _ratio(good, span_s), "slo_attainment": _ratio(good, len(met))}
 
     def _latency(self, columns: Columns, answers: Answers) -> Summary:
         finished = columns["status"] == "finished"
@@ -197,6 +235,12 @@ class Metrics:
             return summary | _named("itl_ms", None)
         seconds = [gaps.total / gaps.count, *gaps.quantiles(tuple(_QUANTILES.values()))]
         return summary | _named("itl_ms", [value * 1e3 for value in seconds])
+
+    def _split(self, columns: Columns, answers: Answers) -> Summary:
+        if self._breakdown is None:
+            return {}
+        parts = {name: seconds[self._warm_up.requests :] for name, seconds in self._breakdown.parts(answers).items()}
+        return {**split(parts, columns["e2e_s"])}
 
     def _idle(self) -> Summary:
         tokens, time = self._idle_tokens, self._idle_time
@@ -213,12 +257,12 @@ class Metrics:
         """GPU seconds: of the union of both lanes on one GPU, of each on two."""
         return self._busy.seconds if self._devices == 1 else self._idle_time.lane_s
 
-    def _gpu(self) -> Summary:
+    def _gpu(self, span_s: float) -> Summary:
         busy_s, hardware = self._busy_s, self._cost.hardware
         return {
             "gpus": self._gpus,
             "busy_s": busy_s,
-            "gpu_busy_fraction": _ratio(busy_s, self._end_s * self._devices),
+            "gpu_busy_fraction": _ratio(busy_s, span_s * self._devices),
             "mfu": _ratio(self._flops, busy_s * hardware.gpus * hardware.peak_flops),
             "mbu": _ratio(self._bytes, busy_s * hardware.gpus * hardware.memory_bandwidth),
             "kv_peak_tokens": self._kv_peak,

@@ -1,6 +1,7 @@
 """The pictures of a run or of a comparison, as PNG files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,6 @@ def write_plots(folder: Path, outcomes: Outcomes) -> list[Path]:
     Raises:
         InputError: if a file cannot be written.
     """
-    # matplotlib takes half a second to import: only those who draw shall pay.
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     pictures: dict[str, Callable[[Outcomes], Figure]] = {
         "comparison": comparison,
         "latency_cdf": latency_cdf,
@@ -39,36 +36,46 @@ def write_plots(folder: Path, outcomes: Outcomes) -> list[Path]:
         "idle_time": idle_time,
         "occupancy": occupancy,
     }
-    paths = []
-    with matplotlib.rc_context(_FONT):
-        for name, make in pictures.items():
-            path = folder / f"{name}.png"
-            with writing(path), Draft(path) as part:
-                # savefig would lay out and draw everything twice.
-                FigureCanvasAgg(make(outcomes)).print_png(part, pil_kwargs=_PNG)  # type: ignore[no-untyped-call]
-            paths.append(path)
-    return paths
+    return [draw_figure(folder / f"{name}.png", partial(make, outcomes)) for name, make in pictures.items()]
 
 
-def _figure(height: float) -> "Figure":
+def draw_figure(path: Path, make: "Callable[[], Figure]") -> Path:
+    """Draw the figure that `make` returns as PNG, in the style of all pictures; return its path.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    # matplotlib takes half a second to import: only those who draw shall pay.
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(_FONT), writing(path), Draft(path) as part:
+        # savefig would lay out and draw everything twice.
+        FigureCanvasAgg(make()).print_png(part, pil_kwargs=_PNG)  # type: ignore[no-untyped-call]
+    return path
+
+
+def new_figure(height: float) -> "Figure":
+    """Return an empty figure as wide as all pictures, and so many inches high."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH, height), layout="constrained", dpi=DPI)
 
 
-def _name_policies(figure: "Figure", outcomes: Outcomes) -> None:
+def name_policies(figure: "Figure", outcomes: Iterable[str]) -> None:
     """One legend of the policies below the curves."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], **style, lw=1.6, label=name) for name, style in draw.styles(outcomes).items()]
-    columns = max(1, min(len(outcomes), 112 // (max(map(len, outcomes)) + 9)))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), 112 // (longest + 9)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
 
 
 def comparison(outcomes: Outcomes) -> "Figure":
     """Throughput, idle time by cause, the batch over time and latencies in one picture."""
     bars = 0.5 + 0.3 * len(outcomes)
-    figure = _figure(4.6 + 2 * bars)
+    figure = new_figure(4.6 + 2 * bars)
     mosaic = [["throughput", "idle"], ["batch", "batch"], ["ttft", "e2e"]]
     axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=[bars, bars, 2.2])  # type: ignore[arg-type]
     draw.draw_throughput(axes["throughput"], outcomes)
@@ -78,40 +85,40 @@ def comparison(outcomes: Outcomes) -> "Figure":
     draw.draw_cdf(axes["ttft"], outcomes, "ttft_s", "time to first token, s")
     draw.draw_cdf(axes["e2e"], outcomes, "e2e_s", "end-to-end latency, s")
     axes["e2e"].set_ylabel("")
-    _name_policies(figure, outcomes)
+    name_policies(figure, outcomes)
     return figure
 
 
 def latency_cdf(outcomes: Outcomes) -> "Figure":
     """Distributions of TTFT, TPOT and end-to-end latency."""
-    figure = _figure(2.9 + 0.1 * len(outcomes))
+    figure = new_figure(2.9 + 0.1 * len(outcomes))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     draw.draw_cdf(left, outcomes, "ttft_s", "time to first token, s")
     draw.draw_cdf(middle, outcomes, "tpot_s", "time per output token, ms", scale=1000)
     draw.draw_cdf(right, outcomes, "e2e_s", "end-to-end latency, s")
     for axes in (middle, right):
         axes.set_ylabel("")
-    _name_policies(figure, outcomes)
+    name_policies(figure, outcomes)
     return figure
 
 
 def throughput(outcomes: Outcomes) -> "Figure":
     """Throughput bars."""
-    figure = _figure(1.3 + 0.38 * len(outcomes))
+    figure = new_figure(1.3 + 0.38 * len(outcomes))
     draw.draw_throughput(figure.subplots(), outcomes)
     return figure
 
 
 def idle_time(outcomes: Outcomes) -> "Figure":
     """Idle time by cause."""
-    figure = _figure(1.4 + 0.34 * len(outcomes))
+    figure = new_figure(1.4 + 0.34 * len(outcomes))
     draw.draw_idle(figure.subplots(), outcomes)
     return figure
 
 
 def occupancy(outcomes: Outcomes) -> "Figure":
     """Batch, queue and KV memory over time: a row per policy, the same axes for all."""
-    figure = _figure(0.9 + 1.35 * len(outcomes))
+    figure = new_figure(0.9 + 1.35 * len(outcomes))
     grid = figure.subplots(len(outcomes), 3, sharex=True, sharey="col", squeeze=False, width_ratios=[1.6, 1, 1])
     scale, unit = draw.time_unit(outcomes)
     for row, (name, outcome) in zip(grid, outcomes.items(), strict=True):

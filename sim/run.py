@@ -39,13 +39,7 @@ class Run(Comparison):
         )
         self._settings = settings
         self._draws: dict[str, list[Summary]] = {}
-        if not settings.hardware.takes_engine:
-            self._notes.append(
-                f"hardware={settings.hardware.name} holds an engine's overheads already: of engine="
-                f"{settings.engine.name} only the frontend latency is added"
-            )
-        elif settings.engine.assumed:
-            self._notes.append(f"engine={settings.engine.name}: not measured but assumed: {settings.engine.assumed}")
+        self._notes += engine_notes(settings)
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""
@@ -100,3 +94,14 @@ class Run(Comparison):
                 summaries.append(result.summary)
                 progress.update(number + 1)
         return summaries
+
+
+def engine_notes(settings: Settings) -> list[str]:
+    """Return a sentence if the hardware leaves the engine without effect, or if the engine is an assumption."""
+    hardware, engine = settings.hardware, settings.engine
+    if not hardware.takes_engine:
+        return [
+            f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
+            "latency is added"
+        ]
+    return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []

@@ -1,6 +1,7 @@
 """The part of a run before its drain, when the server was never short of requests to take."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Window:
-    """From the start of the run to the start of its drain, when the last newcomer's prefill begins.
+    """From the start of what is counted to the start of the drain, when the last newcomer's prefill begins.
 
     Attributes:
         duration_s: Its length.
@@ -45,6 +46,14 @@ class Window:
     def saturated(self, makespan_s: float) -> bool:
         """Whether requests were left waiting for 90 % of the window, and it is at least half of the makespan."""
         return self.waiting_share >= WAITING_SHARE and self.duration_s >= WINDOW_SHARE * makespan_s
+
+
+class _Progress(NamedTuple):
+    """How far a run has come: decode clock, row steps, seconds with requests left waiting."""
+
+    clock: int
+    decoded: float
+    waited_s: float
 
 
 class Saturation:
@@ -91,8 +100,8 @@ class Saturation:
         found = np.searchsorted(self._past[0], times * (1 + _ROUNDING), "right") - 1
         return np.maximum(found, 0)
 
-    def window(self, requests: Requests, answers: Answers) -> Window:
-        """Return the window, once the run is over.
+    def window(self, requests: Requests, answers: Answers, begin_s: float = 0.0) -> Window:
+        """Return the window that begins at 0 or with the prefill that begins at `begin_s`, once the run is over.
 
         Requests are counted by the share of their tokens in the window rather than by completions, since those that
         run when it ends were served in part. A request's tokens by then follow from the decode clock, exactly; for
@@ -100,19 +109,38 @@ class Saturation:
         """
         if not self._prefills:
             return Window(0.0, 0, 0.0, 0.0)
+        end_s = float(np.nanmax(np.asarray(answers.first_scheduled_s)))
+        if end_s <= begin_s:
+            return Window(0.0, 0, 0.0, 0.0)
+        begin, end = self._progress(begin_s), self._progress(end_s)
+        tokens = (end.decoded + prefill_tokens_by(end_s, answers)) - (
+            begin.decoded + prefill_tokens_by(begin_s, answers)
+        )
+        shares = tokens_by(end_s, end.clock, requests, answers) / requests.output_tokens
+        if begin_s:
+            shares -= tokens_by(begin_s, begin.clock, requests, answers) / requests.output_tokens
+        return Window(end_s - begin_s, round(tokens), float(shares.sum()), end.waited_s - begin.waited_s)
+
+    def tokens_before(self, begin_s: float, requests: Requests, answers: Answers) -> Array:
+        """Return how many tokens each request (float64 [n]) had when the prefill began that began at `begin_s`."""
+        if not begin_s or not self._prefills:
+            return np.zeros(len(requests))
+        return tokens_by(begin_s, self._progress(begin_s).clock, requests, answers)
+
+    def _progress(self, time_s: float) -> _Progress:
+        """How far the run had come when the last prefill began that began by then; nowhere at 0."""
+        if not time_s:
+            return _Progress(0, 0.0, 0.0)
         prefills = np.concatenate(self._prefills, axis=1)
-        end = float(np.nanmax(np.asarray(answers.first_scheduled_s)))
-        last = max(int(np.searchsorted(prefills[0], end, "right")) - 1, 0)
+        last = max(int(np.searchsorted(prefills[0], time_s, "right")) - 1, 0)
         _, clock, decoded, waited = prefills[:, last]
-        tokens = decoded + prefill_tokens_by(end, answers)
-        shares = tokens_by(end, int(clock), requests, answers) / requests.output_tokens
-        return Window(end, round(tokens), float(shares.sum()), float(waited))
+        return _Progress(int(clock), float(decoded), float(waited))
 
 
 def prefill_tokens_by(time_s: float, answers: Answers) -> int:
     """Return how many tokens prefills had given by a time: each request's first, and one after each drop."""
     first = np.asarray(answers.first_token_s) <= time_s
-    return int(first.sum()) + sum(token_s <= time_s for _, token_s in answers.recomputed)
+    return int(first.sum()) + sum(token_s <= time_s for _, _, token_s in answers.recomputed)
 
 
 def tokens_by(time_s: float, clock: int, requests: Requests, answers: Answers) -> Array:

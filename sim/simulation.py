@@ -8,6 +8,7 @@ from policies.job import Job
 from policies.policy import Policy
 from policies.queue import Predictor, declared
 from sim.answers import Answers
+from sim.breakdown import Breakdown
 from sim.engine import Engine
 from sim.hardware import Device
 from sim.log import IterationLog, Sink
@@ -15,6 +16,7 @@ from sim.metrics import SLO, Metrics, Summary
 from sim.model import Model, kv_capacity
 from sim.occupancy import Occupancy, Series
 from sim.request_table import Columns, request_columns
+from sim.warm_up import WarmUp
 from workloads.requests import Requests
 
 
@@ -42,7 +44,15 @@ class Recording:
         sinks: What must hear the log.
     """
 
-    def __init__(self, policy: Policy, hardware: Device, model: Model, slo: SLO | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        hardware: Device,
+        model: Model,
+        slo: SLO | None = None,
+        warm_up: WarmUp | None = None,
+        breakdown: Breakdown | None = None,
+    ) -> None:
         """Begin a run.
 
         Args:
@@ -50,6 +60,8 @@ class Recording:
             hardware: What idle time is priced by, and MFU and MBU are shares of.
             model: The model on it.
             slo: What goodput is judged by; None: nothing.
+            warm_up: What metrics do not count; None: they count everything.
+            breakdown: What splits the requests' time; None: nothing.
 
         Raises:
             InputError: The hardware has no costs for this model or layout.
@@ -58,7 +70,7 @@ class Recording:
         self._policy = policy
         self._slo = slo or SLO()
         self.cost = hardware.cost_model(model, traits)
-        self._metrics = Metrics(self.cost, traits.release_with_batch, traits.gpus)
+        self._metrics = Metrics(self.cost, traits.release_with_batch, traits.gpus, warm_up, breakdown)
         self._occupancy = Occupancy()
         self.sinks: tuple[Sink, ...] = (self._metrics, self._occupancy)
 
@@ -99,6 +111,7 @@ class Simulation:
         slo: SLO | None = None,
         stretch: bool = True,
         frontend_s: float = 0.0,
+        warm_up: int = 0,
         sinks: Sequence[Sink] = (),
     ) -> None:
         """Prepare a run.
@@ -112,6 +125,7 @@ class Simulation:
             slo: What goodput is judged by; None: nothing.
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
             frontend_s: How long after a request is sent the scheduler sees it.
+            warm_up: How many requests, the first to arrive, metrics do not count; see `sim.warm_up`.
             sinks: What else hears the iteration log, slice by slice.
 
         Raises:
@@ -120,7 +134,9 @@ class Simulation:
         """
         self._requests = requests
         self._policy = policy
-        self._recording = Recording(policy, hardware, model, slo)
+        warming = WarmUp(warm_up)
+        self._breakdown = Breakdown()
+        self._recording = Recording(policy, hardware, model, slo, warming, self._breakdown)
         self._engine = Engine(
             requests,
             policy,
@@ -132,6 +148,7 @@ class Simulation:
             frontend_s=frontend_s,
         )
         self.answers: Answers = self._engine.answers
+        warming.watch(self.answers)
         self.extrapolated = self._recording.cost.extrapolated
 
     def run(self) -> Result:
@@ -144,6 +161,7 @@ class Simulation:
             chunks = self._engine.ledger.chunks
             result.summary["prefix_hit_tokens"] = chunks.found_tokens
             result.summary["prefix_hit_rate"] = chunks.found_tokens / max(chunks.asked_tokens, 1)
+        result.columns.update({f"{name}_part_s": part for name, part in self._breakdown.parts(self.answers).items()})
         return result
 
 
@@ -169,9 +187,11 @@ def simulate(
     slo: SLO | None = None,
     stretch: bool = True,
     frontend_s: float = 0.0,
+    warm_up: int = 0,
 ) -> Result:
     """Simulate one policy; see `Simulation` for the arguments and errors."""
     options: dict[str, Any] = {"kv_tokens": kv_tokens, "slo": slo, "stretch": stretch, "frontend_s": frontend_s}
+    options["warm_up"] = warm_up
     return Simulation(requests, policy, hardware, model, **options).run()
 
 

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sim.capacity import Capacity
 from sim.configuration import Settings
+from sim.explanation import Explanation
 from sim.overlay import Overlay
+from sim.replication import Replication
 from sim.run import Run
 
 
@@ -16,5 +19,14 @@ def run_task(settings: Settings, folder: Path, console: Console) -> None:
         InputError: if the input or the folder is one that a person must mend.
         KeyboardInterrupt: on Ctrl-C; its message says what was saved.
     """
-    tasks = {"run": Run, "overlay": Overlay}
-    tasks[settings.task](settings, folder)(console)
+    task = settings.task
+    if task.task == "overlay":
+        Overlay(settings, folder)(console)
+    elif task.task == "capacity":
+        Capacity(settings, folder)(console)
+    elif task.task == "explain":
+        Explanation(settings, folder)(console)
+    elif task.replications is not None:
+        Replication(settings, folder)(console)
+    else:
+        Run(settings, folder)(console)

@@ -180,7 +180,7 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
         ({"kv_tokens": 1.5}, "kv_tokens is 1.5: give a whole number from 1"),
         ({"seed": True}, "seed is True: give a whole number from 0"),
         ({"slo": 1}, "slo=1: give slo.ttft_s=VALUE or slo.tpot_s=VALUE"),
-        ({"slo": {"ttft": 1}}, "slo.ttft: there is no such option; SLO takes ttft_s, tpot_s"),
+        ({"slo": {"ttft": 1}}, "slo.ttft: there is no such option; Objective takes ttft_s, tpot_s"),
         ({"timeline": "yes"}, "timeline='yes': give true or false"),
     ],
 )

@@ -40,7 +40,7 @@ def test_gaps_of_a_trace_by_hand() -> None:
     answers.join_clock[:] = type(answers.join_clock)("q", [0, 0])
     answers.first_token_s[:] = type(answers.first_token_s)("d", [1.0, 1.0])
     answers._rejoins.update({(3, 0): 3.0, (5, 1): 11.0})
-    answers.recomputed += [(8.0, 11.0)]
+    answers.recomputed += [(1, 8.0, 11.0)]
     latency = InterTokenLatency()
     latency(log)
     gaps = latency.finished(answers)

@@ -11,7 +11,7 @@ import pytest
 from policies.errors import InputError
 from sim import comparison, overlay
 from sim.__main__ import main
-from sim.configuration import OverlayOptions, check_task
+from sim.configuration import OverlayOptions, check_overlay
 from sim.overlay import Curve, differences, typical_error
 from tests.command_line import run_here, summary
 from workloads import ShareGPT
@@ -161,7 +161,7 @@ def test_no_option_is_ignored(
 ) -> None:
     chosen = SHAREGPT if workload is None else Measured(path="run.csv", **workload)
     with pytest.raises(InputError, match=f"^{message}"):
-        check_task(config, chosen, OverlayOptions(warmup))
+        check_overlay(config, str(config["task"]), chosen, OverlayOptions(warmup))
 
 
 def test_a_measured_run_is_a_workload_too(scratch: Path) -> None:

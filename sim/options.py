@@ -1,0 +1,115 @@
+"""What `python -m sim` is to do, and the options that a task has no use for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policies.errors import InputError
+from sim.metrics import SLO
+from workloads.checks import choice, number, shown, whole_number
+from workloads.requests import MAX_TOKENS
+
+TASKS = ("run", "overlay", "capacity", "explain")
+OPTIONS = ("task", "replications", "warm_up", "precision", "request")
+"""The options of a task, beside those of a simulation."""
+
+MAX_REPLICATIONS = 10_000
+WARM_UP = 0.1
+"""Share of the requests that is not counted where runs are repeated, unless another is given."""
+ATTAINMENT = 0.99
+PRECISION = 0.02
+"""Step between the rates that `capacity` tries, relative to the rate, unless another is given."""
+MOST_LOOKS = 32
+"""Replications of a rate that `capacity` makes at most, unless another number is given."""
+
+_OF_ONE_RUN = {"interval": False, "report": False, "vllm_bench": False}
+"""What only a comparison that is made once has, and its default."""
+
+_UNUSED: dict[str, dict[str, Any]] = {
+    "run": {"request": None, "precision": None, "slo.attainment": None},
+    "overlay": {"request": None, "replications": None, "precision": None, "slo.attainment": None},
+    "capacity": {"request": None, "timeline": False, **_OF_ONE_RUN},
+    "explain": {"replications": None, "precision": None, "slo.attainment": None, **_OF_ONE_RUN},
+}
+
+
+@dataclass(frozen=True)
+class Objective(SLO):
+    """An SLO and the share of the requests that must meet it.
+
+    Attributes:
+        attainment: That share, above 0 and below 1; None: 0.99.
+
+    Raises:
+        InputError: if a limit or the share is out of range.
+    """
+
+    attainment: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check all three."""
+        super().__post_init__()
+        if self.attainment is not None:
+            number("slo.attainment", self.attainment, 0.01, 0.9999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """What is to be done.
+
+    Attributes:
+        task: one of `TASKS`.
+        replications: How often a comparison is repeated (None: it is made once), or a rate at most.
+        warm_up: Share of the requests, the first to arrive, that does not count where runs are repeated.
+        precision: Step between the rates that `capacity` tries, relative to the rate.
+        request: The request to explain.
+    """
+
+    task: str
+    replications: int | None
+    warm_up: float
+    precision: float
+    request: int | None
+
+
+def read_task(config: Mapping[str, Any]) -> TaskOptions:
+    """Return what a configuration asks for.
+
+    Raises:
+        InputError: if an option is out of range, or the task has no use for it.
+    """
+    task, replications = config.get("task", "run"), config.get("replications")
+    warm_up, precision, request = (config.get(option) for option in ("warm_up", "precision", "request"))
+    choice("task", task, TASKS)
+    _refuse_unused(config, task)
+    if replications is not None:
+        whole_number("replications", replications, 2, MAX_REPLICATIONS)
+    repeats = task == "capacity" or replications is not None
+    if warm_up is not None:
+        if not repeats:
+            raise InputError(f"warm_up={shown(warm_up)} has no use without replications=N: leave it out, or give both")
+        number("warm_up", warm_up, 0, 0.9)
+    if task == "run" and replications is not None:
+        for option in ("timeline", *_OF_ONE_RUN):
+            if config.get(option):
+                raise InputError(f"{option}=true has no use with replications=N: leave it out, or run once")
+    if precision is not None:
+        number("precision", precision, 0.001, 0.5)
+    if task == "explain":
+        whole_number("request", request, 0, MAX_TOKENS)
+    return TaskOptions(
+        task=task,
+        replications=replications if replications is not None or task != "capacity" else MOST_LOOKS,
+        warm_up=(WARM_UP if warm_up is None else float(warm_up)) if repeats else 0.0,
+        precision=PRECISION if precision is None else float(precision),
+        request=request,
+    )
+
+
+def _refuse_unused(config: Mapping[str, Any], task: str) -> None:
+    for option, default in _UNUSED[task].items():
+        value: Any = config
+        for key in option.split("."):
+            value = value.get(key, default) if isinstance(value, Mapping) else default
+        if value != default:
+            raise InputError(f"{option}={shown(value)} has no use in task={task}: leave it out")

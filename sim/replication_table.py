@@ -1,0 +1,112 @@
+"""The table of a repeated comparison: each metric's mean across replications and its interval, and paired ratios."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sim.interval import CONFIDENCE, Interval, in_words
+
+if TYPE_CHECKING:
+    from sim.replication import Replicated
+
+_LINES = (
+    ("requests/s", "{window}request_throughput", 1.0),
+    ("output tokens/s", "{window}output_throughput", 1.0),
+    ("goodput, requests/s", "request_goodput", 1.0),
+    ("share that met the SLO, %", "slo_attainment", 100.0),
+    ("TTFT mean, s", "mean_ttft_ms", 1e-3),
+    ("TTFT p99, s", "p99_ttft_ms", 1e-3),
+    ("TPOT mean, ms", "mean_tpot_ms", 1.0),
+    ("TPOT p99, ms", "p99_tpot_ms", 1.0),
+    ("ITL p99, ms", "p99_itl_ms", 1.0),
+    ("E2E mean, s", "mean_e2el_ms", 1e-3),
+    ("E2E p99, s", "p99_e2el_ms", 1e-3),
+    ("idle share of GPU busy time, %", "idle_time_fraction", 100.0),
+    ("  without the stall, %", "wasted_time_fraction", 100.0),
+    ("GPU busy, %", "gpu_busy_fraction", 100.0),
+    ("preemptions", "preemptions", 1.0),
+)
+_COMPARED = (
+    ("throughput", "{window}output_throughput"),
+    ("mean TTFT", "mean_ttft_ms"),
+    ("mean E2E", "mean_e2el_ms"),
+)
+
+
+def print_replications(
+    console: Console, done: "Replicated", heading: Sequence[str], notes: Sequence[str], folder: Path, picture: str
+) -> None:
+    """Print a column per policy, then every pair's ratios in words, the notes and where the files are.
+
+    Args:
+        console: Where to.
+        done: What was found.
+        heading: Sentences above the table.
+        notes: Sentences below it.
+        folder: Where the results are.
+        picture: Name of the picture in it.
+    """
+    for text in heading:
+        _say(console, text)
+    console.print(_table(done))
+    console.print()
+    for text in ratio_sentences(done):
+        _say(console, text)
+    for note in (*notes, *_warnings(done)):
+        _say(console, f"- {note}")
+    _say(console, f"Results: {folder}")
+    _say(console, f"Pictures: {picture}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
+def _table(done: "Replicated") -> Table:
+    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="bold")
+    table.add_column(f"mean ± {CONFIDENCE:.0%} half width".replace("%", " %"), no_wrap=True)
+    for name in done.summaries:
+        table.add_column(name, justify="right", overflow="fold", max_width=28)
+    for label, key, scale in _LINES:
+        found = [done.interval(name, key.format(window=done.window)) for name in done.summaries]
+        if any(each is not None and each.estimate for each in found):
+            table.add_row(label, *(shown(each, scale) for each in found))
+    return table
+
+
+def shown(found: Interval | None, scale: float = 1.0) -> str:
+    """Return an interval as `1,234 ± 12`: as many decimals as the half width has for two digits, at most four."""
+    if found is None:
+        return "-"
+    half, value = found.half_width * scale, found.estimate * scale
+    size = half if half > 0 else abs(value) / 100
+    digits = min(max(1 - math.floor(math.log10(size)), 0), 4) if size > 0 and math.isfinite(size) else 0
+    return f"{value:,.{digits}f} ± {half:,.{digits}f}"
+
+
+def ratio_sentences(done: "Replicated") -> list[str]:
+    """Return a sentence per pair of policies: throughput, and latencies where arrivals set the throughput.
+
+    Such as `baton/orca: throughput 1.31, 95 % CI 1.27 to 1.35`.
+    """
+    compared = _COMPARED[:1] if done.window else _COMPARED
+    sentences = []
+    for later, earlier in done.pairs:
+        found = ((label, done.ratio(later, earlier, key.format(window=done.window))) for label, key in compared)
+        parts = [f"{label} {in_words(ratio)}" for label, ratio in found if ratio is not None]
+        if parts:
+            sentences.append(f"{later}/{earlier}: {'; '.join(parts)}")
+    return sentences
+
+
+def _warnings(done: "Replicated") -> list[str]:
+    """Return what a reader must know beside."""
+    found = [] if done.window else ["not every run was saturated: throughputs are those of whole runs"]
+    if len(done.pairs) > 1:
+        found.append(f"each interval holds by itself with {CONFIDENCE:.0%}, not all at once".replace("%", " %"))
+    return found
