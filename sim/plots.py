@@ -50,7 +50,31 @@ def write_plots(folder: Path, outcomes: Outcomes) -> list[Path]:
     return paths
 
 
-def _figure(height: float) -> "Figure":
+def save(make: Callable[[], "Figure"], path: Path) -> Path:
+    """Draw a figure and write it as PDF, for papers, and as PNG; return the path of the PNG.
+
+    Args:
+        make: Draws it.
+        path: Where to, without a suffix.
+
+    Raises:
+        InputError: if a file cannot be written.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    with matplotlib.rc_context(_FONT | {"pdf.fonttype": 42}):
+        figure = make()
+        for suffix, canvas in ((".pdf", FigureCanvasPdf), (".png", FigureCanvasAgg)):
+            file = path.with_name(path.name + suffix)
+            with writing(file), Draft(file) as part:
+                getattr(canvas(figure), f"print_{suffix[1:]}")(part)
+    return file
+
+
+def figure_of(height: float) -> "Figure":
+    """Return an empty figure as wide as a page, `height` inches high, in the type that all pictures have."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH, height), layout="constrained", dpi=DPI)
@@ -68,7 +92,7 @@ def _name_policies(figure: "Figure", outcomes: Outcomes) -> None:
 def comparison(outcomes: Outcomes) -> "Figure":
     """Throughput, idle time by cause, the batch over time and latencies in one picture."""
     bars = 0.5 + 0.3 * len(outcomes)
-    figure = _figure(4.6 + 2 * bars)
+    figure = figure_of(4.6 + 2 * bars)
     mosaic = [["throughput", "idle"], ["batch", "batch"], ["ttft", "e2e"]]
     axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=[bars, bars, 2.2])  # type: ignore[arg-type]
     draw.draw_throughput(axes["throughput"], outcomes)
@@ -84,7 +108,7 @@ def comparison(outcomes: Outcomes) -> "Figure":
 
 def latency_cdf(outcomes: Outcomes) -> "Figure":
     """Distributions of TTFT, TPOT and end-to-end latency."""
-    figure = _figure(2.9 + 0.1 * len(outcomes))
+    figure = figure_of(2.9 + 0.1 * len(outcomes))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     draw.draw_cdf(left, outcomes, "ttft_s", "time to first token, s")
     draw.draw_cdf(middle, outcomes, "tpot_s", "time per output token, ms", scale=1000)
@@ -97,21 +121,21 @@ def latency_cdf(outcomes: Outcomes) -> "Figure":
 
 def throughput(outcomes: Outcomes) -> "Figure":
     """Throughput bars."""
-    figure = _figure(1.3 + 0.38 * len(outcomes))
+    figure = figure_of(1.3 + 0.38 * len(outcomes))
     draw.draw_throughput(figure.subplots(), outcomes)
     return figure
 
 
 def idle_time(outcomes: Outcomes) -> "Figure":
     """Idle time by cause."""
-    figure = _figure(1.4 + 0.34 * len(outcomes))
+    figure = figure_of(1.4 + 0.34 * len(outcomes))
     draw.draw_idle(figure.subplots(), outcomes)
     return figure
 
 
 def occupancy(outcomes: Outcomes) -> "Figure":
     """Batch, queue and KV memory over time: a row per policy, the same axes for all."""
-    figure = _figure(0.9 + 1.35 * len(outcomes))
+    figure = figure_of(0.9 + 1.35 * len(outcomes))
     grid = figure.subplots(len(outcomes), 3, sharex=True, sharey="col", squeeze=False, width_ratios=[1.6, 1, 1])
     scale, unit = draw.time_unit(outcomes)
     for row, (name, outcome) in zip(grid, outcomes.items(), strict=True):
