@@ -9,10 +9,15 @@ from sim.configuration import Config, read_settings
 
 
 def simulate(config: Config, policies: Mapping[str, Any], folder: Path) -> None:
-    """Simulate what a configuration describes."""
+    """Do what a configuration describes."""
     settings = read_settings(config, policies)
 
     from rich.console import Console
+
+    if settings.task == "claims":
+        from sim.claims.task import run_claims
+
+        return run_claims(settings, folder, Console())
 
     from sim.run import Run
 

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 from policies.errors import InputError
 from policies.policy import Policy
+from sim.claims.options import ClaimsOptions
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
 from sim.pretrained import Pretrained
-from workloads.checks import shown, whole_number
+from workloads.checks import choice, shown, whole_number
 from workloads.requests import MAX_TOKENS, Workload
 from workloads.streams import MAX_SEED
 
@@ -31,6 +32,23 @@ GROUPS = ("workload", "hardware", "model", "policy", "engine")
 
 OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", "timeline")
 """What every configuration may hold at its top."""
+
+_OWN_OPTIONS = ("engine", "tensor_parallel", "kv_tokens", "stretch", "interval", "task", "claims")
+"""What a configuration of `python -m sim` may hold at its top beside `OPTIONS`."""
+
+TASKS = ("run", "claims")
+"""What `python -m sim` does."""
+
+_UNUSED_BY_CLAIMS: Config = {
+    "policy": None,
+    "policies": ["run_to_completion", "orca", "baton"],
+    "max_batch": None,
+    "slo": {"ttft_s": None, "tpot_s": None},
+    "timeline": False,
+    "stretch": True,
+    "interval": False,
+}
+"""Options that task=claims, which compares policies of its own, has no use for, and what they are unless given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +81,8 @@ class Settings(Compared):
         kv_tokens: KV memory of a GPU, in tokens.
         stretch: Whether promised iterations are run in one event.
         interval: Whether the simulation is repeated on hardware as it may truly be.
+        task: One of `TASKS`.
+        claims: How task=claims tries them.
     """
 
     hardware: Device
@@ -71,6 +91,8 @@ class Settings(Compared):
     kv_tokens: int
     stretch: bool
     interval: bool
+    task: str
+    claims: ClaimsOptions
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -83,7 +105,10 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
-    compared = read_compared(config, policies, ("engine", "tensor_parallel", "kv_tokens", "stretch", "interval"))
+    compared = read_compared(config, policies, _OWN_OPTIONS)
+    choice("task", config.get("task"), TASKS)
+    if config["task"] == "claims":
+        _refuse_unused(config)
     engine = read_object(config, "engine", EngineConstants)
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
@@ -100,7 +125,16 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),
         interval=read_switch(config, "interval"),
+        task=config["task"],
+        claims=read_options(config, "claims", ClaimsOptions),
     )
+
+
+def _refuse_unused(config: Config) -> None:
+    """Refuse what task=claims would not heed."""
+    for option, default in _UNUSED_BY_CLAIMS.items():
+        if config.get(option) != default:
+            raise InputError(f"{option}= has no use in task=claims, which compares policies of its own: leave it out")
 
 
 def read_compared(config: Config, policies: Mapping[str, Any], options: tuple[str, ...]) -> Compared:

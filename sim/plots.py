@@ -66,11 +66,13 @@ def save(make: Callable[[], "Figure"], path: Path) -> Path:
 
     with matplotlib.rc_context(_FONT | {"pdf.fonttype": 42}):
         figure = make()
-        for suffix, canvas in ((".pdf", FigureCanvasPdf), (".png", FigureCanvasAgg)):
-            file = path.with_name(path.name + suffix)
-            with writing(file), Draft(file) as part:
-                getattr(canvas(figure), f"print_{suffix[1:]}")(part)
-    return file
+        picture, vectors = (path.with_name(path.name + suffix) for suffix in (".png", ".pdf"))
+        with writing(picture), Draft(picture) as part:
+            FigureCanvasAgg(figure).print_png(part)  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")  # it is laid out
+        with writing(vectors), Draft(vectors) as part:  # last, for it changes the resolution
+            FigureCanvasPdf(figure).print_pdf(part, metadata={"CreationDate": None})  # type: ignore[no-untyped-call]
+    return picture
 
 
 def figure_of(height: float) -> "Figure":

@@ -90,7 +90,8 @@ def test_the_summary_has_a_row_per_policy_and_a_column_per_metric() -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refused:
-        compare(**({"workload": FEW, "policies": ["orca"]} | options))
+        given: dict[str, Any] = {"workload": FEW, "policies": ["orca"]} | options
+        compare(**given)
     assert str(refused.value).startswith(message)
     assert "\n" not in str(refused.value)
 

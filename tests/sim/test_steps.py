@@ -133,6 +133,7 @@ def test_the_picture_has_a_hatched_part_for_every_cell_that_is_partly_idle() -> 
     runs = {name: steps_of(THREE, policy, setting()) for name, policy in ONE_LANE.items() if name != "orca"}
     figure = batch_steps(runs)
     for axes, steps in zip(figure.axes, runs.values(), strict=True):
-        hatched = [patch for patch in axes.patches if patch.get_hatch() == IDLE["hatch"] and patch.get_height() > 1e-9]
+        idle = [patch for patch in axes.patches if patch.get_hatch() == IDLE["hatch"]]
+        hatched = [patch for patch in idle if patch.get_window_extent().height > 1e-6]
         partly = [cell for cell in steps.cells if cell.kind != "stalled" and cell.useful_share < 1]
         assert len(hatched) == len(partly)
