@@ -52,8 +52,12 @@ def _draw_cell(axes: "Axes", cell: Cell) -> None:
             colour = _USEFUL[cell.kind]
             axes.add_patch(Rectangle((left, top + 1 - share), 1, share, facecolor=colour, linewidth=0))
         axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor="black", linewidth=0.4))
+    from matplotlib.patheffects import withStroke
+
     ink = _INK[cell.kind] if cell.useful_share > 0.6 or cell.kind != "prefill" else "black"
-    axes.text(left + 0.5, top + 0.72, str(cell.request + 1), ha="center", va="center", fontsize=6.5, color=ink)
+    halo = [withStroke(linewidth=1.6, foreground="white")] if ink == "black" else []
+    number = axes.text(left + 0.5, top + 0.7, str(cell.request + 1), ha="center", va="center", fontsize=6.5, color=ink)
+    number.set_path_effects(halo)
 
 
 def batch_steps(runs: Mapping[str, Steps]) -> "Figure":

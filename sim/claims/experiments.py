@@ -70,10 +70,10 @@ class Scale:
 SCALES: dict[Size, Scale] = {
     "quick": Scale(seeds=4, requests=150, batches=(8, 32, 128), prompts=(64, 512, 2048), spreads=(0.0, 0.7, 1.4)),
     "full": Scale(
-        seeds=8,
+        seeds=5,
         requests=500,
-        batches=(4, 8, 16, 32, 64, 128),
-        prompts=(32, 128, 512, 1024, 2048, 4096),
+        batches=(8, 16, 32, 64, 128),
+        prompts=(64, 256, 512, 1024, 2048),
         spreads=(0.0, 0.35, 0.7, 1.05, 1.4),
     ),
 }

@@ -14,6 +14,9 @@ from sim.claims.verdict import Finding, Statement, in_words
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+MEASURED = "not on a GPU"
+"""What stands beside a prediction until there is a measurement."""
+
 NOTES = (
     "The paper's own models, GPUs, data and figures were not available: every setting here is ours.",
     "Predicted by simulation. No measurement on a GPU exists to set beside it.",
@@ -69,7 +72,6 @@ class Claims:
                 for statement in self.statements
             ],
             "correct_outputs": CORRECT,
-            "measured": None,
             "notes": list(NOTES),
         }
 
@@ -85,6 +87,7 @@ def row_of(statement: Statement) -> dict[str, str]:
         "lowest": f"{in_words(low.found)}: {_words(low)}",
         "highest": f"{in_words(high.found)}: {_words(high)}",
         "settings": str(len(statement.findings)),
+        "measured": MEASURED,
         "verdict": statement.verdict.value,
         "when": statement.condition,
     }

@@ -25,12 +25,12 @@ ORCA_NAMES = {
     "orca_rectangular": "newcomers padded into the batch",
     "orca": "one fused, ragged attention kernel",
 }
-PLACEMENTS = {
+PLACEMENTS: dict[str, str] = {
     "baton": "inline",
-    "baton_single": "inline, one prompt at a time",
-    "baton_window": "inline, KV as needed",
+    "baton_single": "inline one by one",
+    "baton_window": "inline with parking",
     "baton_overlapped": "overlapped",
-    "baton_dedicated": "on a GPU of its own",
+    "baton_dedicated": "dedicated",
 }
 
 

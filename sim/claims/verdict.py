@@ -1,6 +1,6 @@
 """What intervals allow one to say of a statement."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -94,26 +94,32 @@ class Statement:
 
     @property
     def condition(self) -> str:
-        """When it holds, in words: the values of each factor without which it was never seen to hold; may be empty.
+        """When it holds, in words; empty if it holds everywhere or nowhere.
 
-        Settings with these values, in which it was not seen to hold, are counted.
+        Values of single factors that were enough, if they explain every setting where it holds; else the values without
+        which it was never seen to hold, and how many of the settings with these values it holds in.
         """
-        holding = self.holding
-        allowed: dict[str, list[Factor]] = {}
-        for name in self.findings[0].factors:
-            every = dict.fromkeys(finding.factors[name] for finding in self.findings)
-            good = {finding.factors[name] for finding in holding}
-            if good and len(good) < len(every):
-                allowed[name] = [value for value in every if value in good]
-        if not holding or self.verdict is Verdict.HOLDS:
+        if self.verdict is not Verdict.SOMETIMES:
             return ""
-        like = [
-            finding
-            for finding in self.findings
-            if all(finding.factors[name] in values for name, values in allowed.items())
-        ]
-        words = "; ".join(f"{name} {_listed(values)}" for name, values in allowed.items())
-        return f"{words or 'in some settings'} ({len(holding)} of {len(like)} such settings)"
+        holding = self.holding
+        enough = {name: self._values(name, lambda at: all(one in holding for one in at)) for name in self._factors}
+        if all(any(one.factors[name] in values for name, values in enough.items()) for one in holding):
+            return ", or ".join(f"{name} {_listed(values)}" for name, values in enough.items() if values)
+        needed = {name: self._values(name, lambda at: any(one in holding for one in at)) for name in self._factors}
+        like = [one for one in self.findings if all(one.factors[name] in needed[name] for name in needed)]
+        restricting = [name for name in needed if len(needed[name]) < len(self._values(name, bool))]
+        words = "; ".join(f"{name} {_listed(needed[name])}" for name in restricting)
+        return f"{words or 'it depends'} ({len(holding)} of {len(like)} such settings)"
+
+    @property
+    def _factors(self) -> list[str]:
+        return list(self.findings[0].factors)
+
+    def _values(self, name: str, wanted: Callable[[list[Finding]], bool]) -> list[Factor]:
+        """Return the values of a factor of which all settings that have it are as wanted, numbers in order."""
+        every = dict.fromkeys(one.factors[name] for one in self.findings)
+        found = [value for value in every if wanted([one for one in self.findings if one.factors[name] == value])]
+        return found if any(isinstance(value, str) for value in found) else sorted(found)
 
 
 def _listed(values: Sequence[Factor]) -> str:
