@@ -154,6 +154,7 @@ class Comparison(ABC):
             arrivals=requests.arrivals,
             declared=requests.declared,
             hardware=self._hardware,
+            engine=self._more_facts.get("engine"),
             model=self._model.name,
             kv_tokens=self._kv_tokens,
             max_positions=longest,

@@ -39,7 +39,9 @@ class EngineConstants:
                 raise InputError(f"engine.{name}={getattr(self, name)}: must be text")
         for name in numbers:
             if not _at_least(self.least(name), getattr(self, name)):
-                raise InputError(f"engine.{name}={getattr(self, name)}: must be a number of at least {self.least(name)}")
+                raise InputError(
+                    f"engine.{name}={getattr(self, name)}: must be a number of at least {self.least(name)}"
+                )
         errors = self.standard_errors
         if not isinstance(errors, Mapping) or not all(name in numbers for name in errors):
             raise InputError(f"engine.standard_errors: give one for some of {', '.join(numbers)}")

@@ -129,8 +129,8 @@ def fit_engine(replays: Sequence[Replay]) -> EngineConstants:
     """Return the constants that meet these runs best: Gauss-Newton on the errors of the `METRICS`, each over its limit.
 
     Runs say little about some of the constants. What they leave open is held by `EXPECTED`, what real iterations were
-    found to take beyond the sum of their kernels, each over its spread. Standard errors are those of this least squares,
-    a metric's limit being the deviation that a run may have.
+    found to take beyond the sum of their kernels, each over its spread. Standard errors are those of this least
+    squares, a metric's limit being the deviation that a run may have.
     """
     values, expected, spread = (np.array(column, dtype=np.float64) for column in (_START, _START, _SPREAD))
     for _ in range(ROUNDS):

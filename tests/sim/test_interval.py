@@ -37,7 +37,8 @@ def with_residuals(hardware: Calibrated, residuals: list[float]) -> Calibrated:
     """Return hardware all of whose tables err like this, and whose engine is known."""
     exact = replace(VLLM, standard_errors={})
     tables = {
-        name: [replace(table, residuals=residuals) for table in getattr(hardware, name)] for name in ("decode", "prompts")
+        name: [replace(table, residuals=residuals) for table in getattr(hardware, name)]
+        for name in ("decode", "prompts")
     }
     single = {
         name: replace(getattr(hardware, name), residuals=residuals) for name in ("matrices", "chunks", "elementwise")
