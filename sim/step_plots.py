@@ -55,9 +55,9 @@ def _draw_cell(axes: "Axes", cell: Cell) -> None:
     from matplotlib.patheffects import withStroke
 
     ink = _INK[cell.kind] if cell.useful_share > 0.6 or cell.kind != "prefill" else "black"
-    halo = [withStroke(linewidth=1.6, foreground="white")] if ink == "black" else []
     number = axes.text(left + 0.5, top + 0.7, str(cell.request + 1), ha="center", va="center", fontsize=6.5, color=ink)
-    number.set_path_effects(halo)
+    if ink == "black":
+        number.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
 
 
 def batch_steps(runs: Mapping[str, Steps]) -> "Figure":

@@ -44,7 +44,7 @@ def frame_table(frame: pd.DataFrame, required: tuple[str, ...], optional: tuple[
     """
     path, names = Path("DataFrame"), [str(name) for name in frame.columns]
     found = _find_columns(path, names, required, optional)
-    columns = {name: frame[name].reset_index(drop=True) for name in found}
+    columns = {name: frame[name] for name in found}
     return _table(path, names, columns, False, lambda row: f"row {row}")
 
 
