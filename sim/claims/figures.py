@@ -65,8 +65,9 @@ def _schools(samples: Sequence[Sampled]) -> list[Sampled]:
 def idle_time(samples: Sequence[Sampled]) -> "Figure":
     """Idle share of busy time of every policy by cause, a panel per workload; means over runs."""
     schools = _schools(samples)
-    figure = figure_of(0.8 + 2.75 * -(-len(schools) // 2))
-    panels = figure.subplots(-(-len(schools) // 2), 2, sharey=True).ravel()
+    lines = -(-len(schools) // 2)
+    figure = figure_of(0.5 + lines * (0.5 + 0.29 * len(SCHOOLS)))
+    panels = figure.subplots(lines, 2, sharey=True).ravel()
     metrics = ["idle_time_fraction", *(f"idle_time_fraction_{cause}" for cause in CAUSES)]
     for axes, sampled in zip(panels, schools, strict=False):
         means = {
@@ -109,6 +110,7 @@ def throughput_map(samples: Sequence[Sampled], varied: str) -> "Figure":
         image = _draw_map(axes, grids[baton, orca])
         axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         axes.set_yticks(range(len(batches)), [str(batch) for batch in batches])
+        axes.tick_params(labelsize=7)
         if row == 0:
             axes.set_title("\n".join(wrap(f"to Orca with {ORCA_NAMES[orca]}", 24)), fontsize=8)
         if column == 0:
