@@ -19,6 +19,7 @@ class EngineConstants:
         frontend_latency_s: From a request's arrival until the scheduler sees it: HTTP, tokenizer, queues.
         host_layer_s: Host time per layer of an engine that launches every kernel from the host; an iteration takes no
             less. 0 where launches are recorded once (CUDA graphs) or always ahead of the GPU.
+        assumed: What of it nobody measured, in words, which is said with every result; empty if nothing.
         standard_errors: What the fit of a constant left open, by its name; constants without one are taken as exact.
     """
 
@@ -29,12 +30,13 @@ class EngineConstants:
     mixed_factor: float = 1.0
     frontend_latency_s: float = 0.0
     host_layer_s: float = 0.0
+    assumed: str = ""
     standard_errors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse negative times, factors below 1, and errors of what is no constant."""
         numbers = [each.name for each in fields(self) if each.type is float]
-        for name in ("name", "source"):
+        for name in ("name", "source", "assumed"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"engine.{name}={getattr(self, name)}: must be text")
         for name in numbers:

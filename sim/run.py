@@ -26,6 +26,7 @@ class Run(Comparison):
         Raises:
             InputError: if the input or the folder is one that a person must mend.
         """
+        self._calibrated = require_errors(settings.hardware) if settings.interval else None
         make_folder(folder)
         super().__init__(
             settings,
@@ -37,13 +38,14 @@ class Run(Comparison):
             facts={"engine": settings.engine.name, "tensor_parallel": settings.hardware.gpus},
         )
         self._settings = settings
-        self._calibrated = require_errors(settings.hardware) if settings.interval else None
         self._draws: dict[str, list[Summary]] = {}
         if not settings.hardware.takes_engine:
             self._notes.append(
                 f"hardware={settings.hardware.name} holds an engine's overheads already: of engine="
                 f"{settings.engine.name} only the frontend latency is added"
             )
+        elif settings.engine.assumed:
+            self._notes.append(f"engine={settings.engine.name}: not measured but assumed: {settings.engine.assumed}")
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""

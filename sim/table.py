@@ -146,7 +146,7 @@ def _lines(every: Sequence[Summary], context: Context) -> list[Line]:
         Line("  output tokens/s", _number(output)),
         *_interval_lines(every, output),
         *([Line("  ratio to the first", lambda s: _ratio(_value(s, output), base))] if len(every) > 1 else ()),
-        *_interval_lines(every, "ratio"),
+        *_interval_lines(every, f"{output}_ratio"),
         *(_slo_lines() if any(summary.get("request_goodput") is not None for summary in every) else ()),
         *_latency_lines(every),
         *_idle_lines(every),
@@ -274,8 +274,8 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
         yield f"Iterations larger than any measured on {context.hardware}, with times extrapolated: {_join(shares)}."
     if any("output_throughput_low" in summary for summary in summaries.values()):
         yield (
-            f"{LEVEL:.0%} intervals: errors of the calibration, drawn once per simulation; what the policy or the cost "
-            "model leaves out is not in them."
+            f"{LEVEL:.0%} intervals: errors of the calibration, drawn once per simulation; what the policy or the "
+            "model of the GPU leaves out is not in them."
         )
     if context.too_long:
         yield (
