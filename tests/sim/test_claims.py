@@ -176,7 +176,7 @@ def test_the_line_runs_between_ratios_below_and_above_the_claim() -> None:
         for one in [sampled(dict.fromkeys(BATONS, [2.0] if (batch, prompt) == (16, 64) else [1.7]) | {"others": [1.0]})]
     ]
     axes = figures.throughput_map(every, "prompt").axes[0]
-    lines = {tuple(zip(*line.get_data(), strict=True)) for line in axes.lines}
+    lines = {tuple(map(tuple, np.asarray(line.get_path().vertices).tolist())) for line in axes.lines}
     left, right, bottom, top = -0.5, 0.5, 0.5, 1.5  # of the cell of 64 tokens and 16 rows
     corners = ((left, bottom), (right, bottom)), ((left, top), (right, top))
     sides = ((left, bottom), (left, top)), ((right, bottom), (right, top))
