@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sim.interval import ENDS, LEVEL
+from sim.prediction_interval import ENDS, LEVEL
 
 Value = float | int | bool | None
 Summary = Mapping[str, Value]
