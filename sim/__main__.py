@@ -9,7 +9,7 @@ from sim.configuration import Config, read_settings
 
 
 def simulate(config: Config, policies: Mapping[str, Any], folder: Path) -> None:
-    """Simulate what a configuration describes."""
+    """Do what a configuration describes."""
     settings = read_settings(config, policies)
 
     from rich.console import Console

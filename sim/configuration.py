@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from policies.errors import InputError
 from policies.policy import Policy
+from sim.claims.options import ClaimsOptions
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
@@ -38,8 +39,7 @@ FILES = ("timeline", "pictures", "report", "vllm_bench")
 OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", *FILES)
 """What every configuration may hold at its top."""
 
-
-SIMULATED = ("measured", "overlay", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
+SIMULATED = ("measured", "overlay", "claims", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
 """What that of a simulation may hold beside them."""
 
 
@@ -98,6 +98,7 @@ class Settings(Compared):
         stretch: Whether promised iterations are run in one event.
         interval: Whether the simulation is repeated on hardware as it may truly be.
         task: What to do with all that.
+        claims: How task=claims tries them.
     """
 
     overlay: OverlayOptions
@@ -108,6 +109,7 @@ class Settings(Compared):
     stretch: bool
     interval: bool
     task: TaskOptions
+    claims: ClaimsOptions
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -142,6 +144,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         stretch=read_switch(config, "stretch"),
         interval=read_switch(config, "interval"),
         task=task,
+        claims=read_options(config, "claims", ClaimsOptions),
     )
 
 

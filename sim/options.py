@@ -9,7 +9,7 @@ from sim.metrics import SLO
 from workloads.checks import choice, number, shown, whole_number
 from workloads.requests import MAX_TOKENS
 
-TASKS = ("run", "overlay", "capacity", "explain")
+TASKS = ("run", "overlay", "capacity", "explain", "claims")
 OPTIONS = ("task", "replications", "warm_up", "precision", "request")
 """The options of a task, beside those of a simulation."""
 
@@ -29,6 +29,18 @@ _UNUSED: dict[str, dict[str, Any]] = {
     "run": {"request": None, "precision": None, "slo.attainment": None},
     "overlay": {"request": None, "replications": None, "precision": None, "slo.attainment": None},
     "capacity": {"request": None, "timeline": False, **_OF_ONE_RUN},
+    "claims": {
+        "policy": None,
+        "policies": ["run_to_completion", "orca", "baton"],
+        "max_batch": None,
+        "slo": {"ttft_s": None, "tpot_s": None, "attainment": None},
+        "stretch": True,
+        "request": None,
+        "replications": None,
+        "precision": None,
+        "timeline": False,
+        **_OF_ONE_RUN,
+    },
     "explain": {"replications": None, "precision": None, "slo.attainment": None, **_OF_ONE_RUN},
 }
 

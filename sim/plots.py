@@ -55,6 +55,31 @@ def draw_figure(path: Path, make: "Callable[[], Figure]") -> Path:
     return path
 
 
+def save(make: Callable[[], "Figure"], path: Path) -> Path:
+    """Draw a figure and write it as PDF, for papers, and as PNG; return the path of the PNG.
+
+    Args:
+        make: Draws it.
+        path: Where to, without a suffix.
+
+    Raises:
+        InputError: if a file cannot be written.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    with matplotlib.rc_context(_FONT | {"pdf.fonttype": 42}):
+        figure = make()
+        picture, vectors = (path.with_name(path.name + suffix) for suffix in (".png", ".pdf"))
+        with writing(picture), Draft(picture) as part:
+            FigureCanvasAgg(figure).print_png(part)  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")  # it is laid out
+        with writing(vectors), Draft(vectors) as part:  # last, for it changes the resolution
+            FigureCanvasPdf(figure).print_pdf(part, metadata={"CreationDate": None})  # type: ignore[no-untyped-call]
+    return picture
+
+
 def new_figure(height: float) -> "Figure":
     """Return an empty figure as wide as all pictures, and so many inches high."""
     from matplotlib.figure import Figure

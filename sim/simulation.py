@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policies.job import Job
 from policies.policy import Policy
@@ -18,6 +18,9 @@ from sim.occupancy import Occupancy, Series
 from sim.request_table import Columns, request_columns
 from sim.warm_up import WarmUp
 from workloads.requests import Requests
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +38,13 @@ class Result:
     summary: Summary
     columns: Columns
     occupancy: Series
+
+    @property
+    def requests(self) -> "DataFrame":
+        """A DataFrame with one row per request: the columns of `requests.parquet`, NaN where undefined."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns).set_index("request_id")
 
 
 class Recording:

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sim.capacity import Capacity
+from sim.claims.task import run_claims
 from sim.configuration import Settings
 from sim.explanation import Explanation
 from sim.overlay import Overlay
@@ -24,6 +25,8 @@ def run_task(settings: Settings, folder: Path, console: Console) -> None:
         Overlay(settings, folder)(console)
     elif task.task == "capacity":
         Capacity(settings, folder)(console)
+    elif task.task == "claims":
+        run_claims(settings, folder, console)
     elif task.task == "explain":
         Explanation(settings, folder)(console)
     elif task.replications is not None:

@@ -4,12 +4,13 @@ from workloads.lengths import Fixed, LengthDistribution, LogNormal, Uniform, Zip
 from workloads.requests import Requests, Workload
 from workloads.sharegpt import ShareGPT
 from workloads.synthetic import Synthetic
-from workloads.traces import Azure, BurstGPT, Mooncake, Trace
+from workloads.traces import Azure, BurstGPT, Frame, Mooncake, Trace
 
 __all__ = [
     "Azure",
     "BurstGPT",
     "Fixed",
+    "Frame",
     "LengthDistribution",
     "LogNormal",
     "Mooncake",

@@ -37,6 +37,18 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
         raise InputError(f"{path}: cannot be read as {path.suffix[1:]}: {_one_line(error)}: mend the file") from None
 
 
+def frame_table(frame: pd.DataFrame, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Table:
+    """Read the named columns of a DataFrame; messages call it so, and count its rows from 0.
+
+    Raises:
+        InputError: if it has no rows or lacks a required column.
+    """
+    path, names = Path("DataFrame"), [str(name) for name in frame.columns]
+    found = _find_columns(path, names, required, optional)
+    columns = {name: frame[name] for name in found}
+    return _table(path, names, columns, False, lambda row: f"row {row}")
+
+
 def read_json(path: Path, hint: str) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
@@ -169,7 +181,7 @@ def _find_columns(path: Path, names: list[str], required: tuple[str, ...], optio
     missing = [name for name in required if name not in names]
     if missing:
         listed = ", ".join(" ".join(name.split())[:40] for name in names[:12]) + (", ..." if len(names) > 12 else "")
-        there = f"the file has {listed}" if names else "the file has none"
+        there = f"it has {listed}" if names else "it has none"
         raise InputError(f"{path}: no column {', '.join(missing)}: add or rename it; {there}")
     found = [name for name in required + optional if name in names]
     for name in found:
@@ -181,7 +193,7 @@ def _find_columns(path: Path, names: list[str], required: tuple[str, ...], optio
 def _table(path: Path, names: list[str], columns: dict[str, pd.Series], is_text: bool, place: Place) -> Table:
     table = Table(path, tuple(name for name in names if name not in columns), columns, is_text, place)
     if not len(table):
-        raise InputError(f"{path}: has columns but no rows: give a file with at least one request")
+        raise InputError(f"{path}: has columns but no rows: give at least one request")
     return table
 
 

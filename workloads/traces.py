@@ -13,6 +13,8 @@ from workloads.options import Options
 from workloads.requests import Requests
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from workloads.table import Table
 
 _AZURE = "https://raw.githubusercontent.com/Azure/AzurePublicDataset/master/data/AzureLLMInferenceTrace_"
@@ -48,14 +50,8 @@ MOONCAKE_FILES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedWorkload(Options, ABC):
-    """A trace: its lengths are used in order, its arrivals unless others are asked for.
-
-    Attributes:
-        path: the trace file; None is the published one, where there is one.
-    """
-
-    path: str | None = None
+class Recorded(Options, ABC):
+    """A recording: its lengths are used in order, its arrivals unless others are asked for."""
 
     recorded: ClassVar[bool] = True
 
@@ -87,6 +83,17 @@ class RecordedWorkload(Options, ABC):
         else:
             demand = demand.noted(f"recorded arrivals replaced: {self.arrivals()}")
         return self.requests(seed, name, demand, longest_output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedWorkload(Recorded):
+    """A recording in a file.
+
+    Attributes:
+        path: the trace file; None is the published one, where there is one.
+    """
+
+    path: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,21 +210,44 @@ class Trace(RecordedWorkload):
     def read(self) -> tuple[str, Demand]:
         """Read the columns above."""
         path = given_file(self.path)
-        table = _read_table(
-            path,
-            ("arrival_s", "prompt_tokens", "output_tokens"),
-            ("priority", "prefix_id", "prefix_tokens", "hash_ids"),
-        )
-        demand = Demand(
-            prompt_tokens=table.counts("prompt_tokens", low=1),
-            output_tokens=table.counts("output_tokens", low=1),
-            recorded_s=table.seconds("arrival_s"),
-            priority=table.counts("priority", low=-(2**31)) if "priority" in table else None,
-        )
-        demand = _with_prefixes(table, demand)
-        if table.ignored:
-            demand = demand.noted(f"{counted(len(table.ignored), 'column')} ignored: {', '.join(table.ignored)}")
-        return path.name, in_order(demand)
+        return path.name, _own_demand(_read_table(path, *_OWN_COLUMNS))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame(Recorded):
+    """The user's own trace as a DataFrame, with the columns of `Trace`.
+
+    Attributes:
+        frame: one row per request.
+    """
+
+    frame: "DataFrame"
+
+    def read(self) -> tuple[str, Demand]:
+        """Read the columns of `Trace`."""
+        from workloads.reading import frame_table
+
+        return "DataFrame", _own_demand(frame_table(self.frame, *_OWN_COLUMNS))
+
+
+_OWN_COLUMNS = (
+    ("arrival_s", "prompt_tokens", "output_tokens"),
+    ("priority", "prefix_id", "prefix_tokens", "hash_ids"),
+)
+"""Columns of a trace of the user's own: those that it must have, and those that it may."""
+
+
+def _own_demand(table: "Table") -> Demand:
+    demand = Demand(
+        prompt_tokens=table.counts("prompt_tokens", low=1),
+        output_tokens=table.counts("output_tokens", low=1),
+        recorded_s=table.seconds("arrival_s"),
+        priority=table.counts("priority", low=-(2**31)) if "priority" in table else None,
+    )
+    demand = _with_prefixes(table, demand)
+    if table.ignored:
+        demand = demand.noted(f"{counted(len(table.ignored), 'column')} ignored: {', '.join(table.ignored)}")
+    return in_order(demand)
 
 
 def _read_table(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> "Table":

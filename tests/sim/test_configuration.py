@@ -57,6 +57,8 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
         "timeline": False,
         "stretch": True,
         "interval": False,
+        "task": "run",
+        "claims": {"size": "quick"},
     }
     return read_settings(config | changes, policies or {"orca": load("policy", "orca")})
 

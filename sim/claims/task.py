@@ -1,0 +1,89 @@
+"""`python -m sim task=claims`: tries every claim, prints the verdicts, and leaves figures and every number."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from policies.errors import InputError
+from sim.api import Setting
+from sim.claims.figures import write_figures
+from sim.claims.run import NOTES, Claims, row_of, try_claims
+from sim.claims.statements import CORRECT
+from sim.claims.verdict import Statement
+from sim.configuration import Settings
+from sim.named import named
+from sim.progress import Progress
+from sim.results import Draft, make_folder, write_summary, writing
+from workloads.sharegpt import ShareGPT
+
+
+def run_claims(settings: Settings, folder: Path, console: Console) -> None:
+    """Try the claims on the hardware, engine and model of the settings.
+
+    Raises:
+        InputError: if the input or the folder is one that a person must mend.
+        KeyboardInterrupt: on Ctrl-C; nothing is written then.
+    """
+    if settings.workload != named("workload", "sharegpt", ShareGPT):
+        raise InputError("workload= has no use in task=claims, which has workloads of its own: leave it out")
+    make_folder(folder)
+    setting = Setting(
+        hardware=settings.hardware, engine=settings.engine, model=settings.model, kv_tokens=settings.kv_tokens
+    )
+    with Progress("claims", 1, unit="runs") as progress:
+
+        def show(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        try:
+            claims = try_claims(setting, settings.claims.size, settings.seed, show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted: nothing was saved") from None
+    facts = {
+        "hardware": settings.hardware.name,
+        "engine": settings.engine.name,
+        "model": settings.model.name,
+        "kv_tokens": settings.kv_tokens,
+        "seed": settings.seed,
+        "size": settings.claims.size,
+    }
+    write_summary(folder / "claims.json", facts | claims.as_json())
+    _write_runs(folder / "runs.parquet", claims)
+    figures = write_figures(folder, claims)
+    console.print(Text(f"{settings.model.name} on {settings.hardware.name}, engine {settings.engine.name}"))
+    for line in in_words(claims):
+        console.print(line)
+    console.print(Text(f"Results: {folder}"), soft_wrap=not console.is_terminal)
+    console.print(Text(f"Figures: {', '.join(path.name for path in figures)}"), soft_wrap=not console.is_terminal)
+
+
+def _write_runs(path: Path, claims: Claims) -> None:
+    with writing(path), Draft(path) as part:
+        claims.runs().to_parquet(part)
+
+
+def in_words(claims: Claims) -> Iterator[Table | Text]:
+    """Yield the verdicts as a table, then what a reader must know."""
+    table = Table(box=None, padding=(0, 0, 1, 2), pad_edge=False, header_style="bold")
+    for name in ("statement", "quantity", "lowest and highest, 95 % CI", "verdict"):
+        table.add_column(name, overflow="fold")
+    for statement in claims.statements:
+        table.add_row(*_cells(statement))
+    table.add_row("correct outputs (abstract)", CORRECT.removeprefix("correct outputs: "), "", "see the tests")
+    yield table
+    yield from (Text(f"- {note}") for note in NOTES)
+
+
+def _cells(statement: Statement) -> tuple[str, str, str, str]:
+    row = row_of(statement)
+    verdict = f"{row['verdict']}{': ' if row['when'] else ''}{row['when']}"
+    return (
+        f"{row['statement']} ({row['source']})",
+        f"{row['quantity']}; stated: {row['stated']}",
+        f"{row['lowest']}\n{row['highest']}",
+        verdict,
+    )
