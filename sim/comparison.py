@@ -15,9 +15,9 @@ from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim import __version__
 from sim.configuration import Compared
-from sim.interval import LEVEL, Intervals
 from sim.model import Model
 from sim.plots import write_plots
+from sim.prediction_interval import LEVEL, Intervals
 from sim.results import make_folder, write_requests, write_summary
 from sim.simulation import Result
 from sim.table import Context, print_table
@@ -154,6 +154,7 @@ class Comparison(ABC):
             arrivals=requests.arrivals,
             declared=requests.declared,
             hardware=self._hardware,
+            engine=self._more_facts.get("engine"),
             model=self._model.name,
             kv_tokens=self._kv_tokens,
             max_positions=longest,

@@ -7,9 +7,9 @@ from policies.policy import Policy
 from sim.calibrated import Calibrated
 from sim.comparison import Comparison
 from sim.configuration import Settings
-from sim.interval import DRAWS, drawn, intervals, require_errors
 from sim.log import Slice
 from sim.metrics import Summary
+from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.progress import Progress
 from sim.results import IterationWriter, make_folder
 from sim.simulation import Simulation, simulate

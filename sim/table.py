@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sim.interval import ENDS, LEVEL
+from sim.prediction_interval import ENDS, LEVEL
 
 Value = float | int | bool | None
 Summary = Mapping[str, Value]
@@ -36,6 +36,7 @@ class Context:
         arrivals: How they arrive.
         declared: How `max_new_tokens` was declared to the scheduler.
         hardware: Name of the GPU.
+        engine: Name of the engine that a simulation assumes; None: there is a real one.
         model: Name of the model.
         kv_tokens: KV memory of a GPU, in tokens.
         max_positions: Longest sequence that the model was made for.
@@ -54,6 +55,7 @@ class Context:
     model: str
     kv_tokens: int
     max_positions: int
+    engine: str | None = None
     too_long: int = 0
     seed: int = 0
     notes: tuple[str, ...] = ()
@@ -99,7 +101,8 @@ def _say(console: Console, text: str) -> None:
 
 def _heading(context: Context) -> Iterator[str]:
     yield f"{context.workload}: {context.requests:,} requests, {context.arrivals}, seed {context.seed}"
-    yield f"{context.model} on {context.hardware}, KV memory {context.kv_tokens:,} tokens"
+    under = f", engine {context.engine}" if context.engine else ""
+    yield f"{context.model} on {context.hardware}{under}, KV memory {context.kv_tokens:,} tokens"
     yield f"max_new_tokens declared to the scheduler: {context.declared}"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sim.interval import ENDS
 from sim.metrics import SLO
+from sim.prediction_interval import ENDS
 from sim.table import Context, Summary, print_table
 from tests.sim.small_run import POLICIES, make_requests, run
 

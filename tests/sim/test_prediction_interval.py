@@ -20,9 +20,9 @@ from sim.calibrated_cost import shard_of
 from sim.calibration.catalogue import read_named
 from sim.curve import Array
 from sim.engine_constants import EngineConstants
-from sim.interval import BLOCK, DRAWS, Intervals, drawn, drawn_engine, intervals, require_errors, slowed
 from sim.kernels import MatrixProduct, Table
 from sim.metrics import Summary
+from sim.prediction_interval import BLOCK, DRAWS, Intervals, drawn, drawn_engine, intervals, require_errors, slowed
 from sim.simulation import simulate
 from tests.runs import random_requests
 from workloads.streams import stream
