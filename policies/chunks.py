@@ -136,9 +136,8 @@ class Chunks:
             self.running[job.id] = job
             book.extend(job, found, tokens)
 
-    def land(self, plan: Plan, finished: Sequence[int]) -> Sequence[int]:
-        """Chunks have been computed: completed prompts become rows; return the finished requests that are rows."""
-        ended = set()
+    def land(self, plan: Plan) -> None:
+        """Chunks have been computed: completed prompts become rows, also of requests that finish with them."""
         for job, before, tokens in list(self.of(plan)):
             request, length = job.id, self.prefill_length(job)
             self.partial[request] = job, before + tokens
@@ -147,11 +146,9 @@ class Chunks:
             del self.partial[request]
             self._progress.pop(request, None)
             self.computed_before.pop(request, None)
-            if request in finished:
-                ended.add(request)
-                del self.running[request]
-                self._book.release(job, length)
-            else:
-                self._batch.add(job, length)
-                self._book.join(job, length)
-        return [request for request in finished if request not in ended] if ended else finished
+            self._batch.add(job, length)
+            self._book.join(job, length)
+
+    def in_order(self, requests: Sequence[int]) -> Sequence[int]:
+        """Return requests in flight in the order in which they were admitted, and are freed if they finish together."""
+        return [request for request in self.running if request in requests] if len(requests) > 1 else requests

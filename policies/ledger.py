@@ -341,7 +341,7 @@ class Ledger:
                 batch.clock += steps - 1
         if tokens:
             self.prefilling[lane] = ()
-            finished = self.chunks.land(plan, finished)
+            self.chunks.land(plan)
         elif prefill:
             finished = self._land(prefill, plan[5], lane, finished)
         if finished:
@@ -376,6 +376,8 @@ class Ledger:
         if self._hold_finished:
             self._hold_rows(finished)
             return
+        if chunked:
+            finished = self.chunks.in_order(finished)
         for request in finished:
             job, offset = rows[request]
             book.release(job, clock + offset)
@@ -383,6 +385,7 @@ class Ledger:
             batch.offset_sum -= offset
             if chunked:
                 chunked.pop(request)
+                batch.fresh.discard(request)
 
     def _hold_rows(self, finished: Sequence[int]) -> None:
         batch = self.batch

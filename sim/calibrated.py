@@ -1,5 +1,6 @@
 """A GPU whose kernels were measured; what iterations take on it is in `sim.calibrated_cost`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -85,6 +86,12 @@ class Calibrated(Device):
     def gpus(self) -> int:
         """GPUs that share each layer."""
         return self.tensor_parallel
+
+    def decode_for(self, mha: bool, kv_heads: float) -> DecodeAttention:
+        """Return the closest table of decode attention: one query head per KV head or several, then the KV heads."""
+        return min(
+            self.decode, key=lambda t: (t.mha != mha, t.kv_heads > kv_heads, abs(math.log(t.kv_heads / kv_heads)))
+        )
 
     def cost_model(self, model: Model, traits: Traits) -> "CalibratedCost":
         """Return what prices the iterations of a model; the kernels are the same for every layout.

@@ -23,7 +23,7 @@ from policies.work import Work
 from sim.calibrated import Calibrated
 from sim.cost import Array, CostModel, Demand, computed_slots
 from sim.curve import Line
-from sim.kernels import HEAD_DIM, QUERY_HEADS, DecodeAttention, prompt_surface
+from sim.kernels import HEAD_DIM, QUERY_HEADS, prompt_surface
 from sim.model import Model
 
 STREAMING = 0.9
@@ -91,7 +91,7 @@ class CalibratedCost(CostModel):
         self.engine = engine = hardware.engine
         self._gpus = gpus = hardware.tensor_parallel
         self._shard = shard_of(model, gpus)
-        self._decode = self._decode_table()
+        self._decode = hardware.decode_for(model.heads == model.kv_heads, self._shard.kv_heads)
         group = self._shard.heads / self._shard.kv_heads
         self._prompts = prompt_surface(hardware.prompts, group)
         self._chunks, self._walk = hardware.chunks.surface(), hardware.chunks.walk()
@@ -107,14 +107,6 @@ class CalibratedCost(CostModel):
         self._copy_s = 2 * model.kv_bytes_per_token / gpus / (REACHABLE * hardware.memory_bandwidth)
         self._host_s = model.kv_bytes_per_token / gpus / hardware.host_bandwidth
         self._steps: dict[float, _Step] = {}
-
-    def _decode_table(self) -> DecodeAttention:
-        """Return the closest table: as many query heads per KV head, then as many KV heads or fewer."""
-        mha, kv_heads = self.model.heads == self.model.kv_heads, self._shard.kv_heads
-        return min(
-            self.hardware.decode,
-            key=lambda t: (t.mha != mha, t.kv_heads > kv_heads, abs(np.log(t.kv_heads / kv_heads))),
-        )
 
     def _missing(self, group: float) -> Iterator[str]:
         hardware, model = self.hardware, self.model

@@ -8,6 +8,7 @@ from pathlib import Path
 from policies.errors import InputError
 from sim.calibrated import Calibrated
 from sim.calibration.catalogue import CONF, read_named
+from sim.calibration.crosscheck import blis_attention
 from sim.calibration.engine import left_out, read_replays
 from sim.calibration.gpus import GPUS
 from sim.calibration.published import Comparison, first_token, gpt_fast
@@ -58,6 +59,8 @@ def all_tables(data: Path) -> Iterator[str]:
     """
     yield "\n### Kernels, on shapes that the tables are not made of\n"
     yield from _markdown(("GPU", "kernel", "median error", "90th percentile"), _kernel_rows())
+    yield "\n### Attention on the H100, beside another project's measurements (BLIS)\n"
+    yield from _markdown(("kernel", "shapes", "median, signed", "median error", "90th percentile"), _crosschecks(data))
     published = data / "profiles" / "published_tables"
     gpu, models = read_named("hardware", "a100_sxm"), published_models()
     yield "\n### gpt-fast, one decoded token at batch 1, A100, bf16 (engine=ideal)\n"
@@ -95,6 +98,11 @@ def _kernel_rows() -> Iterator[tuple[str, ...]]:
                 yield name, kernel, "not judged", ""
             else:
                 yield name, kernel, f"{table.median_error:.1%}", f"{table.p90_error:.1%}"
+
+
+def _crosschecks(data: Path) -> Iterator[tuple[str, ...]]:
+    for one in blis_attention(data / "profiles" / "blis_h100_kernels" / "mha", read_named("hardware", "h100_sxm")):
+        yield one.kernel, str(one.shapes), f"{one.bias:+.1%}", f"{one.median_error:.1%}", f"{one.p90_error:.1%}"
 
 
 def _rows(comparisons: Iterable[Comparison]) -> Iterator[tuple[str, ...]]:

@@ -91,8 +91,8 @@ def _multi_head_table(table: pd.Series, counts: Sequence[int], source: str) -> D
     """Return the table of some head counts: rows x heads is what matters, and of the same the fewest rows are taken."""
     frame = of_heads(table, [(heads, heads) for heads in counts]).rename("seconds").reset_index()
     frame["rows"] = frame["batch"] * frame["heads"] / MHA_DECODE[-1]
-    cells = frame.sort_values("batch").groupby(["rows", "tokens"])["seconds"].first()
-    cells = cells.unstack("tokens").sort_index(axis=1)
+    fewest = frame.sort_values("batch").groupby(["rows", "tokens"])["seconds"].first()
+    cells = fewest.unstack("tokens").sort_index(axis=1)
     rows = [count for count in ROWS if count in cells.index and cells.loc[count].count() > 1]
     return decode_table(cells.loc[rows], MHA_DECODE[-1], True, source)
 

@@ -30,12 +30,13 @@ def clean_products(versions: pd.DataFrame, datasheet: Hardware) -> pd.DataFrame:
     model come from memory.
     """
     table = typical(versions).unstack("m").sort_index().sort_index(axis=1)
-    for (outputs, inputs), row in table.iterrows():  # type: ignore[misc]
+    for outputs, inputs in table.index:
+        row = table.T[outputs, inputs]
         known = row.dropna()
         tokens = known.index.to_numpy(dtype=np.float64)
         roofline = roofline_seconds(tokens, outputs, inputs, datasheet.peak_flops, datasheet.memory_bandwidth)
         clean = ascending(known.to_numpy(dtype=np.float64))
-        table.loc[(outputs, inputs), known.index] = np.maximum(clean, roofline)
+        table.loc[(outputs, inputs), row.notna()] = np.maximum(clean, roofline)
     return table
 
 

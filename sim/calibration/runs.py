@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -160,12 +161,13 @@ _SPREAD = [spread for _, spread in EXPECTED.values()]
 
 def constants(values: Array, errors: Array, source: str) -> EngineConstants:
     """Return vLLM's constants, in the order of `EXPECTED`, with four digits, and their standard errors, with two."""
-    options = {name: float(f"{value:.4g}") for name, value in zip(EXPECTED, values, strict=True)}
+    options: dict[str, Any] = {name: float(f"{value:.4g}") for name, value in zip(EXPECTED, values, strict=True)}
     standard_errors = {name: float(f"{error:.2g}") for name, error in zip(EXPECTED, errors, strict=True)}
     return EngineConstants(name="vllm", source=source, **options, standard_errors=standard_errors)
 
 
 def _residuals(replays: Sequence[Replay], values: Array, expected: Array, spread: Array) -> Array:
-    engine = EngineConstants(name="vllm", source="fit", **dict(zip(EXPECTED, values.tolist(), strict=True)))
+    options: dict[str, Any] = dict(zip(EXPECTED, values.tolist(), strict=True))
+    engine = EngineConstants(name="vllm", source="fit", **options)
     errors = [replay.errors(engine) / np.array(LIMITS) for replay in replays]
     return np.concatenate([*errors, (values - expected) / spread])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policies.chunked_prefill import ChunkedPrefill
@@ -59,6 +59,13 @@ def workloads(draw: st.DrawFn) -> Requests:
     return requests_of(rows, prefix=prefix)
 
 
+TWO_END_TOGETHER = requests_of(
+    [(0, 1, 1), (0, 1, 1), (0, 9, 41), (0, 47, 3), (0, 1, 1), (0, 16, 1), (0, 1, 1), (40, 17, 1)],
+    prefix=[(-1, 0)] * 5 + [(0, 16), (-1, 0), (0, 17)],
+)
+"""A row and a prompt end with the same iteration: the one that was admitted first is the first whose blocks are freed."""
+
+
 @given(
     requests=workloads(),
     blocks=st.integers(9, 24),
@@ -68,6 +75,7 @@ def workloads(draw: st.DrawFn) -> Requests:
     caching=st.booleans(),
     whole=st.booleans(),
 )
+@example(requests=TWO_END_TOGETHER, blocks=9, budget=13, max_batch=3, threshold=None, caching=True, whole=False)
 @settings(max_examples=400, deadline=None)
 def test_every_iteration_is_that_of_a_scheduler_without_shortcuts(
     requests: Requests, blocks: int, budget: int, max_batch: int, threshold: int | None, caching: bool, whole: bool

@@ -13,10 +13,11 @@ from policies.errors import InputError
 from sim.calibration import attention, measurements
 from sim.calibration.catalogue import read_named
 from sim.calibration.cleaning import ascending, ascending_both, comparable, typical
+from sim.calibration.crosscheck import blis_attention
 from sim.calibration.hardware_file import write_hardware
-from sim.calibration.matrices import INPUTS, OUTPUTS, TOKENS, fit_products
+from sim.calibration.matrices import FOLDS, INPUTS, OUTPUTS, TOKENS, clean_products, fit_products, folds_of
 from sim.configuration import build
-from sim.kernels import roofline_seconds
+from sim.kernels import prompt_surface, roofline_seconds
 
 DATASHEET = read_named("hardware", "h100_sxm_datasheet")
 
@@ -68,6 +69,55 @@ def test_a_gpu_that_reaches_one_share_everywhere_is_found_again() -> None:
     found = made.seconds(22016, 4096, DATASHEET.peak_flops, DATASHEET.memory_bandwidth)
     expected = roofline_seconds(tokens, 22016, 4096, DATASHEET.peak_flops, DATASHEET.memory_bandwidth) / 0.6
     np.testing.assert_allclose(found, expected, rtol=5e-3)
+
+
+def test_every_matrix_is_judged_once_and_no_fold_loses_a_row_or_a_column() -> None:
+    shapes = [(n, k) for n in (512, 1024, 1536, 2048) for k in (512, 1024, 3072, 4096, 8192, 16384)]
+    folds = folds_of(shapes)
+    assert sorted(folds) == shapes
+    for fold in range(FOLDS):
+        kept = [shape for shape in shapes if folds[shape] != fold]
+        assert {n for n, _ in kept} == {n for n, _ in shapes}
+        assert {k for _, k in kept} == {k for _, k in shapes}
+
+
+def test_a_matrix_has_no_part_in_its_own_judgement() -> None:
+    shapes = [(n, k) for n in OUTPUTS for k in INPUTS]
+    tokens = np.array(TOKENS, dtype=np.float64)
+    rates = DATASHEET.peak_flops, DATASHEET.memory_bandwidth
+    index = pd.MultiIndex.from_tuples(shapes, names=["n", "k"])
+    seconds = pd.DataFrame([roofline_seconds(tokens, n, k, *rates) / 0.6 for n, k in shapes], index, list(TOKENS))
+    odd = 4096, 4096
+    seconds.loc[odd, :] *= 1.5
+    made = fit_products(seconds, DATASHEET, "made up")
+    with_it = made.seconds(*odd, *rates)
+    assert with_it == pytest.approx(seconds.loc[odd].to_numpy(), rel=0.01), "the table that is shipped knows it"
+    assert max(made.residuals) == pytest.approx(np.log(1.5), abs=0.02), "the one that judges it does not"
+
+
+def test_what_is_faster_than_memory_allows_was_in_the_cache() -> None:
+    bound = float(roofline_seconds(np.array([8.0]), 4096, 4096, DATASHEET.peak_flops, DATASHEET.memory_bandwidth)[0])
+    index = pd.MultiIndex.from_tuples([(8, 4096, 4096), (8, 4096, 8192)], names=["m", "n", "k"])
+    clean = clean_products(pd.DataFrame({"vllm 1": [0.4 * bound, 3.0 * bound]}, index), DATASHEET)
+    assert clean[8].tolist() == pytest.approx([bound, 3.0 * bound])
+
+
+def test_another_projects_kernels_are_laid_beside_ours(tmp_path: Path) -> None:
+    gpu = read_named("hardware", "h100_sxm")
+    for folder, name, columns, seconds in (
+        ("prefill", "32-8-128", "seq_len", prompt_surface(gpu.prompts, 4)(32, 1024)),
+        ("decode", "32-8-128-tp2", "batch_size,kv_len", gpu.decode_for(False, 4).line(8, 4)(1024)),
+    ):
+        (tmp_path / folder / "h100").mkdir(parents=True)
+        row = "1024" if folder == "prefill" else "8,1024"
+        text = f"{columns},latency_us\n{row},{2e6 * seconds}\n"
+        (tmp_path / folder / "h100" / f"{name}.csv").write_text(text)
+    assert [(one.shapes, one.bias, one.p90_error) for one in blis_attention(tmp_path, gpu)] == [
+        (1, pytest.approx(-0.5), pytest.approx(0.5)),
+        (1, pytest.approx(-0.5), pytest.approx(0.5)),
+    ]
+    with pytest.raises(InputError, match="holds no tables; give the folder that holds profiles/"):
+        list(blis_attention(tmp_path / "nowhere", gpu))
 
 
 def attention_times(factor: float = 1.0) -> pd.DataFrame:

@@ -78,12 +78,11 @@ def true_gpu(unseen: Calibrated, rng: np.random.Generator) -> Calibrated:
     pooled = [one for table in (unseen.matrices, *unseen.decode, *unseen.prompts) for one in table.residuals]
 
     def factors(table: Table, count: int) -> Array:
-        return np.exp(rng.choice(table.residuals or pooled, count))
+        return np.asarray(np.exp(rng.choice(table.residuals or pooled, count)))
 
-    def by_row(table: Any) -> Table:
+    def by_row(table: Any) -> Any:
         seconds = np.array(table.seconds)
-        changed: Table = replace(table, seconds=(seconds * factors(table, len(seconds))[:, None]).tolist())
-        return changed
+        return replace(table, seconds=(seconds * factors(table, len(seconds))[:, None]).tolist())
 
     shapes = [*shard_of(MODEL, 1).matrices, (MODEL.vocabulary, MODEL.hidden)]
     own = dict(zip(shapes, factors(unseen.matrices, len(shapes)).tolist(), strict=True))
