@@ -10,7 +10,6 @@ from sim.metrics import Summary
 from sim.search import MEETS, UNDECIDED, Found, Search, looks, unit_rate
 from workloads import Fixed, ShareGPT, Synthetic, Trace
 
-
 SEED = 4
 
 
