@@ -50,6 +50,91 @@ def write_plots(folder: Path, outcomes: Outcomes) -> list[Path]:
     return paths
 
 
+def new_figure(height: float) -> "Figure":
+    """Return an empty figure as wide as all pictures, and so many inches high."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH, height), layout="constrained", dpi=DPI)
+
+
+def _name_policies(figure: "Figure", outcomes: Outcomes) -> None:
+    """One legend of the policies below the curves."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **style, lw=1.6, label=name) for name, style in draw.styles(outcomes).items()]
+    columns = max(1, min(len(outcomes), 112 // (max(map(len, outcomes)) + 9)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
+
+
+def comparison(outcomes: Outcomes) -> "Figure":
+    """Throughput, idle time by cause, the batch over time and latencies in one picture."""
+    bars = 0.5 + 0.3 * len(outcomes)
+    figure = new_figure(4.6 + 2 * bars)
+    mosaic = [["throughput", "idle"], ["batch", "batch"], ["ttft", "e2e"]]
+    axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=[bars, bars, 2.2])  # type: ignore[arg-type]
+    draw.draw_throughput(axes["throughput"], outcomes)
+    draw.draw_idle(axes["idle"], outcomes)
+    axes["idle"].set_yticklabels([])
+    draw.draw_bands(axes["batch"], outcomes)
+    draw.draw_cdf(axes["ttft"], outcomes, "ttft_s", "time to first token, s")
+    draw.draw_cdf(axes["e2e"], outcomes, "e2e_s", "end-to-end latency, s")
+    axes["e2e"].set_ylabel("")
+    _name_policies(figure, outcomes)
+    return figure
+
+
+def latency_cdf(outcomes: Outcomes) -> "Figure":
+    """Distributions of TTFT, TPOT and end-to-end latency."""
+    figure = new_figure(2.9 + 0.1 * len(outcomes))
+    left, middle, right = figure.subplots(1, 3, sharey=True)
+    draw.draw_cdf(left, outcomes, "ttft_s", "time to first token, s")
+    draw.draw_cdf(middle, outcomes, "tpot_s", "time per output token, ms", scale=1000)
+    draw.draw_cdf(right, outcomes, "e2e_s", "end-to-end latency, s")
+    for axes in (middle, right):
+        axes.set_ylabel("")
+    _name_policies(figure, outcomes)
+    return figure
+
+
+def throughput(outcomes: Outcomes) -> "Figure":
+    """Throughput bars."""
+    figure = new_figure(1.3 + 0.38 * len(outcomes))
+    draw.draw_throughput(figure.subplots(), outcomes)
+    return figure
+
+
+def idle_time(outcomes: Outcomes) -> "Figure":
+    """Idle time by cause."""
+    figure = new_figure(1.4 + 0.34 * len(outcomes))
+    draw.draw_idle(figure.subplots(), outcomes)
+    return figure
+
+
+def occupancy(outcomes: Outcomes) -> "Figure":
+    """Batch, queue and KV memory over time: a row per policy, the same axes for all."""
+    figure = new_figure(0.9 + 1.35 * len(outcomes))
+    grid = figure.subplots(len(outcomes), 3, sharex=True, sharey="col", squeeze=False, width_ratios=[1.6, 1, 1])
+    scale, unit = draw.time_unit(outcomes)
+    for row, (name, outcome) in zip(grid, outcomes.items(), strict=True):
+        series = outcome.occupancy
+        draw.draw_batch(row[0], series, scale)
+        draw.draw_line(row[1], series.edges_s / scale, series.waiting)
+        draw.draw_line(row[2], series.edges_s / scale, series.kv_tokens / 1000)
+        row[0].set_title(name, loc="left", fontweight="bold")
+    for axes, title in zip(grid[0, 1:], ("waiting requests", "KV taken, 1000 tokens"), strict=True):
+        axes.set_title(title, loc="right")
+    for axes in grid.ravel():
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel(f"simulated time, {unit}")
+    named = draw.parts(*grid[:, 0])
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=3, frameon=False)
+    return figure
+
+
 def save(make: Callable[[], "Figure"], path: Path) -> Path:
     """Draw a figure and write it as PDF, for papers, and as PNG; return the path of the PNG.
 
@@ -73,88 +158,3 @@ def save(make: Callable[[], "Figure"], path: Path) -> Path:
         with writing(vectors), Draft(vectors) as part:  # last, for it changes the resolution
             FigureCanvasPdf(figure).print_pdf(part, metadata={"CreationDate": None})  # type: ignore[no-untyped-call]
     return picture
-
-
-def figure_of(height: float) -> "Figure":
-    """Return an empty figure as wide as a page, `height` inches high, in the type that all pictures have."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(_WIDTH, height), layout="constrained", dpi=DPI)
-
-
-def _name_policies(figure: "Figure", outcomes: Outcomes) -> None:
-    """One legend of the policies below the curves."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], **style, lw=1.6, label=name) for name, style in draw.styles(outcomes).items()]
-    columns = max(1, min(len(outcomes), 112 // (max(map(len, outcomes)) + 9)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
-
-
-def comparison(outcomes: Outcomes) -> "Figure":
-    """Throughput, idle time by cause, the batch over time and latencies in one picture."""
-    bars = 0.5 + 0.3 * len(outcomes)
-    figure = figure_of(4.6 + 2 * bars)
-    mosaic = [["throughput", "idle"], ["batch", "batch"], ["ttft", "e2e"]]
-    axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=[bars, bars, 2.2])  # type: ignore[arg-type]
-    draw.draw_throughput(axes["throughput"], outcomes)
-    draw.draw_idle(axes["idle"], outcomes)
-    axes["idle"].set_yticklabels([])
-    draw.draw_bands(axes["batch"], outcomes)
-    draw.draw_cdf(axes["ttft"], outcomes, "ttft_s", "time to first token, s")
-    draw.draw_cdf(axes["e2e"], outcomes, "e2e_s", "end-to-end latency, s")
-    axes["e2e"].set_ylabel("")
-    _name_policies(figure, outcomes)
-    return figure
-
-
-def latency_cdf(outcomes: Outcomes) -> "Figure":
-    """Distributions of TTFT, TPOT and end-to-end latency."""
-    figure = figure_of(2.9 + 0.1 * len(outcomes))
-    left, middle, right = figure.subplots(1, 3, sharey=True)
-    draw.draw_cdf(left, outcomes, "ttft_s", "time to first token, s")
-    draw.draw_cdf(middle, outcomes, "tpot_s", "time per output token, ms", scale=1000)
-    draw.draw_cdf(right, outcomes, "e2e_s", "end-to-end latency, s")
-    for axes in (middle, right):
-        axes.set_ylabel("")
-    _name_policies(figure, outcomes)
-    return figure
-
-
-def throughput(outcomes: Outcomes) -> "Figure":
-    """Throughput bars."""
-    figure = figure_of(1.3 + 0.38 * len(outcomes))
-    draw.draw_throughput(figure.subplots(), outcomes)
-    return figure
-
-
-def idle_time(outcomes: Outcomes) -> "Figure":
-    """Idle time by cause."""
-    figure = figure_of(1.4 + 0.34 * len(outcomes))
-    draw.draw_idle(figure.subplots(), outcomes)
-    return figure
-
-
-def occupancy(outcomes: Outcomes) -> "Figure":
-    """Batch, queue and KV memory over time: a row per policy, the same axes for all."""
-    figure = figure_of(0.9 + 1.35 * len(outcomes))
-    grid = figure.subplots(len(outcomes), 3, sharex=True, sharey="col", squeeze=False, width_ratios=[1.6, 1, 1])
-    scale, unit = draw.time_unit(outcomes)
-    for row, (name, outcome) in zip(grid, outcomes.items(), strict=True):
-        series = outcome.occupancy
-        draw.draw_batch(row[0], series, scale)
-        draw.draw_line(row[1], series.edges_s / scale, series.waiting)
-        draw.draw_line(row[2], series.edges_s / scale, series.kv_tokens / 1000)
-        row[0].set_title(name, loc="left", fontweight="bold")
-    for axes, title in zip(grid[0, 1:], ("waiting requests", "KV taken, 1000 tokens"), strict=True):
-        axes.set_title(title, loc="right")
-    for axes in grid.ravel():
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
-        axes.locator_params(axis="x", nbins=5)
-        axes.grid(alpha=0.3)
-    for axes in grid[-1]:
-        axes.set_xlabel(f"simulated time, {unit}")
-    named = draw.parts(*grid[:, 0])
-    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=3, frameon=False)
-    return figure

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sim.plots import figure_of
+from sim.plots import new_figure
 from sim.steps import Cell, Steps
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def batch_steps(runs: Mapping[str, Steps]) -> "Figure":
     from matplotlib.patches import Patch
 
     rows = [steps.rows for steps in runs.values()]
-    figure = figure_of(0.75 + sum(0.52 + 0.27 * count for count in rows))
+    figure = new_figure(0.75 + sum(0.52 + 0.27 * count for count in rows))
     panels = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     last = max(len(steps) for steps in runs.values())
     for axes, (name, steps) in zip(panels, runs.items(), strict=True):

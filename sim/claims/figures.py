@@ -13,7 +13,7 @@ from sim.claims.experiments import BATONS, ORCAS, SCHOOLS, Sampled
 from sim.claims.run import Claims
 from sim.claims.statements import ORCA_NAMES, PLACEMENTS, SPEEDUP, mean_of, ratio_of, speedup
 from sim.metrics import Summary
-from sim.plots import figure_of, latency_cdf, occupancy, save
+from sim.plots import latency_cdf, new_figure, occupancy, save
 from sim.table import CAUSES
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def idle_time(samples: Sequence[Sampled]) -> "Figure":
     """Idle share of busy time of every policy by cause, a panel per workload; means over runs."""
     schools = _schools(samples)
     lines = -(-len(schools) // 2)
-    figure = figure_of(0.5 + lines * (0.5 + 0.29 * len(SCHOOLS)))
+    figure = new_figure(0.5 + lines * (0.5 + 0.29 * len(SCHOOLS)))
     panels = figure.subplots(lines, 2, sharey=True).ravel()
     metrics = ["idle_time_fraction", *(f"idle_time_fraction_{cause}" for cause in CAUSES)]
     for axes, sampled in zip(panels, schools, strict=False):
@@ -103,7 +103,7 @@ def throughput_map(samples: Sequence[Sampled], varied: str) -> "Figure":
         for baton in BATONS
         for orca in ORCAS
     }
-    figure = figure_of(1.1 + len(BATONS) * (0.55 + 0.24 * len(batches)))
+    figure = new_figure(1.1 + len(BATONS) * (0.55 + 0.24 * len(batches)))
     panels = figure.subplots(len(BATONS), len(ORCAS), sharex=True, sharey=True)
     for (row, baton), (column, orca) in ((b, o) for b in enumerate(BATONS) for o in enumerate(ORCAS)):
         axes = panels[row, column]
@@ -149,7 +149,7 @@ def _outline(axes: "Axes", reached: npt.NDArray[np.bool_]) -> None:
 def resources(samples: Sequence[Sampled]) -> "Figure":
     """KV memory at its peak, KV copied to shape the batch, GPUs: bars per policy and workload, with intervals."""
     schools = _schools(samples)
-    figure = figure_of(1.3 + 0.52 * len(SCHOOLS))
+    figure = new_figure(1.3 + 0.52 * len(SCHOOLS))
     panels = figure.subplots(1, 3, sharey=True, width_ratios=[1.3, 1.3, 1])
     _draw_bars(panels[0], schools, lambda s, name: ratio_of(s.values(name, KV_PEAK), s.values("orca", KV_PEAK)))
     panels[0].axvline(1, color="black", lw=0.8, ls="--")
