@@ -55,7 +55,7 @@ def draw_figure(path: Path, make: "Callable[[], Figure]") -> Path:
     return path
 
 
-def save(make: Callable[[], "Figure"], path: Path) -> Path:
+def save(make: "Callable[[], Figure]", path: Path) -> Path:
     """Draw a figure and write it as PDF, for papers, and as PNG; return the path of the PNG.
 
     Args:

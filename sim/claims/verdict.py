@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sim.claims.interval import Interval
+from sim.interval import Interval
 
 Factor = str | int | float
 

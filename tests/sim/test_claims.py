@@ -13,10 +13,10 @@ from sim.__main__ import main
 from sim.api import read_setting
 from sim.claims import experiments, figures, task
 from sim.claims.experiments import BATONS, ORCAS, SCALES, SCHOOLS, Case, Sampled, Scale, cases, workloads
-from sim.claims.interval import Interval
 from sim.claims.run import Claims, try_claims
 from sim.claims.statements import speedup, statements
 from sim.claims.verdict import Bound, Finding, Statement, Verdict
+from sim.interval import Interval
 from sim.metrics import Summary
 from tests.command_line import files, run_here
 
