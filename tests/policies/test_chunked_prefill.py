@@ -63,7 +63,7 @@ TWO_END_TOGETHER = requests_of(
     [(0, 1, 1), (0, 1, 1), (0, 9, 41), (0, 47, 3), (0, 1, 1), (0, 16, 1), (0, 1, 1), (40, 17, 1)],
     prefix=[(-1, 0)] * 5 + [(0, 16), (-1, 0), (0, 17)],
 )
-"""A row and a prompt end with the same iteration: the one that was admitted first is the first whose blocks are freed."""
+"""A row and a prompt end with the same iteration: the blocks of the one that was admitted first are freed first."""
 
 
 @given(
