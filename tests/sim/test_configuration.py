@@ -54,6 +54,12 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
         "seed": 0,
         "slo": {"ttft_s": None, "tpot_s": None},
         "timeline": False,
+        "pictures": True,
+        "report": False,
+        "vllm_bench": False,
+        "task": "run",
+        "measured": None,
+        "overlay": {"warmup": 0},
         "stretch": True,
     }
     return read_settings(config | changes, policies or {"orca": load("policy", "orca")})
