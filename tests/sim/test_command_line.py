@@ -97,9 +97,9 @@ def test_policies_of_ones_own_may_build_on_ours(scratch: Path) -> None:
 
 def test_hardware_of_ones_own_is_given_by_its_path(scratch: Path) -> None:
     (scratch / "my").mkdir()
-    text = (ROOT / "conf/hardware/h100_sxm.yaml").read_text()
+    text = (ROOT / "conf/hardware/h100_sxm_datasheet.yaml").read_text()
     for name in ("fast", "slow"):
-        (scratch / f"my/{name}.yaml").write_text(text.replace("name: h100_sxm", f"name: {name}"))
+        (scratch / f"my/{name}.yaml").write_text(text.replace("name: h100_sxm_datasheet", f"name: {name}"))
     few = ("+policy=orca", "workload.num_requests=5")
     for place, path in enumerate(("my/fast.yaml", "./my/fast.yaml", f"{scratch}/my/fast.yaml")):
         assert sim(*few, f"hardware={path}", "hardware.memory_bytes=4e10", f"hydra.run.dir=out{place}") == 0
