@@ -124,4 +124,5 @@ def _refuse_unused(config: Mapping[str, Any], task: str) -> None:
         for key in option.split("."):
             value = value.get(key, default) if isinstance(value, Mapping) else default
         if value != default:
-            raise InputError(f"{option}={shown(value)} has no use in task={task}: leave it out")
+            told = str(value).lower() if isinstance(value, bool) else shown(value)
+            raise InputError(f"{option}={told} has no use in task={task}: leave it out")

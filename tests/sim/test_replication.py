@@ -172,7 +172,7 @@ SLO = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
         ({"task": "capacity", "slo": SLO | {"attainment": 1}}, "slo.attainment is 1: give a number from 0.01"),
         ({"task": "capacity", "slo": SLO, "precision": 0}, "precision is 0: give a number from 0.001 to 0.5"),
         ({"task": "capacity", "slo": SLO, "request": 3}, "request=3 has no use in task=capacity"),
-        ({"task": "capacity", "slo": SLO, "timeline": True}, "timeline=True has no use in task=capacity"),
+        ({"task": "capacity", "slo": SLO, "timeline": True}, "timeline=true has no use in task=capacity"),
         ({"task": "capacity", "slo": SLO}, "slo.attainment=0.99 of 36 requests that count allows none to miss"),
         (
             {"task": "capacity", "slo": SLO, "of_workload": {"arrival": "closed_loop", "concurrency": 3}},
