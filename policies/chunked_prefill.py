@@ -73,20 +73,22 @@ class ChunkedPrefill(Policy):
 
     def plan(self, view: View, now: float, lane: int) -> Plan:
         """Give the budget to those in flight, then to the queue."""
-        draft, rows = view.draft(), view.rows
-        all_decode = not view.partial and draft.decode()
-        step = _Step(self.token_budget - len(rows)) if all_decode else self._go_on(view, draft)
-        room = self.max_batch - len(view.running)
-        if view.waiting and room > 0 and step.budget > 0 and not step.dropped:
-            self._admit(view, draft, step, room)
-        if step.jobs or step.dropped:
-            decode = len(rows) > sum(request in rows for request in step.dropped)
-            return Plan(step.jobs, drop=step.dropped, decode=decode, tokens=step.tokens)
+        draft, rows, waiting = view.draft(), view.rows, view.waiting
+        room, budget = self.max_batch - len(view.running), self.token_budget - len(rows)
+        all_decode, may_enter = not view.partial and draft.decode(), room > 0 and budget > 0
+        if not all_decode or (waiting and may_enter):
+            step = _Step(budget) if all_decode else self._go_on(view, draft)
+            if waiting and room > 0 and step.budget > 0 and not step.dropped:
+                self._admit(view, draft, step, room)
+            if step.jobs or step.dropped:
+                decode = len(rows) > sum(request in rows for request in step.dropped)
+                return Plan(step.jobs, drop=step.dropped, decode=decode, tokens=step.tokens)
         if not rows:
             return IDLE
         # Those that wait have no place or no memory until a row ends, whoever arrives behind them.
-        may_enter = room > 0 and step.budget > 0 and (not view.waiting or self.order != "fcfs")
-        return CARRY_ON_UNTIL_ARRIVAL if may_enter else CARRY_ON_THROUGH_ARRIVALS
+        if may_enter and (not waiting or self.order != "fcfs"):
+            return CARRY_ON_UNTIL_ARRIVAL
+        return CARRY_ON_THROUGH_ARRIVALS
 
     def _chunk(self, left: int, budget: int) -> int:
         """Tokens to compute of a prompt of which so many are left."""

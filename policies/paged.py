@@ -112,7 +112,10 @@ class Paged:
 
     def demand(self, steps: int, ahead: int = 0) -> int:
         """Blocks that `steps` decode steps need, `ahead` steps from now."""
-        clock, whole, rest = self._batch.clock + ahead, *divmod(steps, BLOCK)
+        clock = self._batch.clock + ahead
+        if steps == 1:  # by far the most often
+            return self._residues[-clock % BLOCK]
+        whole, rest = divmod(steps, BLOCK)
         demand = whole * len(self._batch.rows)
         for step in range(rest):
             demand += self._residues[-(clock + step) % BLOCK]

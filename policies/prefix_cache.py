@@ -9,7 +9,7 @@ it. A request of n tokens finds at most (n - 1) // 16 blocks, so that there is a
 A request's own block can be asked for again only after the request was preempted. Until then it is merely counted.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from policies.batch import Batch
@@ -202,7 +202,7 @@ class CacheDraft(Draft):
         self._evicted: set[int] = set()
         self._used: set[int] = set()
         self._filled: set[Content] = set()
-        self._lost: Counter[int] = Counter()
+        self._lost: dict[int, int] = {}
         self._hits: list[int | None] = []
 
     def grow(self, job: Job, before: int, tokens: int) -> bool:
@@ -239,8 +239,9 @@ class CacheDraft(Draft):
         return self._take(blocks_of(found + tokens) - found // BLOCK)
 
     def _take(self, blocks: int) -> bool:
-        if not super()._take(blocks):
+        if blocks > self.free:
             return False
+        self.free -= blocks
         self._pending += blocks
         return True
 
@@ -259,7 +260,8 @@ class CacheDraft(Draft):
 
     def _freed(self, job: Job, length: int) -> int:
         """Blocks of its own, and those shared that nobody else uses any more."""
-        shared = self._cache.held[job.id]
-        self._lost.update(shared)
-        unused = sum(self._cache.references[entry] == self._lost[entry] for entry in shared)
+        shared, lost = self._cache.held[job.id], self._lost
+        for entry in shared:
+            lost[entry] = lost.get(entry, 0) + 1
+        unused = sum(self._cache.references[entry] == lost[entry] for entry in shared)
         return blocks_of(length) - len(shared) + unused

@@ -8,7 +8,7 @@ in rounds, each round in a random order of its own.
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ class Profiler:
     def _profile(self, name: str) -> Profile:
         hardware = self._hardware
         return Profile(
-            **{field: getattr(hardware, field) for field in Device.__dataclass_fields__} | {"name": name},
+            **{each.name: getattr(hardware, each.name) for each in fields(Device)} | {"name": name},
             **vars(self._machine),
             model=self._network.dimensions.name,
             date=time.strftime("%Y-%m-%d %H:%M:%S %z"),

@@ -74,7 +74,7 @@ def shapes(max_batch: int, longest: int, quick: bool, seed: int) -> list[Shape]:
     windows = _steps(4 * SHORTEST, longest, 16.0 if quick else 4.0)
     grid = [*_prefill(max_batch, longest, quick), *_decode(rows, windows, rng)]
     grid += [_staircase(max_batch, window, rng) for window in windows[:: max(1, len(windows) - 1)]]
-    return grid + [_churn(place, max_batch, longest, rng) for place in range(2 if quick else 4)]
+    return grid + [_churn(place, max_batch, longest, rng) for place in range(2 if quick else 8)]
 
 
 def overflow() -> tuple[Shape, int]:

@@ -1,8 +1,9 @@
 """task=validate: predicts what every policy will achieve, then measures it, and says where the two differ and why.
 
 A prediction is made, and its file written, before anything of what it predicts is measured. All requests at once
-come first; the capacity measured there sets the rate of the second load, at which latencies mean something. The machine
-drifts, so policies take turns, in rounds, until the ratios between them are known well enough.
+come first; the capacity measured there sets the rate of the second load, at which latencies mean something. The
+machine drifts, so its pace is taken before each prediction, and policies take turns, in rounds, until the ratios
+between them are known well enough.
 """
 
 import itertools
@@ -22,6 +23,7 @@ from real.engine import Engine
 from real.machine import Machine
 from real.network import Network
 from real.options import ValidateOptions
+from real.pace import pace
 from real.prompts import random_prompts
 from real.serving import Serving
 from sim.log import IterationLog, Slice, work_of
@@ -101,8 +103,8 @@ class Validation:
             raise InputError("task=validate needs a profile: give hardware=FILE, as task=profile has written it")
         self._network = network
         self._policies = policies
-        self._costs = {name: _cost(profile, network, policy) for name, policy in policies.items()}
-        self._profile = profile
+        self._profiled = profile
+        self._take(profile)
         self._workloads = workloads
         self._folder = folder
         self._kv_tokens = kv_tokens
@@ -145,6 +147,11 @@ class Validation:
             write_summary(self._folder / "validation.json", self.report)
         return self.report
 
+    def _take(self, profile: Profile) -> None:
+        """Let a profile predict from now on."""
+        self._profile = profile
+        self._costs = {name: _cost(profile, self._network, policy) for name, policy in self._policies.items()}
+
     def _refuse_too_little_memory(self) -> None:
         """Refuse a policy that would reject every request: nothing could be measured."""
         for workload, requests in self._workloads.items():
@@ -155,18 +162,24 @@ class Validation:
                     )
 
     def _validate(self, workload: str, load: str, requests: Requests) -> float:
-        """Predict and measure one load; return the lowest request throughput."""
+        """Predict and measure one load; return the lowest request throughput.
+
+        The machine drifts, so its pace is taken first, on other requests, and the profile is brought to it.
+        """
+        prompts = random_prompts(requests, self._network.dimensions.vocabulary, self._seed)
+        self._warm_up(requests, prompts)
+        drift = pace(self._network, self._policies, self._profiled, self._seed)
+        self._take(self._profiled.at_pace(drift))
         predicted = {name: self._predict(policy, requests) for name, policy in self._policies.items()}
         entry: Report = {
             "workload": workload,
             "load": load,
             "num_requests": len(requests),
+            "drift": drift,
             "predicted": {name: {metric: summary[metric] for metric in METRICS} for name, summary in predicted.items()},
         }
         self.report["loads"].append(entry)
         write_summary(self._folder / "prediction.json", self.report)
-        prompts = random_prompts(requests, self._network.dimensions.vocabulary, self._seed)
-        self._warm_up(requests, prompts)
         until = self._until()
         rounds: list[dict[str, _Measured]] = []
         try:

@@ -90,7 +90,9 @@ def _pace(load: Report) -> str:
         f"; up to {100 * beyond:.0f} % of the time in iterations larger than any profiled" if beyond > NOTED else ""
     )
     return (
-        f"the iterations took {min(paces):.2f} to {max(paces):.2f} times what the profile says of the same work{larger}"
+        f"just before, the machine took {load['drift']:.2f} times what its profile says, and predictions are brought "
+        f"to that; the iterations then took {min(paces):.2f} to {max(paces):.2f} times what was predicted of the same "
+        f"work{larger}"
     )
 
 

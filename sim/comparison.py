@@ -17,6 +17,7 @@ from sim import __version__
 from sim.configuration import Compared
 from sim.model import Model
 from sim.plots import write_plots
+from sim.prediction_interval import LEVEL, Intervals
 from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
 from sim.simulation import Result
@@ -64,6 +65,7 @@ class Comparison(ABC):
         self._kv_tokens = kv_tokens
         self._more_facts = facts or {}
         self._results: dict[str, Result] = {}
+        self._intervals: Intervals | None = None
         self._notes = [*requests.notes, *_sharing_notes(compared, requests), *_order_notes(compared, requests)]
         self._notes += _reservation_notes(compared)
 
@@ -136,6 +138,7 @@ class Comparison(ABC):
             "max_new_tokens": requests.declared,
             "kv_tokens": self._kv_tokens,
             **self._more_facts,
+            **({"interval": {"level": LEVEL, **asdict(self._intervals)}} if self._intervals else {}),
             "options": {name: asdict(result.policy) for name, result in results.items()},
             "notes": self._notes,
         }
@@ -155,8 +158,10 @@ class Comparison(ABC):
         return f"{' and '.join(parts)} in {self._folder}"
 
     def _print(self, console: Console, pictures: list[Path]) -> None:
-        context = self._context(pictures)
-        print_table(console, {name: result.summary for name, result in self._results.items()}, context)
+        summaries = {name: result.summary for name, result in self._results.items()}
+        if self._intervals:
+            summaries = {name: {**summary, **self._intervals.ends(name)} for name, summary in summaries.items()}
+        print_table(console, summaries, self._context(pictures))
 
     def _context(self, pictures: list[Path]) -> Context:
         requests, longest = self._requests, self._model.max_positions
@@ -166,6 +171,7 @@ class Comparison(ABC):
             arrivals=requests.arrivals,
             declared=requests.declared,
             hardware=self._hardware,
+            engine=self._more_facts.get("engine"),
             model=self._model.name,
             kv_tokens=self._kv_tokens,
             max_positions=longest,

@@ -37,7 +37,7 @@ OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "
 """What every configuration may hold at its top."""
 
 
-SIMULATED = ("task", "measured", "overlay", "engine", "tensor_parallel", "kv_tokens", "stretch")
+SIMULATED = ("task", "measured", "overlay", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
 """What that of a simulation may hold beside them."""
 
 TASKS = ("run", "overlay")
@@ -97,6 +97,7 @@ class Settings(Compared):
         model: The model on it.
         kv_tokens: KV memory of a GPU, in tokens.
         stretch: Whether promised iterations are run in one event.
+        interval: Whether the simulation is repeated on hardware as it may truly be.
     """
 
     task: str
@@ -106,6 +107,7 @@ class Settings(Compared):
     model: Model
     kv_tokens: int
     stretch: bool
+    interval: bool
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -138,6 +140,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         model=model,
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),
+        interval=read_switch(config, "interval"),
     )
 
 

@@ -9,7 +9,7 @@ files that a run takes as its hardware.
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,6 +169,11 @@ class LayoutCost:
         if not _is_number(self.overlap_slowdown) or self.overlap_slowdown < 1:
             raise InputError(f"hardware: layout {self.layout}: overlap_slowdown={self.overlap_slowdown}: 1 or more")
 
+    def at_pace(self, pace: float) -> "LayoutCost":
+        """Return the costs when everything takes so many times as long."""
+        terms = [replace(term, seconds=[pace * seconds for seconds in term.seconds]) for term in self.terms]
+        return replace(self, terms=terms)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile(Device):
@@ -236,6 +241,10 @@ class Profile(Device):
                 return MeasuredCost(self, model, costs)
         known = ", ".join(costs.layout for costs in self.layouts)
         raise InputError(f"hardware={self.name} holds no costs for layout {layout}, only for {known}: profile it too")
+
+    def at_pace(self, pace: float) -> "Profile":
+        """Return the same machine when everything takes so many times as long."""
+        return replace(self, layouts=[costs.at_pace(pace) for costs in self.layouts])
 
 
 def layout_of(traits: Traits) -> str:

@@ -4,13 +4,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from policies.policy import Policy
+from sim.calibrated import Calibrated
 from sim.comparison import Comparison
 from sim.configuration import Settings
 from sim.log import Slice
+from sim.metrics import Summary
+from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.progress import Progress
 from sim.results import IterationWriter, make_folder
-from sim.simulation import Simulation
+from sim.simulation import Simulation, simulate
 from sim.timeline import Timeline
+from workloads.streams import stream
 
 
 class Run(Comparison):
@@ -22,6 +26,7 @@ class Run(Comparison):
         Raises:
             InputError: if the input or the folder is one that a person must mend.
         """
+        self._calibrated = require_errors(settings.hardware) if settings.interval else None
         make_folder(folder)
         super().__init__(
             settings,
@@ -33,11 +38,14 @@ class Run(Comparison):
             facts={"engine": settings.engine.name, "tensor_parallel": settings.hardware.gpus},
         )
         self._settings = settings
+        self._draws: dict[str, list[Summary]] = {}
         if not settings.hardware.takes_engine:
             self._notes.append(
                 f"hardware={settings.hardware.name} holds an engine's overheads already: of engine="
                 f"{settings.engine.name} only the frontend latency is added"
             )
+        elif settings.engine.assumed:
+            self._notes.append(f"engine={settings.engine.name}: not measured but assumed: {settings.engine.assumed}")
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""
@@ -68,4 +76,27 @@ class Run(Comparison):
             if timeline:
                 timeline.close(requests, simulation.answers)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
+        if self._calibrated:
+            self._draws[name] = self._draw(self._calibrated, name, policy)
+            self._intervals = intervals(self._draws)
         self._keep(name, result, folder)
+
+    def _draw(self, hardware: Calibrated, name: str, policy: Policy) -> list[Summary]:
+        """Simulate a policy on hardware as it may truly be, the same for every policy."""
+        settings, summaries = self._settings, []
+        with Progress(f"{name}, interval", DRAWS, unit="simulations") as progress:
+            for number in range(DRAWS):
+                truth = drawn(hardware, stream(settings.seed, f"interval {number}"))
+                result = simulate(
+                    self._requests,
+                    policy,
+                    truth,
+                    settings.model,
+                    kv_tokens=settings.kv_tokens,
+                    slo=settings.slo,
+                    stretch=settings.stretch,
+                    frontend_s=truth.engine.frontend_latency_s,
+                )
+                summaries.append(result.summary)
+                progress.update(number + 1)
+        return summaries

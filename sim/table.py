@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.prediction_interval import ENDS, LEVEL
+
 Value = float | int | bool | None
 Summary = Mapping[str, Value]
 
@@ -34,6 +36,7 @@ class Context:
         arrivals: How they arrive.
         declared: How `max_new_tokens` was declared to the scheduler.
         hardware: Name of the GPU.
+        engine: Name of the engine that a simulation assumes; None: there is a real one.
         model: Name of the model.
         kv_tokens: KV memory of a GPU, in tokens.
         max_positions: Longest sequence that the model was made for.
@@ -52,6 +55,7 @@ class Context:
     model: str
     kv_tokens: int
     max_positions: int
+    engine: str | None = None
     too_long: int = 0
     seed: int = 0
     notes: tuple[str, ...] = ()
@@ -98,7 +102,8 @@ def _say(console: Console, text: str) -> None:
 def heading(context: Context) -> Iterator[str]:
     """Yield what was run on what, as plain sentences."""
     yield f"{context.workload}: {context.requests:,} requests, {context.arrivals}, seed {context.seed}"
-    yield f"{context.model} on {context.hardware}, KV memory {context.kv_tokens:,} tokens"
+    under = f", engine {context.engine}" if context.engine else ""
+    yield f"{context.model} on {context.hardware}{under}, KV memory {context.kv_tokens:,} tokens"
     yield f"max_new_tokens declared to the scheduler: {context.declared}"
 
 
@@ -139,10 +144,12 @@ def table_lines(every: Sequence[Summary], context: Context) -> list[Line]:
         Line("GPUs used", _number("gpus", digits=0)),
         Line(f"throughput of the {'saturated part' if window else 'whole run'}", lambda _: "", section=True),
         Line("  requests/s", _number(f"{window}request_throughput")),
-        Line("  output tokens/s", _number(f"{window}output_throughput")),
+        Line("  output tokens/s", _number(output)),
+        *_interval_lines(every, output),
         *([Line("  ratio to the first", lambda s: _ratio(_value(s, output), base))] if len(every) > 1 else ()),
+        *_interval_lines(every, f"{output}_ratio"),
         *(_slo_lines() if any(summary.get("request_goodput") is not None for summary in every) else ()),
-        *_latency_lines(),
+        *_latency_lines(every),
         *_idle_lines(every),
         Line("GPU busy", _percent("gpu_busy_fraction"), section=True),
         Line("mean batch, rows", _number("mean_batch_rows", digits=1)),
@@ -158,17 +165,24 @@ def _prefix_lines(every: Sequence[Summary]) -> Iterator[Line]:
         yield Line("prompt tokens found in the prefix cache", _percent("prefix_hit_rate"))
 
 
+def _interval_lines(every: Sequence[Summary], key: str, scale: float = 1, what: str = "") -> Iterator[Line]:
+    """The range in which a metric is expected, where it is known."""
+    if any(f"{key}_low" in summary for summary in every):
+        yield Line(f"    {what}{LEVEL:.0%} interval", _range(key, scale))
+
+
 def _slo_lines() -> Iterator[Line]:
     yield Line("goodput, requests/s", _number("request_goodput"), section=True)
     yield Line("  share that met the SLO", _percent("slo_attainment"))
 
 
-def _latency_lines() -> Iterator[Line]:
+def _latency_lines(every: Sequence[Summary]) -> Iterator[Line]:
     names = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
     for key, name in names.items():
         scale, unit = (1, "ms") if key in ("tpot", "itl") else (1000, "s")
         show = _pair(f"mean_{key}_ms", f"p99_{key}_ms", scale)
         yield Line(f"{name} mean / p99, {unit}", show, section=key == "ttft")
+        yield from _interval_lines(every, f"mean_{key}_ms", scale, "mean, ")
 
 
 def _idle_lines(every: Sequence[Summary]) -> Iterator[Line]:
@@ -222,6 +236,14 @@ def _pair(mean: str, tail: str, scale: float) -> Callable[[Summary], str]:
     return show
 
 
+def _range(key: str, scale: float) -> Callable[[Summary], str]:
+    def show(summary: Summary) -> str:
+        ends = [_value(summary, f"{key}_{end}") for end in ENDS]
+        return "-" if None in ends else " to ".join(_format(end / scale) for end in ends if end is not None)
+
+    return show
+
+
 def _choice(yes: str, no: str) -> Callable[[Summary], str]:
     return lambda s: yes if s.get("saturated") else no
 
@@ -251,6 +273,11 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
     if any(share >= BEYOND for share in outside.values()):
         shares = [f"{name} {share:.1%}" for name, share in outside.items() if share >= BEYOND]
         yield f"Iterations larger than any measured on {context.hardware}, with times extrapolated: {_join(shares)}."
+    if any("output_throughput_low" in summary for summary in summaries.values()):
+        yield (
+            f"{LEVEL:.0%} intervals: errors of the calibration, drawn once per simulation; what the policy or the "
+            "model of the GPU leaves out is not in them."
+        )
     if context.too_long:
         yield (
             f"Requests longer than the {context.max_positions:,} tokens that {context.model} was made for: "

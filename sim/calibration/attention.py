@@ -22,8 +22,9 @@ QUERIES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 MEAN_CONTEXT = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 DECODE_FIT = {1: (8, 1), 2: (16, 2), 4: (32, 4), 8: (32, 8)}
 """Query and KV heads whose measurements make the decode table of so many KV heads, several query heads to each."""
-MHA_DECODE_FIT = (8, 8)
-PROMPT_FIT = {1: ((32, 32), (4, 4)), 4: ((32, 8), (4, 1)), 8: ((64, 8), (8, 1))}
+MHA_DECODE = (1, 2, 4, 8)
+"""Head counts whose measurements make the decode table of multi-head attention, which is scaled as if of the last."""
+PROMPT_FIT = {1: ((32, 32), (8, 8), (4, 4)), 4: ((32, 8), (8, 2), (4, 1)), 8: ((64, 8), (8, 1))}
 """Query and KV heads whose measurements make the prompt table of so many query heads per KV head."""
 GROUPS = 8
 """Most query heads per KV head that dense models have today."""
@@ -48,7 +49,7 @@ def group_of(table: pd.Series) -> pd.Index:
 
 
 def fit_decode(versions: pd.DataFrame, fitted: Heads, source: str) -> DecodeAttention:
-    """Return decode attention by rows and context, made of one head count and judged on others of as many KV heads.
+    """Return grouped-query decode attention, made of one head count and judged on others of as many KV heads.
 
     Args:
         versions: Seconds by `ATTENTION`, a column per version.
@@ -56,18 +57,44 @@ def fit_decode(versions: pd.DataFrame, fitted: Heads, source: str) -> DecodeAtte
         source: Where the table comes from.
     """
     table, judge = typical(versions), comparable(versions)
-    kv_heads, mha = fitted[1], fitted[0] == fitted[1]
+    kv_heads = fitted[1]
     cells = of_heads(table, [fitted]).droplevel(["heads", "kv_heads"]).unstack("tokens").sort_index(axis=1)
     rows = [count for count in ROWS if count in cells.index]
-    made = decode_table(cells.loc[rows], kv_heads, mha, source)
+    made = decode_table(cells.loc[rows], kv_heads, False, source)
     group = group_of(judge)
-    alike = (group == 1) if mha else (group > 1) & (group <= GROUPS)
-    alike &= True if mha else judge.index.get_level_values("kv_heads") == kv_heads
+    alike = (group > 1) & (group <= GROUPS) & (judge.index.get_level_values("kv_heads") == kv_heads)
     rest = judge[alike & ~judge.index.isin(of_heads(judge, [fitted]).index)]
     if rest.empty:
         return made
     found: dict[str, Any] = errors(*held_out_decode(made, rest))
     return replace(made, **found)
+
+
+def fit_multi_head_decode(versions: pd.DataFrame, source: str) -> DecodeAttention:
+    """Return multi-head decode attention, each head count judged by a table that is made of the others.
+
+    Args:
+        versions: Seconds by `ATTENTION`, a column per version.
+        source: Where the table comes from.
+    """
+    table, judge = typical(versions), comparable(versions)
+    judged = []
+    for heads in MHA_DECODE:
+        made = _multi_head_table(table, [other for other in MHA_DECODE if other != heads], source)
+        judged.append(held_out_decode(made, of_heads(judge, [(heads, heads)])))
+    measured, predicted = (np.concatenate(column) for column in zip(*judged, strict=True))
+    found: dict[str, Any] = errors(measured, predicted)
+    return replace(_multi_head_table(table, MHA_DECODE, source), **found)
+
+
+def _multi_head_table(table: pd.Series, counts: Sequence[int], source: str) -> DecodeAttention:
+    """Return the table of some head counts: rows x heads is what matters, and of the same the fewest rows are taken."""
+    frame = of_heads(table, [(heads, heads) for heads in counts]).rename("seconds").reset_index()
+    frame["rows"] = frame["batch"] * frame["heads"] / MHA_DECODE[-1]
+    cells = frame.sort_values("batch").groupby(["rows", "tokens"])["seconds"].first()
+    cells = cells.unstack("tokens").sort_index(axis=1)
+    rows = [count for count in ROWS if count in cells.index and cells.loc[count].count() > 1]
+    return decode_table(cells.loc[rows], MHA_DECODE[-1], True, source)
 
 
 def decode_table(cells: pd.DataFrame, kv_heads: int, mha: bool, source: str) -> DecodeAttention:

@@ -51,7 +51,7 @@ def rounded(values: Array, digits: int = 3) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values]
 
 
-def errors(measured: Array, predicted: Array, keep: int = 48) -> dict[str, object]:
+def errors(measured: Array, predicted: Array, keep: int = 96) -> dict[str, object]:
     """Return how far predictions lie from measurements: median, p90, and some log-ratios in the order of the shapes."""
     ratios = np.log(measured / predicted)
     relative = np.abs(predicted / measured - 1)

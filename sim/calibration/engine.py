@@ -72,6 +72,8 @@ def write_engine(path: Path, engine: EngineConstants) -> None:
         f"name: {engine.name}",
         f'source: "{SOURCE}"',
         *(f"{name}: {_number(getattr(engine, name))} # {text}" for name, text in UNITS.items()),
+        "standard_errors: # what the fit left open",
+        *(f"  {name}: {_number(error)}" for name, error in engine.standard_errors.items()),
     ]
     with writing(path), Draft(path) as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")

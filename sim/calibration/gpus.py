@@ -104,12 +104,12 @@ def _kernel_by_kernel(folder: Path, datasheet: Hardware, preferred: str, say: Sa
     generation = measurements.attention(folder / "attention", "generation", ["vllm"])
     say("communication")
     communication = measurements.all_reduces(folder / "comm")
-    heads = (*attention.DECODE_FIT.values(), attention.MHA_DECODE_FIT)
+    decode = [attention.fit_decode(generation, pair, _named(generation)) for pair in attention.DECODE_FIT.values()]
     return {
-        "matrices": matrices.fit_products(matrices.clean_products(products), datasheet, _named(products)),
+        "matrices": matrices.fit_products(matrices.clean_products(products, datasheet), datasheet, _named(products)),
         "prompts": attention.fit_prompts(context, datasheet, _named(context)),
         "chunks": attention.fit_walk(typical(context), _named(context)),
-        "decode": [attention.fit_decode(generation, pair, _named(generation)) for pair in heads],
+        "decode": [*decode, attention.fit_multi_head_decode(generation, _named(generation))],
         "all_reduce": layers.fit_all_reduce(communication, _named(communication), preferred),
     }
 

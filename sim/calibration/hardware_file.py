@@ -75,9 +75,10 @@ def _rows(rows: Sequence[Any], indent: int) -> Iterator[str]:
 
 
 def _flow(head: str, values: Sequence[Any]) -> Iterator[str]:
-    line, pad = head + "[", " " * (len(head) - len(head.lstrip()) + 2)
+    """A row of numbers as text, folded."""
+    line, pad = head + '"', " " * (len(head) - len(head.lstrip()) + 2)
     for place, value in enumerate(values):
-        word = _scalar(value) + ("]" if place == len(values) - 1 else ",")
+        word = _scalar(value) + ('"' if place == len(values) - 1 else "")
         if len(line) + len(word) + 1 > WIDTH:
             yield line.rstrip()
             line = pad

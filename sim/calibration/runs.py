@@ -129,7 +129,8 @@ def fit_engine(replays: Sequence[Replay]) -> EngineConstants:
     """Return the constants that meet these runs best: Gauss-Newton on the errors of the `METRICS`, each over its limit.
 
     Runs say little about some of the constants. What they leave open is held by `EXPECTED`, what real iterations were
-    found to take beyond the sum of their kernels, each over its spread.
+    found to take beyond the sum of their kernels, each over its spread. Standard errors are those of this least
+    squares, a metric's limit being the deviation that a run may have.
     """
     values, expected, spread = (np.array(column, dtype=np.float64) for column in (_START, _START, _SPREAD))
     for _ in range(ROUNDS):
@@ -140,7 +141,8 @@ def fit_engine(replays: Sequence[Replay]) -> EngineConstants:
             moved[place] += width
             slopes[:, place] = (_residuals(replays, moved, expected, spread) - before) / width
         values = np.maximum(values - np.linalg.lstsq(slopes, before, rcond=None)[0], LEAST)
-    return constants(values, "fitted")
+    errors = np.sqrt(np.diag(np.linalg.inv(slopes.T @ slopes)))
+    return constants(values, errors, "fitted")
 
 
 EXPECTED = {
@@ -156,10 +158,11 @@ _START = [value for value, _ in EXPECTED.values()]
 _SPREAD = [spread for _, spread in EXPECTED.values()]
 
 
-def constants(values: Array, source: str) -> EngineConstants:
-    """Return vLLM's constants, in the order of `EXPECTED`, with four digits."""
+def constants(values: Array, errors: Array, source: str) -> EngineConstants:
+    """Return vLLM's constants, in the order of `EXPECTED`, with four digits, and their standard errors, with two."""
     options = {name: float(f"{value:.4g}") for name, value in zip(EXPECTED, values, strict=True)}
-    return EngineConstants(name="vllm", source=source, **options)
+    standard_errors = {name: float(f"{error:.2g}") for name, error in zip(EXPECTED, errors, strict=True)}
+    return EngineConstants(name="vllm", source=source, **options, standard_errors=standard_errors)
 
 
 def _residuals(replays: Sequence[Replay], values: Array, expected: Array, spread: Array) -> Array:

@@ -62,7 +62,8 @@ def test_one_policy_leaves_the_files_of_a_simulation_and_the_tokens(
     measured, predicted = summary(scratch / "out"), summary(scratch / "sim")
     assert measured["policies"]["baton"].keys() == predicted["policies"]["baton"].keys()
     assert measured["policies"]["baton"]["completed"] == 6
-    assert predicted.keys() < measured.keys()
+    assumed = {"engine", "tensor_parallel"}  # of a simulation; a real run is what it is
+    assert predicted.keys() - assumed < measured.keys()
     assert not measured["partial"]
     assert {key: measured[key] for key in ("model", "device", "dtype", "attention", "threads")} == {
         "model": "tiny_llama", "device": "cpu", "dtype": "float32", "attention": "sdpa", "threads": 1,

@@ -17,11 +17,12 @@ from policies.errors import InputError
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
-from real import validation_report
+from real import validate, validation_report
 from real.attribution import attribute
 from real.machine import machine_of
 from real.network import Network, random_network
 from real.options import ValidateOptions
+from real.pace import _serve, pace
 from real.serving import Serving
 from real.validate import Validation
 from real.validation_report import plot_validation, print_validation, subject
@@ -102,6 +103,35 @@ def test_the_picture_names_its_subject_and_no_part_that_does_not_occur(
         time["parts"].pop("mixed", None)
     plot_validation(tmp_path, report)
     assert "mixed" not in {text.get_text() for text in figures[1].legends[0].get_texts()}
+
+
+def test_predictions_are_brought_to_the_pace_of_the_machine(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durations = []
+    for drift in (1.0, 2.0):
+        monkeypatch.setattr(validate, "pace", lambda *_, drift=drift: drift)
+        (entry, _) = validation(network, tmp_path).run()["loads"]
+        assert entry["drift"] == drift
+        durations.append([each["duration_s"] for each in entry["predicted"].values()])
+    assert durations[1] == pytest.approx([2 * seconds for seconds in durations[0]])
+
+
+def test_pace_is_what_iterations_take_to_what_the_profile_says_of_them(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+
+    def serve(*given: Any) -> Any:
+        served.append(_serve(*given))
+        return served[-1]
+
+    monkeypatch.setattr("real.pace._serve", serve)
+    fast = pace(network, POLICIES, profile(), 0)
+    assert len(served) == 2 * len(POLICIES)
+    again = iter(served)
+    monkeypatch.setattr("real.pace._serve", lambda *_: next(again))
+    assert pace(network, POLICIES, profile().at_pace(2), 0) == pytest.approx(fast / 2)
 
 
 def test_what_is_measured_was_predicted_in_a_file_before(

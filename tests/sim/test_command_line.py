@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sim import __version__, comparison
+from sim import __version__, comparison, run
 from sim.__main__ import main
 from sim.simulation import Simulation
 from tests.command_line import files, run_here, summary
@@ -139,6 +139,36 @@ def test_shared_prefixes_are_found_or_it_is_said_that_they_are_not(
     assert "prefix_hit_rate" not in summary(scratch / "out")["policies"]["orca"]
 
 
+def test_intervals_are_shown_and_kept(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "DRAWS", 5)
+    options = ("policies=[run_to_completion,orca]", "max_batch=4", "workload.num_requests=10")
+    assert sim(*options, "interval=true", "hydra.run.dir=out") == 0
+    found = summary(scratch / "out")["interval"]
+    assert found["level"] == 0.9
+    low, high = found["metrics"]["orca"]["mean_e2el_ms"]
+    assert low < high
+    assert list(found["ratios"]) == ["orca"]
+    shown = capsys.readouterr().out
+    assert f"{low / 1000:.2f} to {high / 1000:.2f}" in shown
+    assert "90% intervals: errors of the calibration" in shown
+    assert sim(*options, "hydra.run.dir=plain") == 0
+    assert "interval" not in summary(scratch / "plain")
+    assert summary(scratch / "plain")["policies"] == summary(scratch / "out")["policies"]
+
+
+def test_constants_that_nobody_measured_are_named(scratch: Path) -> None:
+    said = "engine=transformers_eager: not measured but assumed: host time per layer and per step"
+    for folder, options, notes in (
+        ("eager", ("engine=transformers_eager",), 1),
+        ("vllm", ("engine=vllm",), 0),
+        ("datasheet", ("engine=transformers_eager", "hardware=h100_sxm_datasheet"), 0),  # takes none of them
+    ):
+        assert sim("+policy=orca", "workload.num_requests=3", *options, f"hydra.run.dir={folder}") == 0
+        assert sum(note.startswith(said) for note in summary(scratch / folder)["notes"]) == notes
+
+
 def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) -> None:
     rows = "".join(f"0,10,{output}\n" for output in (30, 10, 20))
     (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
@@ -200,6 +230,10 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("hardware=nowhere.yaml", "hardware=nowhere.yaml: cannot be read (No such file or directory)"),
         ("model=hf", "model.path is missing: give model.path=FOLDER"),
         ("model=hf model.path=nowhere", "model.path=nowhere: there is no nowhere/config.json"),
+        (
+            "interval=true hardware=h100_sxm_datasheet",
+            "interval=true: the errors of hardware=h100_sxm_datasheet are not",
+        ),
         ("slo.ttft_s=-1", "slo.ttft_s=-1: must be a positive number"),
         ("workload=trace workload.path=nowhere.csv", "workload.path=nowhere.csv: there is no such file"),
     ],

@@ -27,6 +27,7 @@ PARAMETERS = {
     "llama2_7b": 6.738e9,
     "llama2_13b": 13.016e9,
     "llama2_70b": 68.977e9,
+    "llama3_1_8b": 8.030e9,
     "llama3_8b": 8.030e9,
     "codellama_34b": 33.744e9,
     "qwen3_14b": 14.768e9,
@@ -61,6 +62,7 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
         "measured": None,
         "overlay": {"warmup": 0},
         "stretch": True,
+        "interval": False,
     }
     return read_settings(config | changes, policies or {"orca": load("policy", "orca")})
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from sim.metrics import SLO
+from sim.prediction_interval import ENDS
 from sim.table import Context, Summary, print_table
 from tests.sim.small_run import POLICIES, make_requests, run
 
@@ -87,6 +88,24 @@ def test_what_a_reader_must_know_is_said_when_it_is_so() -> None:
     assert row(text, "GPUs used") == ["1", "1", "2"]
     for note in ("Inline BATON schedules almost as prefill_first does", "GPUs; compare", "was made for: 3;"):
         assert note in text
+
+
+def test_intervals_stand_below_what_they_are_of() -> None:
+    several = {name: dict(SUMMARIES[name]) for name in ("orca", "baton")}
+    ends = {"output_throughput_ratio": (1.11, 1.23), "output_throughput": (900.0, 1100.0), "mean_ttft_ms": (2e3, 3e3)}
+    for summary in several.values():
+        summary["saturated"] = False
+    several["baton"] |= {f"{key}_{end}": value for key in ends for end, value in zip(ENDS, ends[key], strict=True)}
+    lines = [" ".join(line.split()) for line in shown(several, 100).splitlines()]
+    for what, below in (
+        ("output tokens/s", "90% interval - 900 to 1,100"),
+        ("ratio to the first", "90% interval - 1.11 to 1.23"),
+        ("TTFT mean", "mean, 90% interval - 2.00 to 3.00"),
+    ):
+        place = next(number for number, line in enumerate(lines) if line.startswith(what))
+        assert lines[place + 1] == below
+    assert any("errors of the calibration, drawn once per simulation" in line for line in lines)
+    assert "interval" not in shown({"orca": SUMMARIES["orca"]})
 
 
 def test_goodput_is_shown_under_an_slo() -> None:
