@@ -157,11 +157,10 @@ class Comparison(ABC):
         return f"{' and '.join(parts)} in {self._folder}"
 
     def _print(self, console: Console, pictures: list[Path]) -> None:
-        context = self._context(pictures)
         summaries = {name: result.summary for name, result in self._results.items()}
         if self._intervals:
             summaries = {name: {**summary, **self._intervals.ends(name)} for name, summary in summaries.items()}
-        print_table(console, summaries, context)
+        print_table(console, summaries, self._context(pictures))
 
     def _context(self, pictures: list[Path]) -> Context:
         requests, longest = self._requests, self._model.max_positions

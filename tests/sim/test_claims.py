@@ -186,10 +186,10 @@ def test_the_line_runs_between_ratios_below_and_above_the_claim() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("task=foo", "task is 'foo': choose one of run, claims"),
+        ("task=foo", "task is 'foo': choose one of run, overlay, capacity, explain, claims"),
         ("task=claims claims.size=huge", "claims.size is 'huge': choose one of quick, full"),
-        ("task=claims policies=[orca]", "policies= has no use in task=claims"),
-        ("task=claims +policy=orca", "policy= has no use in task=claims"),
+        ("task=claims policies=[orca]", "policies=['orca'] has no use in task=claims"),
+        ("task=claims +policy=orca", "policy={"),
         ("task=claims workload=azure_conv", "workload= has no use in task=claims"),
     ],
 )

@@ -191,7 +191,7 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("workload=", "workload=: choose one by name, workload=NAME"),
         ("~workload", "~workload: choose one by name"),
         ("+hardware=a100_sxm", "+hardware=a100_sxm: write hardware=a100_sxm"),
-        ("foo=1", "foo: there is no such option; choose from task, policies, max_batch, "),
+        ("foo=1", "foo: there is no such option; choose from policies, max_batch, "),
         ("+foo=1", "foo: there is no such option; choose from workload, "),
         ("workload.path=x", "workload.path: there is no such option; workload takes turns, "),
         ("+workload.path=x", "workload.path: there is no such option; ShareGPT takes "),

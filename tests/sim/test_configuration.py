@@ -58,7 +58,6 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
         "pictures": True,
         "report": False,
         "vllm_bench": False,
-        "task": "run",
         "measured": None,
         "overlay": {"warmup": 0},
         "stretch": True,

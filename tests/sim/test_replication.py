@@ -159,7 +159,7 @@ SLO = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "foo"}, "task is 'foo': choose one of run, capacity, explain"),
+        ({"task": "foo"}, "task is 'foo': choose one of run, overlay, capacity, explain, claims"),
         ({"replications": 1}, "replications is 1: give a whole number from 2"),
         ({"warm_up": 0.2}, "warm_up=0.2 has no use without replications=N"),
         ({"replications": 3, "warm_up": 1}, "warm_up is 1: give a number from 0 to 0.9"),
