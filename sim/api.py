@@ -190,9 +190,10 @@ def read_setting(
     if kv_tokens is not None:
         whole_number("kv_tokens", kv_tokens, 1, MAX_TOKENS)
     constants = named("engine", engine, EngineConstants)
+    device = named("hardware", hardware, Device).deployed(constants, tensor_parallel)  # type: ignore[type-abstract]
     return Setting(
-        hardware=named("hardware", hardware, Device).deployed(constants, tensor_parallel),  # type: ignore[type-abstract]
-        engine=constants,
+        hardware=device,
+        engine=device.engine_on(constants),
         model=model.dimensions() if isinstance(model, Pretrained) else named("model", model, Model),
         kv_tokens=kv_tokens,
         slo=slo,

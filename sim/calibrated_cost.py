@@ -118,7 +118,9 @@ class CalibratedCost(CostModel):
             yield f"attention heads of width {model.head_dim}"
         if not all(hardware.matrices.covers(*shape) for shape in self._shard.matrices):
             yield "matrices of this size"
-        tables = [hardware.matrices, self._decode, *hardware.prompts, hardware.chunks, hardware.elementwise]
+        if not all(hardware.matrices.measured(*shape) for shape in self._shard.matrices):
+            yield from filter(None, [hardware.matrices.extrapolated])
+        tables = [self._decode, *hardware.prompts, hardware.chunks, hardware.elementwise]
         yield from dict.fromkeys(table.extrapolated for table in tables if table.extrapolated)
 
     def _layer_line(self) -> Line:

@@ -21,7 +21,7 @@ from sim.prediction_interval import LEVEL, Intervals
 from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
 from sim.simulation import Result
-from sim.table import Context, print_table
+from sim.table import Context, print_table, warnings
 from sim.vllm_bench import bench_summary
 from workloads.requests import Requests
 
@@ -139,7 +139,10 @@ class Comparison(ABC):
             **self._more_facts,
             **({"interval": {"level": LEVEL, **asdict(self._intervals)}} if self._intervals else {}),
             "options": {name: asdict(result.policy) for name, result in results.items()},
-            "notes": self._notes,
+            "notes": [
+                *self._notes,
+                *warnings({name: each.summary for name, each in results.items()}, self._context([])),
+            ],
         }
 
     def _salvage(self) -> str:

@@ -130,6 +130,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
     hardware = read_object(config, "hardware", Device).deployed(engine, gpus)
+    engine = hardware.engine_on(engine)
     model = read_model(config)
     if isinstance(model, Pretrained):
         model = model.dimensions()

@@ -63,6 +63,10 @@ class Device(ABC):
             )
         return self
 
+    def engine_on(self, engine: "EngineConstants") -> "EngineConstants":
+        """Return the engine whose latency the requests of a run on it see: the one that is asked for."""
+        return engine
+
     @property
     def gpus(self) -> int:
         """GPUs that this is: more than one where several share each layer."""

@@ -136,6 +136,10 @@ class MatrixProduct(Table):
         tokens = np.array(self.tokens, dtype=np.float64)
         return np.asarray(roofline_seconds(tokens, outputs, inputs, flops, bandwidth) / np.exp(share))
 
+    def measured(self, outputs: int, inputs: int) -> bool:
+        """Whether a matrix has the sides of measured ones."""
+        return outputs in self.outputs and inputs in self.inputs
+
     def covers(self, outputs: int, inputs: int) -> bool:
         """Whether a matrix lies within the measured ones."""
         return self.outputs[0] <= outputs <= self.outputs[-1] and self.inputs[0] <= inputs <= self.inputs[-1]

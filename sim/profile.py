@@ -19,6 +19,7 @@ from policies.errors import InputError
 from policies.policy import Traits
 from policies.work import Work
 from sim.cost import Array, CostModel, Demand, computed_slots
+from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.model import Model
 
@@ -241,6 +242,10 @@ class Profile(Device):
                 return MeasuredCost(self, model, costs)
         known = ", ".join(costs.layout for costs in self.layouts)
         raise InputError(f"hardware={self.name} holds no costs for layout {layout}, only for {known}: profile it too")
+
+    def engine_on(self, engine: EngineConstants) -> EngineConstants:
+        """Return none but the one that was measured: it served the requests itself, without a front end."""
+        return EngineConstants(name="as profiled", source=self.name)
 
     def at_pace(self, pace: float) -> "Profile":
         """Return the same machine when everything takes so many times as long."""

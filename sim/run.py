@@ -99,9 +99,11 @@ class Run(Comparison):
 def engine_notes(settings: Settings) -> list[str]:
     """Return a sentence if the hardware leaves the engine without effect, or if the engine is an assumption."""
     hardware, engine = settings.hardware, settings.engine
-    if not hardware.takes_engine:
-        return [
-            f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
-            "latency is added"
-        ]
-    return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
+    if hardware.takes_engine:
+        return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
+    if not engine.frontend_latency_s:
+        return []
+    return [
+        f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
+        "latency is added"
+    ]

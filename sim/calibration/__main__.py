@@ -10,6 +10,7 @@ from sim.calibration.gpus import GPUS, calibrate
 from sim.calibration.hardware_file import write_hardware
 from sim.hardware import Hardware
 from sim.model import Model
+from sim.results import make_folder
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=CONF / "hardware", help="where files go; default conf/hardware")
     given = parser.parse_args()
     try:
+        make_folder(given.out)
         for name in given.gpus or GPUS:
             if name not in GPUS:
                 raise InputError(f"{name}: there are no tables of this GPU; choose from {', '.join(GPUS)}")

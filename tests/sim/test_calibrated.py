@@ -282,3 +282,13 @@ def test_what_cannot_be_told_is_refused_in_one_line(gpu: str, model: Model, gpus
 def test_a_table_that_is_none_is_refused(table: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(table, **changes)
+
+
+def test_what_is_extrapolated_of_a_model_is_said_of_that_model_alone() -> None:
+    gpu = read_named("hardware", "rtx4090")
+    told = {
+        name: gpu.cost_model(read_named("model", name), Orca().traits).extrapolated
+        for name in ("llama3_8b", "llama2_7b")
+    }
+    assert not any("matrices" in text for text in told["llama3_8b"])
+    assert "matrices other than those of Llama 3 8B" in told["llama2_7b"]

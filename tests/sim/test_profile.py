@@ -16,6 +16,7 @@ from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
 from policies.work import Work
 from sim.configuration import build
+from sim.engine_constants import EngineConstants
 from sim.model import kv_capacity
 from sim.profile import Fit, LayoutCost, Profile, Term, settings_of
 from sim.simulation import simulate
@@ -174,3 +175,9 @@ def test_a_profile_that_is_none_is_refused() -> None:
             replace(PROFILE, **changes)
     with pytest.raises(InputError, match="overlap_slowdown"):
         LayoutCost(layout="static", terms=TERMS, overlap_slowdown=0.5)
+
+
+def test_a_profile_brings_its_own_engine() -> None:
+    served = PROFILE.engine_on(EngineConstants(name="vllm", source="", frontend_latency_s=1.0))
+    assert (served.name, served.frontend_latency_s) == ("as profiled", 0.0)
+    assert H100.engine_on(served) is served
