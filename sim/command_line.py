@@ -33,6 +33,7 @@ from sim.complaint import in_one_line
 from sim.configuration import PACKAGES, Config, refuse_foreign
 from sim.overrides import check_overrides, files_given, forced, with_implied
 from sim.sweep import FAILED, Point, fingerprint, gather, in_words, open_sweep, sweep_id, write_table
+from sim.table_file import TABLES, beside
 
 HYDRA_PACKAGES = (*PACKAGES, "hydra._internal.core_plugins.", "hydra_plugins.")
 """What a `_target_` anywhere in the composed configuration, Hydra's own part counted, may begin with."""
@@ -167,9 +168,23 @@ def _plain(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
     """Return a configuration, and that of each policy to run, in plain containers."""
     try:
         config: Any = OmegaConf.to_container(composed, resolve=True)
+        _place_tables(config)
         return config, _policies(config)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise InputError(in_one_line(error)) from None
+
+
+def _place_tables(config: Mapping[str, Any]) -> None:
+    """Say in which folder the tables of a hardware file lie: its own."""
+    hardware, chosen = config.get("hardware"), str(HydraConfig.get().runtime.choices.get("hardware"))
+    if not isinstance(hardware, dict) or not isinstance(hardware.get(TABLES), str):
+        return
+    folder = os.path.dirname(chosen)
+    if not chosen.endswith(".yaml"):
+        sources = [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+        groups = [os.path.join(source, "hardware") for source in sources]
+        folder = next((group for group in groups if os.path.isfile(os.path.join(group, f"{chosen}.yaml"))), folder)
+    hardware[TABLES] = beside(hardware[TABLES], folder)
 
 
 def _policies(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sim.model import Model, kv_capacity
 from sim.options import OPTIONS as TASK_OPTIONS
 from sim.options import Objective, TaskOptions, read_task
 from sim.pretrained import Pretrained
+from sim.table_file import with_tables
 from workloads.checks import shown, whole_number
 from workloads.measured import Measured
 from workloads.requests import MAX_TOKENS, Workload
@@ -228,6 +229,7 @@ def build(settings: Any, option: str) -> Any:
     if isinstance(settings, Mapping) and "_target_" in settings:
         refuse_foreign(settings, option)
         target = _target(settings["_target_"], option)
+        settings = with_tables(settings, option) if issubclass(target, Device) else settings
         options = {str(key): build(value, f"{option}.{key}") for key, value in settings.items() if key != "_target_"}
         _check_names(target, options, option)
         return target(**options)

@@ -11,9 +11,9 @@ and is scaled to a model's dimensions by the law that its kernels follow:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,8 +29,6 @@ QUERY_HEADS = 32
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A measured table.
-
-    A row of numbers may be given as text, the numbers apart by spaces: configurations of many numbers load faster so.
 
     Attributes:
         source: Which measurements it was made of.
@@ -51,9 +49,6 @@ class Table:
     def __post_init__(self) -> None:
         """Refuse tables that are no tables: axes that do not ascend, values that are no positive numbers."""
         kind = type(self).__name__
-        for column in fields(self):
-            if column.name not in _TEXTS:
-                object.__setattr__(self, column.name, _numbers(getattr(self, column.name)))
         if not isinstance(self.source, str) or not isinstance(self.extrapolated, str):
             raise InputError(f"hardware: {kind}: source and extrapolated must be text")
         for axis in self.AXES:
@@ -63,21 +58,6 @@ class Table:
 
     def _check(self, kind: str) -> None:
         """Refuse values that do not fit the axes."""
-
-
-_TEXTS = ("source", "extrapolated")
-
-
-def _numbers(value: Any) -> Any:
-    """Return rows that are given as text as the lists of numbers they are, however deep; what is no number stays."""
-    if isinstance(value, str):
-        try:
-            return [int(word) if word.isdecimal() else float(word) for word in value.split()]
-        except ValueError:
-            return value
-    if isinstance(value, Mapping):
-        return {key: _numbers(item) for key, item in value.items()}
-    return [_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 def _ascending(value: object) -> bool:
@@ -309,6 +289,13 @@ class AllReduce(Table):
 
     message: Sequence[float]
     seconds: Mapping[int, Sequence[float]]
+
+    def __post_init__(self) -> None:
+        """Read numbers of GPUs that are given as text, as JSON names its entries, and refuse what is none."""
+        if isinstance(self.seconds, Mapping):
+            seconds = {int(gpus) if str(gpus).isdecimal() else gpus: each for gpus, each in self.seconds.items()}
+            object.__setattr__(self, "seconds", seconds)
+        super().__post_init__()
 
     def _check(self, kind: str) -> None:
         if not isinstance(self.seconds, Mapping) or not all(isinstance(gpus, int) for gpus in self.seconds):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ FINISHED = "finished"
 FAILED = "failed"
 
 PACKAGES = ("policies", "workloads", "sim", "real")
-PATH_OPTIONS = ("path", "measured", "texts")
+PATH_OPTIONS = ("path", "measured", "texts", "tables")
 """Options that name a file or folder whose content matters."""
 
 FACTS = ("workload", "hardware", "model", "num_requests", "arrivals", "max_new_tokens", "kv_tokens", "version")
@@ -80,17 +81,25 @@ def fingerprint(*configurations: Any) -> str:
 
     Args:
         configurations: Plain containers, the composed configuration and those of its policies. Files and folders that
-            they name count by size and time of change, the program by its source.
+            they name count by size and time of change, the program by its source and the tables that it ships.
     """
     digest = hashlib.sha256(json.dumps(configurations, sort_keys=True, default=str).encode())
     for path in _named_files(configurations):
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
-    home = Path(sim.__file__).parents[1]
-    for package in PACKAGES:
-        for source in sorted((home / package).rglob("*.py")):
-            digest.update(source.read_bytes())
+    digest.update(_program())
     return digest.hexdigest()
+
+
+@cache
+def _program() -> bytes:
+    """Return a digest of this program, as it was when it was first asked for."""
+    digest = hashlib.sha256()
+    home = Path(sim.__file__).parents[1]
+    for folder, kind in (*((package, "*.py") for package in PACKAGES), ("conf", "*.json")):
+        for source in sorted((home / folder).rglob(kind)):
+            digest.update(source.read_bytes())
+    return digest.digest()
 
 
 def _named_files(settings: Any) -> Iterator[Path]:

@@ -1,95 +1,84 @@
-"""Hardware files: how a calibrated GPU is written, so that a person can read it."""
+"""Hardware files: how a calibrated GPU is written, its facts as YAML and its tables beside them as JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from sim.calibrated import Calibrated
+from sim.calibration.catalogue import CONF
 from sim.results import Draft, writing
+from sim.table_file import SHIPPED, TABLES
 
-WIDTH = 118
 _LEFT_OUT = ("engine", "tensor_parallel")
+"""What a run says of the hardware, not its file."""
 
 
 def write_hardware(path: Path, gpu: Calibrated, heading: str) -> None:
-    """Write a hardware file.
+    """Write a hardware file, and its tables under the same name with the suffix .json.
 
     Args:
-        path: The file.
+        path: The file; in conf/ it names its tables so that a copy of it finds them.
         gpu: What it describes.
         heading: A line on where it comes from.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: A file cannot be written.
     """
-    lines = [f"# {heading}", *_object(gpu, 0)]
+    settings = {name: value for name, value in _settings(gpu).items() if name not in _LEFT_OUT}
+    tables = {name: value for name, value in settings.items() if isinstance(value, dict | list)}
+    facts = {name: value for name, value in settings.items() if name not in tables}
+    _write(path.with_suffix(".json"), json_rows(tables))
+    lines = [f"# {heading}", *(f"{name}: {_scalar(value)}" for name, value in facts.items())]
+    _write(path, "\n".join([*lines, f"{TABLES}: {_name(path.with_suffix('.json'))}"]))
+
+
+def _name(tables: Path) -> str:
+    """Return how the hardware file beside it names a file of tables."""
+    path, conf = tables.resolve(), CONF.resolve()
+    return SHIPPED + path.relative_to(conf).as_posix() if path.is_relative_to(conf) else tables.name
+
+
+def _write(path: Path, text: str) -> None:
     with writing(path), Draft(path) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8")
 
 
-def _object(value: Any, indent: int) -> Iterator[str]:
-    pad = " " * indent
-    yield f"{pad}_target_: {type(value).__module__}.{type(value).__name__}"
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if field.name in _LEFT_OUT or item is None or item in ((), ""):
-            continue
-        yield from _entry(field.name, item, indent)
+def _settings(value: Any) -> dict[str, Any]:
+    """Return an object as the settings that it can be built of; what is empty is left out."""
+    given = {field.name: getattr(value, field.name) for field in fields(value)}
+    kept = {name: _plain(item) for name, item in given.items() if item is not None and item not in ((), "")}
+    return {"_target_": f"{type(value).__module__}.{type(value).__name__}", **kept}
 
 
-def _entry(name: str, value: Any, indent: int) -> Iterator[str]:
-    pad = " " * indent
+def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        yield f"{pad}{name}:"
-        yield from _object(value, indent + 2)
-    elif isinstance(value, Mapping):
-        yield f"{pad}{name}:"
-        for key, item in value.items():
-            yield from _entry(str(key), item, indent + 2)
-    elif isinstance(value, list | tuple) and is_dataclass(value[0]):
-        yield f"{pad}{name}:"
-        for item in value:
-            first, *rest = _object(item, indent + 4)
-            yield f"{pad}  - {first.strip()}"
-            yield from rest
-    elif isinstance(value, list | tuple) and isinstance(value[0], list | tuple):
-        yield f"{pad}{name}:"
-        yield from _rows(value, indent + 2)
-    elif isinstance(value, list | tuple):
-        yield from _flow(f"{pad}{name}: ", value)
-    else:
-        yield f"{pad}{name}: {_scalar(value)}"
+        return _settings(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _rows(rows: Sequence[Any], indent: int) -> Iterator[str]:
-    """One row of a table per line, longer ones folded; a table of tables as a list of lists of rows."""
-    pad = " " * indent
-    for row in rows:
-        if isinstance(row[0], list | tuple):
-            inner = list(_rows(row, indent + 2))
-            yield f"{pad}- {inner[0].strip()}"
-            yield from inner[1:]
-        else:
-            yield from _flow(f"{pad}- ", row)
+def json_rows(value: Any, indent: str = "") -> str:
+    """Return plain containers as JSON, a row of numbers per line."""
+    if isinstance(value, Mapping):
+        return _block(
+            "{}", (f"{json.dumps(str(key))}: {json_rows(item, indent + ' ')}" for key, item in value.items()), indent
+        )
+    if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
+        return _block("[]", (json_rows(item, indent + " ") for item in value), indent)
+    return json.dumps(value, allow_nan=False)
 
 
-def _flow(head: str, values: Sequence[Any]) -> Iterator[str]:
-    """A row of numbers as text, folded."""
-    line, pad = head + '"', " " * (len(head) - len(head.lstrip()) + 2)
-    for place, value in enumerate(values):
-        word = _scalar(value) + ('"' if place == len(values) - 1 else "")
-        if len(line) + len(word) + 1 > WIDTH:
-            yield line.rstrip()
-            line = pad
-        line += word + " "
-    yield line.rstrip()
+def _block(brackets: str, items: Iterable[str], indent: str) -> str:
+    inner = f",\n{indent} ".join(items)
+    return f"{brackets[0]}\n{indent} {inner}\n{indent}{brackets[1]}"
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    """Return a fact as YAML; 1e-5 needs a point to be a number there."""
     if isinstance(value, float):
         text = f"{value:.4g}" if abs(value) < 1e6 and float(f"{value:.4g}") == value else repr(value)
         return text if "e" not in text or "." in text else text.replace("e", ".0e")
-    return f'"{value}"' if isinstance(value, str) and ":" in value else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and ":" in value else str(value)

@@ -199,4 +199,6 @@ def test_a_version_that_measured_a_part_only_is_left_out(tmp_path: Path) -> None
 def test_a_hardware_file_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
     gpu = read_named("hardware", name)
     write_hardware(tmp_path / "gpu.yaml", gpu, "test")
-    assert build(yaml.safe_load((tmp_path / "gpu.yaml").read_text()), "hardware") == gpu
+    written = yaml.safe_load((tmp_path / "gpu.yaml").read_text())
+    assert written["tables"] == "gpu.json"
+    assert build(written | {"tables": str(tmp_path / "gpu.json")}, "hardware") == gpu

@@ -16,6 +16,7 @@ from sim.configuration import Settings, build, read_settings, refuse_foreign
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.model import Model, kv_capacity
+from sim.table_file import with_tables
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = {group: sorted((CONF / group).glob("*.yaml")) for group in ("policy", "hardware", "model", "engine")}
@@ -81,7 +82,7 @@ def test_the_groups_are_complete() -> None:
 
 @pytest.mark.parametrize("file", ALL, ids=lambda file: file.stem)
 def test_a_file_lists_every_option_and_makes_its_object(file: Path) -> None:
-    options = load(file.parent.name, file.stem)
+    options = with_tables(load(file.parent.name, file.stem), file.parent.name)
     made: Any = build(options, file.parent.name)
     assert isinstance(made, KINDS[file.parent.name])
     known = {field.name for field in fields(made)}
