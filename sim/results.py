@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from policies.errors import InputError
 from sim.log import DTYPE, Slice, columns_of
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def _encoding(schema: pa.Schema) -> dict[str, Any]:
+
+def _encoding(schema: "pa.Schema") -> dict[str, Any]:
     """Whole numbers as differences, which takes half the time of compressing them and the same space."""
+    import pyarrow as pa
+
     counts = [field.name for field in schema if pa.types.is_integer(field.type)]
     texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     return {
@@ -103,8 +106,12 @@ class IterationWriter:
         Raises:
             InputError: if it cannot be written.
         """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         self._path = path
         self._draft = Draft(path)
+        self._batch = pa.record_batch
         self._schema = pa.schema([(name, pa.from_numpy_dtype(DTYPE[name])) for name in DTYPE.names or ()])
         try:
             with writing(path):
@@ -115,9 +122,9 @@ class IterationWriter:
 
     def __call__(self, records: Slice) -> None:
         """Write a slice."""
-        columns = [pa.array(values) for values in columns_of(records).values()]
+        columns = [_numbers(values) for values in columns_of(records).values()]
         with writing(self._path):
-            self._file.write_batch(pa.record_batch(columns, schema=self._schema))
+            self._file.write_batch(self._batch(columns, schema=self._schema))
 
     def close(self) -> None:
         """Complete the file."""
@@ -154,23 +161,42 @@ def write_requests(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     Raises:
         InputError: if the file cannot be written.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     arrays = {
-        name: _categories(values) if values.dtype.kind == "U" else pa.array(values, from_pandas=True)
-        for name, values in columns.items()
+        name: _categories(values) if values.dtype.kind == "U" else _numbers(values) for name, values in columns.items()
     }
     table = pa.table(arrays)
     with writing(path), Draft(path) as part:
         pq.write_table(table, part, **_encoding(table.schema))
 
 
-def _categories(texts: npt.NDArray[Any]) -> pa.DictionaryArray:
+def _numbers(values: npt.NDArray[Any]) -> "pa.Array":
+    """Return numbers as a column, NaN as null.
+
+    `pyarrow.array` does the same, but imports pandas, which takes longer than a small simulation.
+    """
+    import pyarrow as pa
+
+    values = np.ascontiguousarray(values)
+    missing = np.isnan(values)
+    known = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [known, pa.py_buffer(values)])
+
+
+def _categories(texts: npt.NDArray[Any]) -> "pa.DictionaryArray":
     """Return texts, of which few are different, as codes: one comparison per category is faster than a hash each."""
+    import pyarrow as pa
+
     codes = np.full(len(texts), -1, dtype=np.int32)
     names: list[str] = []
     while (codes < 0).any():
         names.append(str(texts[np.argmin(codes)]))
         codes[texts == names[-1]] = len(names) - 1
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names, type=pa.string()))
+    ends = np.cumsum([0, *(len(name.encode()) for name in names)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer("".join(names).encode())]
+    return pa.DictionaryArray.from_arrays(_numbers(codes), pa.Array.from_buffers(pa.string(), len(names), buffers))
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 import sim
 from policies.errors import InputError
 from sim.results import Draft, make_folder, writing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 POINT = "point.json"
 """What became of a point, in its folder."""
@@ -197,14 +197,19 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         InputError: if the file cannot be written.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
     with writing(path), Draft(path) as part:
         pq.write_table(table, part)
 
 
-def _column(values: list[Any]) -> pa.Array:
+def _column(values: list[Any]) -> "pa.Array":
     """Return a column of one type: that of its values, or text where they differ in kind."""
+    import pyarrow as pa
+
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return pa.array([None if value is None else float(value) for value in values])

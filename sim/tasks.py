@@ -1,16 +1,10 @@
-"""What `python -m sim` does, by task."""
+"""What `python -m sim` does, by task; what belongs to the others is not imported."""
 
 from pathlib import Path
 
 from rich.console import Console
 
-from sim.capacity import Capacity
-from sim.claims.task import run_claims
 from sim.configuration import Settings
-from sim.explanation import Explanation
-from sim.overlay import Overlay
-from sim.replication import Replication
-from sim.run import Run
 
 
 def run_task(settings: Settings, folder: Path, console: Console) -> None:
@@ -22,14 +16,26 @@ def run_task(settings: Settings, folder: Path, console: Console) -> None:
     """
     task = settings.task
     if task.task == "overlay":
+        from sim.overlay import Overlay
+
         Overlay(settings, folder)(console)
     elif task.task == "capacity":
+        from sim.capacity import Capacity
+
         Capacity(settings, folder)(console)
     elif task.task == "claims":
+        from sim.claims.task import run_claims
+
         run_claims(settings, folder, console)
     elif task.task == "explain":
+        from sim.explanation import Explanation
+
         Explanation(settings, folder)(console)
     elif task.replications is not None:
+        from sim.replication import Replication
+
         Replication(settings, folder)(console)
     else:
+        from sim.run import Run
+
         Run(settings, folder)(console)

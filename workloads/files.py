@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policies.errors import InputError
-from workloads.download import DownloadError, download
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,9 @@ class PublishedFile:
             return found
         cached = cache_folder() / self.name
         if not cached.is_file():
+            # What speaks HTTP takes a while to import: only those who download shall pay.
+            from workloads.download import DownloadError, download
+
             try:
                 download(self.url, cached, self.sha256)
             except DownloadError as error:
