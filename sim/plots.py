@@ -47,11 +47,17 @@ def draw_figure(path: Path, make: "Callable[[], Figure]") -> Path:
     """
     # matplotlib takes half a second to import: only those who draw shall pay.
     import matplotlib
+
+    with matplotlib.rc_context(_FONT):
+        return _write_png(make(), path)
+
+
+def _write_png(figure: "Figure", path: Path) -> Path:
+    """Lay out and draw a figure; savefig would do so twice."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with matplotlib.rc_context(_FONT), writing(path), Draft(path) as part:
-        # savefig would lay out and draw everything twice.
-        FigureCanvasAgg(make()).print_png(part, pil_kwargs=_PNG)  # type: ignore[no-untyped-call]
+    with writing(path), Draft(path) as part:
+        FigureCanvasAgg(figure).print_png(part, pil_kwargs=_PNG)  # type: ignore[no-untyped-call]
     return path
 
 
@@ -66,14 +72,12 @@ def save(make: "Callable[[], Figure]", path: Path) -> Path:
         InputError: if a file cannot be written.
     """
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
     with matplotlib.rc_context(_FONT | {"pdf.fonttype": 42}):
         figure = make()
-        picture, vectors = (path.with_name(path.name + suffix) for suffix in (".png", ".pdf"))
-        with writing(picture), Draft(picture) as part:
-            FigureCanvasAgg(figure).print_png(part)  # type: ignore[no-untyped-call]
+        picture = _write_png(figure, path.with_name(f"{path.name}.png"))
+        vectors = path.with_name(f"{path.name}.pdf")
         figure.set_layout_engine("none")  # it is laid out
         with writing(vectors), Draft(vectors) as part:  # last, for it changes the resolution
             FigureCanvasPdf(figure).print_pdf(part, metadata={"CreationDate": None})  # type: ignore[no-untyped-call]
