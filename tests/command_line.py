@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sim.__main__ import main
 from sim.command_line import Program
+
+
+def sim(*arguments: str) -> int:
+    """Run `python -m sim` here and return its exit code."""
+    return run_here(main, *arguments)
 
 
 def run_here(program: Program, *arguments: str) -> int:

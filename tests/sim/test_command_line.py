@@ -10,29 +10,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sim import __version__, comparison, run
-from sim.__main__ import main
+from sim import __version__, run
 from sim.simulation import Simulation
-from tests.command_line import files, run_here, summary
+from tests.command_line import files, sim, summary
 
 ROOT = Path(__file__).parents[2]
 OF_A_POLICY = {"requests.parquet", "iterations.parquet", "summary.json"}
 PICTURES = {"comparison.png", "latency_cdf.png", "throughput.png", "idle_time.png", "occupancy.png"}
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run in an empty folder; nothing is drawn, for that takes longest."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("BATON_DATA", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
-    return tmp_path
-
-
-def sim(*arguments: str) -> int:
-    """Run the command line here and return its exit code."""
-    return run_here(main, *arguments)
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def test_one_policy_leaves_its_files_in_the_folder(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,11 +117,11 @@ def test_shared_prefixes_are_found_or_it_is_said_that_they_are_not(
     trace = scratch / "runs.csv"
     trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens,prefix_id,prefix_tokens,ttft_s,e2e_s", *rows]))
     options = ["workload=trace", f"workload.path={trace}", "kv_tokens=2000", f"hydra.run.dir={scratch / 'out'}"]
-    assert run_here(main, "+policy=chunked_prefill", "policy.token_budget=64", "policy.max_batch=8", *options) == 0
+    assert sim("+policy=chunked_prefill", "policy.token_budget=64", "policy.max_batch=8", *options) == 0
     assert "prefix sharing is not modelled" not in capsys.readouterr().out
     found = summary(scratch / "out")["policies"]["chunked_prefill"]
     assert (found["prefix_hit_tokens"], found["prefix_hit_rate"]) == (9 * 64, 0.576)
-    assert run_here(main, "policies=[chunked_prefill,orca,prefill_first]", *options) == 0
+    assert sim("policies=[chunked_prefill,orca,prefill_first]", *options) == 0
     assert "orca, prefill_first: prefix sharing is not modelled" in capsys.readouterr().out
     assert "prefix_hit_rate" not in summary(scratch / "out")["policies"]["orca"]
 
@@ -343,7 +330,7 @@ def test_it_runs_from_any_folder_and_draws(scratch: Path) -> None:
 
 
 def test_what_is_slow_to_import_is_imported_when_needed(scratch: Path) -> None:
-    slow = "{'pandas', 'matplotlib', 'scipy'}"
-    code = f"import sys, sim.__main__, sim.comparison, sim.run; sys.exit(', '.join({slow} & set(sys.modules)) or None)"
-    done = python(scratch, "-c", code)
+    slow = "{'pandas', 'matplotlib', 'scipy', 'http.client'}"
+    code = f"import sys, sim.__main__; sim.__main__.main(); sys.exit(', '.join({slow} & set(sys.modules)) or None)"
+    done = python(scratch, "-c", code, "+policy=baton", "workload.num_requests=5", "pictures=false")
     assert (done.returncode, done.stderr) == (0, "")

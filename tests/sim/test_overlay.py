@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from policies.errors import InputError
-from sim import comparison, overlay
-from sim.__main__ import main
+from sim import overlay
 from sim.configuration import OverlayOptions, check_overlay
 from sim.overlay import Curve, differences, typical_error
-from tests.command_line import run_here, summary
+from tests.command_line import sim, summary
 from workloads import ShareGPT
 from workloads.measured import Measured
 
@@ -22,15 +21,7 @@ OUT = "hydra.run.dir=out"
 TWO = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n0,9,2,1,2\n1,9,2,1,2\n"
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
-    return tmp_path
-
-
-def sim(*arguments: str) -> int:
-    return run_here(main, *arguments)
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def predicted_run(folder: Path) -> Path:

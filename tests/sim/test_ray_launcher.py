@@ -12,20 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sim import comparison
-from sim.__main__ import main
-from tests.command_line import run_here
+from tests.command_line import sim
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "hydra/launcher=ray", "+policy=orca,baton", "workload.num_requests=5")
 QUICK = ("hardware=h100_sxm_datasheet", "pictures=false", "hydra.sweep.dir=sweep")
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 class Lost(Exception):
@@ -74,13 +68,13 @@ def test_a_point_that_is_lost_every_time_is_recorded(
 ) -> None:
     cluster = Cluster(lost={0})
     monkeypatch.setitem(sys.modules, "ray", cluster)
-    assert run_here(main, *SWEEP, *QUICK, "hydra.launcher.cpus=2", "hydra.launcher.retries=1") == 2
+    assert sim(*SWEEP, *QUICK, "hydra.launcher.cpus=2", "hydra.launcher.retries=1") == 2
     lost, good = pq.read_table(scratch / "sweep/sweep.parquet").to_pylist()
     assert (lost["policy"], lost["error"]) == ("orca", "its worker died 2 times (Lost: the worker died)")
     assert (good["policy"], good["completed"]) == ("baton", 5)
     assert (cluster.told["num_cpus"], cluster.told["max_retries"]) == (2, 1)
     cluster.lost.clear()
-    assert run_here(main, *SWEEP, *QUICK) == 0, "the same command tries it again"
+    assert sim(*SWEEP, *QUICK) == 0, "the same command tries it again"
     assert capsys.readouterr().out.count("(finished before)") == 1
 
 
@@ -88,13 +82,13 @@ def test_without_a_cluster_one_line_says_so(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", Cluster(set()))
-    assert run_here(main, *SWEEP, *QUICK, "hydra.launcher.address=gone:1") == 2
+    assert sim(*SWEEP, *QUICK, "hydra.launcher.address=gone:1") == 2
     assert capsys.readouterr().err == (
         "error: hydra.launcher.address=gone:1: no Ray cluster was found (Could not reach gone:1); start one with ray "
         "start --head, or leave the address out\n"
     )
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert run_here(main, *SWEEP, *QUICK) == 2
+    assert sim(*SWEEP, *QUICK) == 2
     assert capsys.readouterr().err == "error: hydra/launcher=ray needs Ray: pip install 'baton-sim[ray]'\n"
 
 

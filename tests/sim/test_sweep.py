@@ -8,25 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from policies.errors import InputError
-from sim import comparison
-from sim.__main__ import main
 from sim.run import Run
 from sim.sweep import FAILED, FINISHED, Gathered, Point, fingerprint, gather, open_sweep, sweep_id, write_table
 from sim.sweep_plot import axis_of, swept_options, write_sweep_plot
-from tests.command_line import run_here
+from tests.command_line import sim
 
 FEW = ("workload.num_requests=5", "hardware=h100_sxm_datasheet", "pictures=false")
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
-    return tmp_path
-
-
-def sim(*arguments: str) -> int:
-    return run_here(main, *arguments)
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -8,28 +8,18 @@ from typing import Any
 import pytest
 
 from policies.errors import InputError
-from sim import comparison
-from sim.__main__ import main
 from sim.calibration.catalogue import read_named
 from sim.calibration.hardware_file import json_rows, write_hardware
 from sim.configuration import build
 from sim.sweep import fingerprint
 from sim.table_file import with_tables
-from tests.command_line import run_here, summary
+from tests.command_line import sim, summary
 
 SHIPPED = Path(__file__).parents[2] / "conf/hardware"
 FEW = ("policies=[orca]", "workload.num_requests=5", "pictures=false")
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparison, "write_plots", lambda folder, results: [])
-    return tmp_path
-
-
-def sim(*arguments: str) -> int:
-    return run_here(main, *FEW, *arguments)
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def calibrated(folder: Path) -> Path:
@@ -49,7 +39,7 @@ def test_a_calibration_is_used_by_its_path_and_by_its_name_in_a_folder_of_ones_o
     ]
     results: list[Any] = []
     for number, place in enumerate(places):
-        assert sim(*place, f"hydra.run.dir=out{number}") == 0
+        assert sim(*FEW, *place, f"hydra.run.dir=out{number}") == 0
         results.append(summary(scratch / f"out{number}"))
     assert all(each["hardware"] == "rtx4090" for each in results)
     assert all(each["policies"] == results[0]["policies"] for each in results), "to the last digit"
@@ -60,7 +50,7 @@ def test_hardware_beside_which_a_file_lies_is_not_that_of_the_same_name_here(scr
     tables["elementwise"]["seconds"] = [1000 * each for each in tables["elementwise"]["seconds"]]
     (scratch / "mine.json").write_text(json.dumps(tables))
     for number, place in enumerate(("rtx4090", "my/mine.yaml")):
-        assert sim(f"hardware={place}", f"hydra.run.dir=out{number}") == 0
+        assert sim(*FEW, f"hardware={place}", f"hydra.run.dir=out{number}") == 0
     assert summary(scratch / "out0")["policies"] == summary(scratch / "out1")["policies"]
 
 
@@ -68,8 +58,8 @@ def test_a_shipped_file_may_be_copied_and_built_upon_without_its_tables(scratch:
     (scratch / "my/hardware").mkdir(parents=True)
     shutil.copy(SHIPPED / "rtx4090.yaml", scratch / "copy.yaml")
     (scratch / "my/hardware/large.yaml").write_text("defaults: [rtx4090]\nname: large\nmemory_bytes: 40e9\n")
-    assert sim("hardware=copy.yaml", "hydra.run.dir=copy") == 0
-    assert sim("--config-dir=my", "hardware=large", "hydra.run.dir=large") == 0
+    assert sim(*FEW, "hardware=copy.yaml", "hydra.run.dir=copy") == 0
+    assert sim(*FEW, "--config-dir=my", "hardware=large", "hydra.run.dir=large") == 0
     assert summary(scratch / "large")["kv_tokens"] > summary(scratch / "copy")["kv_tokens"]
 
 
@@ -77,7 +67,7 @@ def test_a_calibration_without_its_tables_says_what_is_missing(
     scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calibrated(scratch / "my").with_suffix(".json").unlink()
-    assert sim("hardware=my/mine.yaml") == 2
+    assert sim(*FEW, "hardware=my/mine.yaml") == 2
     assert capsys.readouterr().err == (
         "error: hardware.tables=my/mine.json: cannot be read (No such file or directory); it belongs to the hardware "
         "file: keep it beside that, or give its path\n"
