@@ -1,11 +1,11 @@
 """The command line, `python -m sim.calibration`."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from policies.errors import InputError
 from sim.calibration.catalogue import CONF, read_named
+from sim.calibration.command import complaints, parser
 from sim.calibration.gpus import GPUS, calibrate
 from sim.calibration.hardware_file import write_hardware
 from sim.hardware import Hardware
@@ -15,25 +15,16 @@ from sim.results import make_folder
 
 def main() -> None:
     """Calibrate the GPUs that are named, or all."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sim.calibration", description="Makes hardware files of kernel tables."
-    )
-    parser.add_argument("data", type=Path, help="the data folder, which holds profiles/")
-    parser.add_argument("gpus", nargs="*", help=f"which: {', '.join(GPUS)}; default all")
-    parser.add_argument("--out", type=Path, default=CONF / "hardware", help="where files go; default conf/hardware")
-    given = parser.parse_args()
-    try:
+    arguments = parser("sim.calibration", "Makes hardware files of kernel tables.", "profiles/")
+    arguments.add_argument("gpus", nargs="*", help=f"which: {', '.join(GPUS)}; default all")
+    arguments.add_argument("--out", type=Path, default=CONF / "hardware", help="where files go; default conf/hardware")
+    given = arguments.parse_args()
+    with complaints():
         make_folder(given.out)
         for name in given.gpus or GPUS:
             if name not in GPUS:
                 raise InputError(f"{name}: there are no tables of this GPU; choose from {', '.join(GPUS)}")
             _calibrate(name, given.data / "profiles", given.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: files that were named above are written", file=sys.stderr)
-        sys.exit(130)
 
 
 def _calibrate(name: str, profiles: Path, out: Path) -> None:

@@ -1,13 +1,12 @@
 """The command line, `python -m sim.calibration.accuracy`: every comparison with a measurement, as tables."""
 
-import argparse
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from policies.errors import InputError
 from sim.calibrated import Calibrated
 from sim.calibration.catalogue import CONF, read_named
+from sim.calibration.command import complaints, parser
 from sim.calibration.crosscheck import blis_attention
 from sim.calibration.engine import left_out, read_replays
 from sim.calibration.gpus import GPUS
@@ -33,11 +32,10 @@ PUBLISHED = {
 
 def main() -> None:
     """Compute every comparison anew and put the tables into docs/accuracy.md."""
-    parser = argparse.ArgumentParser(prog="python -m sim.calibration.accuracy", description=main.__doc__)
-    parser.add_argument("data", type=Path, help="the data folder, which holds profiles/ and runs/")
-    parser.add_argument("--page", type=Path, default=PAGE, help="default docs/accuracy.md")
-    given = parser.parse_args()
-    try:
+    arguments = parser("sim.calibration.accuracy", main.__doc__, "profiles/ and runs/")
+    arguments.add_argument("--page", type=Path, default=PAGE, help="default docs/accuracy.md")
+    given = arguments.parse_args()
+    with complaints():
         text = given.page.read_text(encoding="utf-8")
         before, begins, rest = text.partition(BEGIN)
         _, ends, after = rest.partition(END)
@@ -46,9 +44,6 @@ def main() -> None:
         tables = "\n".join(all_tables(given.data))
         given.page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
         print(tables)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def all_tables(data: Path) -> Iterator[str]:

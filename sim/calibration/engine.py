@@ -1,12 +1,10 @@
 """The command line, `python -m sim.calibration.engine`: fits vLLM's constants on real runs."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.errors import InputError
 from sim.calibration.catalogue import CONF, read_named
+from sim.calibration.command import complaints, parser
 from sim.calibration.runs import LIMITS, METRICS, RUNS, Replay, fit_engine
 from sim.engine_constants import EngineConstants
 from sim.results import Draft, writing
@@ -22,11 +20,11 @@ UNITS = {
 
 def main() -> None:
     """Fit on both runs, print how well each is predicted by constants fitted on the other, write the file."""
-    parser = argparse.ArgumentParser(prog="python -m sim.calibration.engine", description=main.__doc__)
-    parser.add_argument("data", type=Path, help="the data folder, which holds runs/")
-    parser.add_argument("--out", type=Path, default=CONF / "engine" / "vllm.yaml", help="default conf/engine/vllm.yaml")
-    given = parser.parse_args()
-    try:
+    arguments = parser("sim.calibration.engine", main.__doc__, "runs/")
+    engine_file = CONF / "engine" / "vllm.yaml"
+    arguments.add_argument("--out", type=Path, default=engine_file, help="default conf/engine/vllm.yaml")
+    given = arguments.parse_args()
+    with complaints():
         replays = read_replays(given.data / "runs")
         for name, errors in left_out(replays):
             print(f"{name}, fitted on the other: {_shown(errors)}")
@@ -35,9 +33,6 @@ def main() -> None:
             print(f"{replay.run.file}, fitted on both: {_shown(replay.errors(engine).tolist())}")
         write_engine(given.out, engine)
         print(f"wrote {given.out}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def read_replays(folder: Path) -> list[Replay]:
