@@ -1,6 +1,6 @@
 """Runs of a real server, as load generators record them: what was asked for and how long each request took."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _NS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9, "sec": 1e9, "seconds": 1e9}
 _DETAILED = ("input_lens", "output_lens", "ttfts", "itls")
+_OPTIONAL = ("start_times", "latencies", "errors")
+"""What else of each request vLLM saves, depending on its version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +98,17 @@ def _from_vllm(path: Path) -> MeasuredRun:
         raise InputError(
             f"{path}: no {', '.join(missing)}: save each request, vllm bench serve --save-result --save-detailed"
         )
-    names = [*_DETAILED, *(name for name in ("start_times", "errors") if isinstance(saved.get(name), list))]
+    names = [*_DETAILED, *(name for name in _OPTIONAL if isinstance(saved.get(name), list))]
     table = _table(path, {name: saved[name] for name in names}, lambda row: f"request {row}")
     output_tokens = table.counts("output_lens", low=0)
     answered = output_tokens > 0
     if "errors" in table:
         answered &= np.array([not error for error in saved["errors"]])
-    gaps = _gaps(table)
+    gaps = _gaps(table, "itls")
     ttft_s = table.seconds("ttfts")
     whole = (output_tokens > 1) & np.array([not each for each in gaps])
-    e2e_s = ttft_s + np.array([sum(each) for each in gaps])
+    # Without its latency an answer ends with its last gap, which leaves out what came after the last token.
+    e2e_s = table.seconds("latencies") if "latencies" in table else ttft_s + np.array([sum(each) for each in gaps])
     demand = Demand(
         prompt_tokens=table.counts("input_lens", low=0),
         output_tokens=output_tokens,
@@ -114,14 +117,14 @@ def _from_vllm(path: Path) -> MeasuredRun:
     )
     if lost := int((whole & answered).sum()):
         demand = demand.noted(f"{counted(lost, 'answer')} came in one piece: TTFT and TPOT are not known of them")
-    unknown = np.where(whole, np.nan, ttft_s)
-    return _answered(path, demand, unknown, np.where(whole, ttft_s, e2e_s), answered, gaps)
+    return _answered(path, demand, np.where(whole, np.nan, ttft_s), e2e_s, answered, gaps)
 
 
-def _gaps(table: "Table") -> list[list[float]]:
-    cells = table.columns["itls"].tolist()
+def _gaps(table: "Table", name: str) -> list[list[float]]:
+    """Return a column of lists of seconds; a blank cell is an empty one."""
+    cells = [[] if cell is None else cell for cell in table.columns[name].tolist()]
     good = [isinstance(cell, list) and all(isinstance(gap, int | float) and gap >= 0 for gap in cell) for cell in cells]
-    table.refuse("itls", ~np.array(good, dtype=np.bool_), "a list of seconds")
+    table.refuse(name, ~np.array(good, dtype=np.bool_), "a list of times")
     return cells
 
 
@@ -151,19 +154,13 @@ def _from_aiperf(path: Path) -> MeasuredRun:
     from workloads.reading import read_table
 
     table = read_table(path, ("metadata", "metrics"), ("error",))
-    metadata, metrics = (_mappings(table, name) for name in ("metadata", "metrics"))
-    failed = table.columns["error"].tolist() if "error" in table else [None] * len(table)
-    kept = [
-        not error and not about.get("was_cancelled") and about.get("benchmark_phase", "profiling") == "profiling"
-        for error, about in zip(failed, metadata, strict=True)
-    ]
-    if not any(kept):
-        raise InputError(f"{path}: no request was answered: give a run with at least one that was")
-    rows = np.flatnonzero(kept)
-    places = [table.place(int(row)) for row in rows]
+    rows = _profiled(table)
+    metadata, metrics = ([table.columns[name][row] for row in rows] for name in ("metadata", "metrics"))
+    places = [table.place(row) for row in rows]
     columns = {
-        "request_start_ns": [metadata[row].get("request_start_ns") for row in rows],
-        **{name: [_metric(metrics[row], names) for row in rows] for name, names in _AIPERF.items()},
+        "request_start_ns": [each.get("request_start_ns") for each in metadata],
+        **{name: [_metric(each, names) for each in metrics] for name, names in _AIPERF.items()},
+        _PIECES: [_pieces(each) for each in metrics],
     }
     records = _table(path, columns, lambda row: places[row])
     start = records.columns["request_start_ns"].tolist()
@@ -173,14 +170,29 @@ def _from_aiperf(path: Path) -> MeasuredRun:
         prompt_tokens=records.counts("input_sequence_length", low=1),
         output_tokens=records.counts("output_sequence_length", low=1),
         recorded_s=np.array([each - min(start) for each in start], dtype=np.float64) / 1e9,
+        notes=tuple(_aiperf_notes(len(table) - len(rows), metadata, metrics)),
     )
-    if dropped := len(table) - len(rows):
-        demand = demand.noted(f"{counted(dropped, 'request')} that failed or were not profiled left out")
-    if any(metadata[row].get("turn_index") for row in rows):
-        demand = demand.noted("turns of conversations: what they share with earlier turns is not recorded")
     first = records.seconds("time_to_first_token", may_be_blank=np.ones(len(records), dtype=np.bool_))
     last = records.seconds("request_latency")
-    return _answered(path, demand, first / 1e9, last / 1e9, np.ones(len(records), dtype=np.bool_), None)
+    # Answers of one token have no gap, those of several that lack them were not streamed.
+    streamed = all(cell is not None for cell in records.columns[_PIECES][demand.output_tokens > 1])
+    gaps = _gaps(records, _PIECES) if streamed else None
+    return _answered(path, demand, first / 1e9, last / 1e9, np.ones(len(records), dtype=np.bool_), gaps)
+
+
+def _profiled(table: "Table") -> list[int]:
+    """Return the rows of the requests that were answered and are no warm-up."""
+    metadata = _mappings(table, "metadata")
+    _mappings(table, "metrics")
+    failed = table.columns["error"].tolist() if "error" in table else [None] * len(table)
+    rows = [
+        row
+        for row, (error, about) in enumerate(zip(failed, metadata, strict=True))
+        if not error and not about.get("was_cancelled") and about.get("benchmark_phase", "profiling") == "profiling"
+    ]
+    if not rows:
+        raise InputError(f"{table.path}: no request was answered: give a run with at least one that was")
+    return rows
 
 
 _AIPERF = {
@@ -190,6 +202,29 @@ _AIPERF = {
     "request_latency": ("request_latency",),
 }
 """Columns, and the metrics they are taken from: the first that is there."""
+
+_PIECES = "inter_chunk_latency"
+"""The metric that lists the times between the pieces of an answer."""
+
+
+def _aiperf_notes(dropped: int, metadata: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what a prediction does not know of a run."""
+    if dropped:
+        yield f"{counted(dropped, 'request')} that failed or were not profiled left out"
+    if any(each.get("turn_index") for each in metadata):
+        yield "turns of conversations: what they share with earlier turns is not recorded"
+    cached = [_metric(each, ("usage_prompt_cache_read_tokens",)) for each in metrics]
+    if found := sum(each for each in cached if isinstance(each, int)):
+        yield f"the server found {found:,} prompt tokens in its prefix cache; here all are computed"
+
+
+def _pieces(metrics: Mapping[str, Any]) -> Any:
+    """Return the seconds between the pieces of an answer; what is there instead if they are none."""
+    found = metrics.get(_PIECES)
+    values, unit = (found.get("value"), found.get("unit")) if isinstance(found, dict) else (found, "s")
+    if not isinstance(values, list) or unit not in _NS or not all(isinstance(gap, int | float) for gap in values):
+        return found
+    return [gap * _NS[unit] / 1e9 for gap in values]
 
 
 def _mappings(table: "Table", name: str) -> list[dict[str, Any]]:

@@ -79,6 +79,12 @@ def test_an_old_vllm_saves_no_times_of_sending(tmp_path: Path) -> None:
     assert not run.demand.recorded_s.any()
 
 
+def test_a_newer_vllm_says_itself_how_long_an_answer_took(tmp_path: Path) -> None:
+    run = read(vllm(tmp_path, latencies=[0.95, 0.3, 0.0, 0.2], itls=[[], [], [], [0.05]], queue_times=[0.0] * 4))
+    np.testing.assert_allclose(run.e2e_s, [0.3, 0.95, 0.2])
+    np.testing.assert_allclose(run.ttft_s, [0.25, np.nan, 0.1])
+
+
 def test_a_closed_loop_is_said_to_be_one(tmp_path: Path) -> None:
     assert any("held 8 requests in flight" in note for note in read(vllm(tmp_path, max_concurrency=8)).demand.notes)
 
@@ -101,6 +107,32 @@ def test_aiperf_saves_records_with_units(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.ttft_s, 0.25)
     np.testing.assert_allclose(run.tpot_s, 0.05)
     assert run.demand.notes == ("3 requests that failed or were not profiled left out",)
+
+
+def streamed(start_ns: int, gaps: Any, **changes: Any) -> dict[str, Any]:
+    """A line as AIPerf 0.10 writes it: nothing that is null, the times between pieces, what the server counted."""
+    line = record(start_ns, **changes)
+    del line["error"]
+    line["metadata"] |= {"credit_issued_ns": start_ns - 9, "request_end_ns": start_ns + 650_000_000, "agent_depth": 0}
+    line["metrics"] |= {
+        "inter_chunk_latency": {"value": gaps, "unit": "ms"},
+        "usage_prompt_cache_read_tokens": {"value": 400, "unit": "tokens"},
+        "osl_mismatch_diff_pct": {"value": 0.0, "unit": "%"},
+    }
+    return line
+
+
+def test_a_streamed_run_has_its_gaps_and_says_what_the_server_had_cached(tmp_path: Path) -> None:
+    failed = record(7, error={"code": 500, "type": "E", "message": "m"}, metrics={"error_isl": {"value": 9}})
+    one_token = record(9, output=1)
+    run = read(aiperf(tmp_path, streamed(8, [50, 350]), failed, streamed(5, [10.5]), one_token))
+    assert run.gaps_s is not None
+    np.testing.assert_allclose(run.gaps_s, [0.0105, 0.05, 0.35])
+    assert run.demand.notes == (
+        "1 request that failed or were not profiled left out",
+        "the server found 800 prompt tokens in its prefix cache; here all are computed",
+    )
+    assert read(aiperf(tmp_path, streamed(8, [50]), record(9))).gaps_s is None, "one of them was not streamed"
 
 
 def test_without_streaming_aiperf_knows_no_first_token(tmp_path: Path) -> None:
@@ -136,7 +168,7 @@ def test_its_requests_are_a_workload(tmp_path: Path) -> None:
         ({"start_times": ...}, "no start_times, so it is not known when requests were sent"),
         ({"ttfts": [0.5]}, "lists of different lengths (input_lens 4, output_lens 4, ttfts 1, "),
         ({"ttfts": [0.5, "x", 0, 0]}, "request 1, column ttfts: is 'x', not a time from 0"),
-        ({"itls": [[], [], [], 3]}, "request 3, column itls: is 3, not a list of seconds"),
+        ({"itls": [[], [], [], 3]}, "request 3, column itls: is 3, not a list of times"),
         ({"input_lens": [1.5, 1, 1, 1]}, "request 0, column input_lens: is 1.5, not a whole number"),
         ({"errors": ["no"] * 4}, "no request was answered"),
         ({name: [] for name, values in VLLM.items() if isinstance(values, list)}, "no request was sent"),
@@ -166,6 +198,8 @@ def latency_of(value: Any, unit: str = "ms") -> dict[str, Any]:
         ([record(5, metrics={})], "line 1, column input_sequence_length: is blank, not a whole number"),
         ([record(5), latency_of("slow")], "line 2, column request_latency: is 'slow', not a time"),
         ([latency_of(5, "furlongs")], "line 1, column request_latency: is '5 furlongs', not a time"),
+        ([streamed(5, 7)], "line 1, column inter_chunk_latency: is {'value': 7, 'unit': 'ms'}, not a list of times"),
+        ([streamed(5, [7, -1])], "line 1, column inter_chunk_latency: is [0.007, -0.001], not a list of times"),
         ([record(5, error={"code": 500})], "no request was answered"),
     ],
 )
