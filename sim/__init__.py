@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.api import Results, compare, simulate
+    from sim.api import compare, simulate
+    from sim.setting import Results
 
 __version__ = "0.1.0"
 

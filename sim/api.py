@@ -1,7 +1,6 @@
 """The simulator from Python: a workload, policies, a GPU and a model by name or as objects; results as DataFrames."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from policies.errors import InputError
@@ -13,7 +12,8 @@ from sim.metrics import SLO
 from sim.model import Model
 from sim.named import named
 from sim.pretrained import Pretrained
-from sim.simulation import Result, Simulation
+from sim.setting import NO_SLO, Results, Setting
+from sim.simulation import Result
 from workloads.checks import whole_number
 from workloads.requests import MAX_TOKENS, Requests
 from workloads.traces import Frame
@@ -33,93 +33,6 @@ Arriving: TypeAlias = "DataFrame | Buildable | Requests | str"
 """What arrives: a DataFrame with the columns of `workloads.traces.Trace`, a workload, its requests, or a name."""
 
 Policies = Iterable[str] | Mapping[str, Policy | str]
-
-HEADLINES = (
-    "saturated",
-    "request_throughput",
-    "output_throughput",
-    "mean_ttft_ms",
-    "mean_tpot_ms",
-    "p99_e2el_ms",
-    "idle_time_fraction",
-    "wasted_time_fraction",
-    "gpu_busy_fraction",
-    "kv_peak_tokens",
-)
-"""What a notebook shows of results; `Results.summary` has every metric."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
-    """What policies run on, resolved.
-
-    Attributes:
-        hardware: The GPU, or those that share each layer, under the engine.
-        engine: What runs on it.
-        model: The model on it.
-        kv_tokens: KV memory of a GPU in tokens; None: what the model leaves free.
-        slo: What goodput is judged by; None: nothing.
-    """
-
-    hardware: Device
-    engine: EngineConstants
-    model: Model
-    kv_tokens: int | None = None
-    slo: SLO | None = None
-
-    def simulate(self, requests: Requests, policy: Policy) -> Result:
-        """Simulate one policy on these requests.
-
-        Raises:
-            InputError: The model does not fit on the GPU, or the hardware has no costs for it.
-        """
-        return Simulation(
-            requests,
-            policy,
-            self.hardware,
-            self.model,
-            kv_tokens=self.kv_tokens,
-            slo=self.slo,
-            frontend_s=self.engine.frontend_latency_s,
-        ).run()
-
-    def compare(self, requests: Requests, policies: Mapping[str, Policy]) -> "Results":
-        """Simulate several policies on these requests; errors as of `simulate`."""
-        return Results({name: self.simulate(requests, policy) for name, policy in policies.items()})
-
-
-class Results(Mapping[str, Result]):
-    """The results of several policies on the same requests, by name, in the order in which they were given."""
-
-    def __init__(self, results: Mapping[str, Result]) -> None:
-        self._results = dict(results)
-
-    def __getitem__(self, name: str) -> Result:
-        """Return the result of a policy."""
-        return self._results[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over names."""
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        """Return the number of policies."""
-        return len(self._results)
-
-    @property
-    def summary(self) -> "DataFrame":
-        """A DataFrame with one row per policy and one column per metric of `sim.metrics`."""
-        import pandas as pd
-
-        frame = pd.DataFrame([result.summary for result in self.values()], index=list(self))
-        frame.index.name = "policy"
-        return frame
-
-    def _repr_html_(self) -> str:
-        """Show the headline metrics in a notebook."""
-        summary = self.summary
-        shown = [name for name in HEADLINES if summary[name].notna().any()]
-        return str(summary[shown].T.to_html(float_format=lambda value: f"{value:,.3g}"))
 
 
 def simulate(workload: Arriving, policy: Policy | str = "baton", **setting: Any) -> Result:
@@ -196,7 +109,7 @@ def read_setting(
         engine=device.engine_on(constants),
         model=model.dimensions() if isinstance(model, Pretrained) else named("model", model, Model),
         kv_tokens=kv_tokens,
-        slo=slo,
+        slo=slo or NO_SLO,
     )
 
 

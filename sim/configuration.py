@@ -16,6 +16,7 @@ from sim.model import Model, kv_capacity
 from sim.options import OPTIONS as TASK_OPTIONS
 from sim.options import Objective, TaskOptions, read_task
 from sim.pretrained import Pretrained
+from sim.setting import Setting
 from workloads.checks import shown, whole_number
 from workloads.measured import Measured
 from workloads.requests import MAX_TOKENS, Workload
@@ -86,27 +87,19 @@ class OverlayOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Compared):
+class Settings(Compared, Setting):
     """All that a simulation needs.
 
     Attributes:
         overlay: How task=overlay compares.
-        hardware: The GPU, or those that share each layer, under the engine.
-        engine: What runs on it.
-        model: The model on it.
         kv_tokens: KV memory of a GPU, in tokens.
-        stretch: Whether promised iterations are run in one event.
         interval: Whether the simulation is repeated on hardware as it may truly be.
         task: What to do with all that.
         claims: How task=claims tries them.
     """
 
     overlay: OverlayOptions
-    hardware: Device
-    engine: EngineConstants
-    model: Model
     kv_tokens: int
-    stretch: bool
     interval: bool
     task: TaskOptions
     claims: ClaimsOptions

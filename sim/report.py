@@ -11,7 +11,8 @@ from typing import Any
 from sim.axes import Outcomes
 from sim.report_charts import charts
 from sim.results import Draft, writing
-from sim.table import Context, Line, Summary, heading, table_lines, warnings
+from sim.context import Context
+from sim.table import Line, Summary, heading, table_lines, warnings
 
 CLOSE = 0.02
 """Relative difference below which the answer names no winner."""

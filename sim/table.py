@@ -1,15 +1,14 @@
 """The table at the end of a run, and the sentences below it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.context import Context
 from sim.prediction_interval import ENDS, LEVEL
 
 Value = float | int | bool | None
@@ -24,43 +23,6 @@ BEYOND = 0.001
 """Share of iterations outside the measured range from which it is worth a warning."""
 LARGE_IDLE = 0.005
 """Share of busy time from which a cause of idle computation is worth a row."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a comparison was made on.
-
-    Attributes:
-        workload: Its name.
-        requests: How many.
-        arrivals: How they arrive.
-        declared: How `max_new_tokens` was declared to the scheduler.
-        hardware: Name of the GPU.
-        engine: Name of the engine that a simulation assumes; None: there is a real one.
-        model: Name of the model.
-        kv_tokens: KV memory of a GPU, in tokens.
-        max_positions: Longest sequence that the model was made for.
-        too_long: Requests that are longer than that.
-        seed: Of all random streams.
-        notes: Plain sentences on the input.
-        folder: Where the results are; None if nowhere.
-        pictures: The most telling files in it.
-    """
-
-    workload: str
-    requests: int
-    arrivals: str
-    declared: str
-    hardware: str
-    model: str
-    kv_tokens: int
-    max_positions: int
-    engine: str | None = None
-    too_long: int = 0
-    seed: int = 0
-    notes: tuple[str, ...] = ()
-    folder: Path | None = None
-    pictures: tuple[str, ...] = ()
 
 
 class Line(NamedTuple):

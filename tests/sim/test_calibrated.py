@@ -28,7 +28,8 @@ from sim.kernels import (
 )
 from sim.model import Model, kv_capacity
 from sim.simulation import simulate
-from sim.table import Context, warnings
+from sim.context import Context
+from sim.table import warnings
 from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
 
 TRAITS = Orca().traits

@@ -14,7 +14,7 @@ from sim.__main__ import main
 from sim.axes import styles
 from sim.report import answer
 from sim.report_charts import bars, curve_chart, dashes, tick_label, ticks
-from sim.table import Context
+from sim.context import Context
 from tests.command_line import run_here, summary
 
 CONTEXT = Context(

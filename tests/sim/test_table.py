@@ -10,7 +10,8 @@ from rich.console import Console
 
 from sim.metrics import SLO
 from sim.prediction_interval import ENDS
-from sim.table import Context, Summary, print_table
+from sim.context import Context
+from sim.table import Summary, print_table
 from tests.sim.small_run import POLICIES, make_requests, run
 
 REQUESTS = make_requests(rate=0.0)
