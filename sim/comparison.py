@@ -1,13 +1,12 @@
 """Several policies on the same requests, whatever runs them: their files, the summary, the pictures and the table."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from policies.errors import InputError
@@ -16,6 +15,7 @@ from policies.policy import Policy
 from sim.configuration import Compared
 from sim.context import Context, context_of
 from sim.model import Model
+from sim.notes import notes_on
 from sim.plots import write_plots
 from sim.prediction_interval import LEVEL, Intervals
 from sim.report import write_report
@@ -169,42 +169,4 @@ class Comparison(ABC):
             notes=tuple(self._notes),
             folder=self._folder,
             pictures=tuple(path.name for path in pictures),
-        )
-
-
-def notes_on(policies: Mapping[str, Policy], requests: Requests) -> list[str]:
-    """Return sentences on the requests, and on what policies make of them."""
-    sharing, order = _sharing_notes(policies, requests), _order_notes(policies, requests)
-    return [*requests.notes, *sharing, *order, *_reservation_notes(policies)]
-
-
-def _sharing_notes(policies: Mapping[str, Policy], requests: Requests) -> Iterator[str]:
-    """Yield a sentence if prompts share prefixes and not every policy finds their KV again."""
-    blind = [name for name, policy in policies.items() if not policy.traits.finds_prefixes]
-    if blind and requests.share_prefixes:
-        yield f"{', '.join(blind)}: prefix sharing is not modelled: every prompt is prefilled whole"
-
-
-def _order_notes(policies: Mapping[str, Policy], requests: Requests) -> Iterator[str]:
-    """Yield sentences on queue orders that this workload leaves without effect."""
-    declared, priority = (np.ptp(column) > 0 for column in (requests.max_new_tokens, requests.priority))
-    for name, policy in policies.items():
-        if policy.order == "sjf" and policy.predictor == "declared" and not declared:
-            yield f"{name}: all requests declare the same max_new_tokens: sjf orders them by prompt length alone"
-        if policy.order == "priority" and not priority:
-            yield f"{name}: all requests have the same priority: they are served in order of arrival"
-
-
-def _reservation_notes(policies: Mapping[str, Policy]) -> Iterator[str]:
-    """Yield a sentence if the policies do not promise memory to their requests in the same way."""
-    all_traits = {name: policy.traits for name, policy in policies.items()}
-    as_needed = [
-        name
-        for name, traits in all_traits.items()
-        if traits.memory in ("paged", "prefix_cache") or traits.reserve == "window"
-    ]
-    if as_needed and len(as_needed) < len(all_traits):
-        yield (
-            f"{', '.join(as_needed)}: KV memory is taken as answers grow; "
-            "the other policies reserve prompt + max_new_tokens for each request"
         )

@@ -184,7 +184,7 @@ def read_compared(
     return Compared(
         policies=_policies(policies, read_count(config, "max_batch", optional=True)),
         workload=read_object(config, "workload", Workload),
-        seed=_seed(config.get("seed")),
+        seed=read_seed(config.get("seed")),
         slo=read_options(config, "slo", slo),
         **{name: read_switch(config, name) for name in FILES},
     )
@@ -313,7 +313,12 @@ def _policies(settings: Mapping[str, Any], max_batch: int | None) -> dict[str, P
     return policies
 
 
-def _seed(given: object) -> int:
+def read_seed(given: object) -> int:
+    """Return a seed.
+
+    Raises:
+        InputError: if it is none.
+    """
     whole_number("seed", given, 0, MAX_SEED)
     assert isinstance(given, int)
     return given

@@ -10,6 +10,7 @@ from sim.comparison import Comparison
 from sim.configuration import Settings
 from sim.log import Slice
 from sim.metrics import Summary
+from sim.notes import engine_notes
 from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.progress import Progress
 from sim.results import IterationWriter, make_folder
@@ -75,16 +76,3 @@ class Run(Comparison):
                 summaries.append(possible.simulate(self._requests, policy).summary)
                 progress.update(number + 1)
         return summaries
-
-
-def engine_notes(settings: Settings) -> list[str]:
-    """Return a sentence if the hardware leaves the engine without effect, or if the engine is an assumption."""
-    hardware, engine = settings.hardware, settings.engine
-    if hardware.takes_engine:
-        return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
-    if not engine.frontend_latency_s:
-        return []
-    return [
-        f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
-        "latency is added"
-    ]

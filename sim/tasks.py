@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sim.capacity import Capacity
+from sim.capacity_planning import CapacityPlanning
 from sim.claims.task import run_claims
 from sim.configuration import Settings
 from sim.explanation import Explanation
@@ -24,7 +24,7 @@ def run_task(settings: Settings, folder: Path, console: Console) -> None:
     if task.task == "overlay":
         Overlay(settings, folder)(console)
     elif task.task == "capacity":
-        Capacity(settings, folder)(console)
+        CapacityPlanning(settings, folder)(console)
     elif task.task == "claims":
         run_claims(settings, folder, console)
     elif task.task == "explain":

@@ -108,6 +108,6 @@ def test_the_package_is_light_until_it_is_used() -> None:
 
 
 def test_there_is_nothing_else_in_the_package() -> None:
-    assert sim.__all__ == ["Results", "compare", "simulate"]
+    assert sim.__all__ == ["Capacities", "Replicated", "Results", "capacity", "compare", "simulate"]
     with pytest.raises(AttributeError, match="has no attribute 'foo'"):
         sim.foo  # noqa: B018
