@@ -101,7 +101,9 @@ def _latency(found: Capacities, metric: str, label: str, limit: float) -> str:
 
     curves = {name: _curve(each, place) for name, each in found.items()}
     highest = max([limit, *(each.value for curve in curves.values() for each in curve.places)])
-    return rate_chart(label, curves, (0.0, min(3 * limit, 1.15 * highest)), limit)
+    knees = [curve.knee.value for curve in curves.values() if curve.knee]
+    top = max([min(3 * limit, 1.15 * highest), *(1.1 * knee for knee in knees)])
+    return rate_chart(label, curves, (0.0, top), limit)
 
 
 def _attained(found: Capacities, point: Point) -> Place:

@@ -69,7 +69,8 @@ def _compared(name: str, ratio: Interval, throughput: bool) -> str:
     (estimate, ends), found = estimate_and_ends(ratio), verdict(ratio)
     if found == "higher":
         return f"{estimate} times {name} ({ends})" if throughput else f"{name} takes {estimate} times as long ({ends})"
-    return f"{f'not distinguished from {name}' if found.startswith('not') else f'{name} is {found}'} (ratio {estimate}, {ends})"
+    said = f"{found} from {name}" if found == "not distinguished" else f"{name} is {found}"
+    return f"{said} (ratio {estimate}, {ends})"
 
 
 def validity(done: Replicated) -> Iterator[str]:
