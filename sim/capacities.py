@@ -217,7 +217,8 @@ class Finding:
             found = search.run()
             middle = found.rate or found.saturated
             curve = [search.fill(share * middle, middle) for share in _CURVE]
-        return replace(found, points=sorted([*found.points, *curve], key=lambda point: point.rate))
+        more = [point for point in curve if all(point is not other for other in found.points)]
+        return replace(found, points=sorted([*found.points, *more], key=lambda point: point.rate))
 
     def _saturated(self, name: str) -> float:
         """Return the requests/s that a policy serves when all are there from the start."""

@@ -196,8 +196,12 @@ class Search:
         return float(np.mean(self._points[place].attainments)) >= self._attainment
 
     def fill(self, rate: float, around: float) -> Point:
-        """Try a further rate, for a curve: with the most replications within `NEAR` of the rate `around`."""
-        point = Point(rate)
+        """Try a further rate, for a curve: with the most replications within `NEAR` of the rate `around`.
+
+        A rate that the search has tried is not tried again: its point gets the replications that it lacks.
+        """
+        tried = (point for point in self._points.values() if math.isclose(point.rate, rate))
+        point = next(tried, None) or Point(rate)
         self._extend(point, self._looks[-1 if is_near(rate, around) else 0])
         return point
 
