@@ -77,7 +77,7 @@ def spread_chart(title: str, rows: Mapping[str, Spread], label: str, band: tuple
     drawn = list(_ground(low, high, bottom, band))
     for place, (name, row) in enumerate(rows.items()):
         top = _ROW * place
-        drawn.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
+        drawn.append(f'<text class="name" x="0" y="{top + 14}">{escape(name)}</text>')
         for number, value in enumerate(row.values):
             y = top + 22 + 14 * (number + 0.5) / len(row.values)
             drawn.append(f'<circle class="run" cx="{x(value):.1f}" cy="{y:.1f}" r="2"/>')

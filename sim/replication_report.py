@@ -57,10 +57,11 @@ def answer(done: Replicated, context: Context) -> str:
     pairs = ((name, done.ratio(best, name, key) if done.window else done.ratio(name, best, key)) for name in rest)
     known = {name: ratio for name, ratio in pairs if ratio is not None}
     if not known:
-        return f"{where} {best} is predicted to give {told}."
-    said = " and ".join(_compared(name, ratio, bool(done.window)) for name, ratio in known.items())
+        return f"{where} {best} is predicted to {'give' if done.window else 'take'} {told}."
+    said = "; ".join(_compared(name, ratio, bool(done.window)) for name, ratio in known.items())
     surely = all(verdict(ratio) == "higher" for ratio in known.values())
-    what = f"is predicted to be the {'fastest' if done.window else 'quickest'}, with" if surely else "gives"
+    most, plain = ("fastest", "gives") if done.window else ("quickest", "takes")
+    what = f"is predicted to be the {most}, with" if surely else plain
     return f"{where} {best} {what} {told}: {said}."
 
 
@@ -97,7 +98,7 @@ def _ratio_cells(done: Replicated, later: str, earlier: str) -> tuple[list[str],
     found = [done.ratio(later, earlier, key) for _, key in compared_metrics(done)]
     told = [("-", "") if ratio is None else estimate_and_ends(ratio) for ratio in found]
     ends = [
-        f"{text}: {verdict(ratio)}" if ratio is not None else "" for (_, text), ratio in zip(told, found, strict=True)
+        f"{text}\n{verdict(ratio)}" if ratio is not None else "" for (_, text), ratio in zip(told, found, strict=True)
     ]
     return [estimate for estimate, _ in told], ends
 
@@ -107,7 +108,9 @@ def _charts(done: Replicated) -> Iterator[str]:
         metric = key.format(window=done.window)
         rows = {name: row for name in done.summaries if (row := _spread(done, name, metric, scale)) is not None}
         yield spread_chart(
-            label if label.startswith("p99") else label.capitalize(), rows, f"{label}; blue: single replications"
+            label if label.startswith("p99") else label[0].upper() + label[1:],
+            rows,
+            f"{label}; blue: single replications",
         )
     if done.pairs:
         for label, key in compared_metrics(done):

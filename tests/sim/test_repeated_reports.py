@@ -57,7 +57,7 @@ def test_replications_show_intervals_dots_and_what_the_ratios_say(tmp_path: Path
     estimate, ends = estimate_and_ends(Interval(**ratio))
     assert f"orca is predicted to be the fastest, with {shown(rate)} output tokens/s while saturated" in found.words
     assert f"{estimate} times orca_per_request ({ends})" in found.words
-    assert f"{ends}: higher" in found.words, "in the table of ratios"
+    assert f"{ends}\nhigher" in found.words, "in the table of ratios"
     assert f"orca\n{shown(rate)} (95 %)" in tips(found)
     dots = [said for tag, said in found.found if tag == "circle" and said.get("class") == "run"]
     assert len(dots) == 4 * 2 * 3, "each replication of each policy in each of four pictures"
