@@ -15,6 +15,7 @@ from policies.errors import InputError
 from sim import capacity, compare, comparison, simulate
 from sim.__main__ import main
 from sim.api import read_requests
+from sim.interval import interval
 from sim.metrics import SLO
 from tests.command_line import run_here, summary
 from workloads import Frame, ShareGPT, Trace
@@ -85,6 +86,10 @@ def test_a_frame_is_resampled_and_its_rate_scaled() -> None:
     twice = capacity(frame.assign(arrival_s=frame["arrival_s"] / 2), ["orca"], slo=SLO(ttft_s=1.0), attainment=0.8,
                      replications=2, precision=0.5, max_batch=1)  # fmt: skip
     pd.testing.assert_frame_equal(found.points, twice.points)
+    ends = found.points[["attainment_low", "attainment_high"]].to_numpy()
+    expected = [interval(point.attainments, resampled=True) for point in found["orca"].points]
+    np.testing.assert_array_equal(ends, [(each.low, each.high) for each in expected])
+    assert (ends[:, 1] > ends[:, 0]).any()
 
 
 def test_a_frame_is_a_trace(tmp_path: Path) -> None:

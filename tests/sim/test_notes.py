@@ -44,6 +44,7 @@ def test_the_summary_keeps_every_warning_that_is_printed(
     assert run_here(main, *FEW, *options, "pictures=false", f"hydra.run.dir={tmp_path}") == 0
     printed = [line.removeprefix("- ") for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
     assert summary(tmp_path)["notes"] == printed
+    assert not list(tmp_path.rglob("*.png")), "pictures=false draws nothing, whatever the task"
     for words in expected:
         assert any(words in note for note in printed), printed
 
