@@ -1,13 +1,16 @@
-"""The simulator: engine, cost model, metrics, pictures, command line; `simulate` and `compare` for use from Python."""
+"""The simulator: engine, cost model, metrics, command line; `simulate`, `compare` and `capacity` for Python."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.api import Results, compare, simulate
+    from sim.api import capacity, compare, simulate
+    from sim.capacities import Capacities
+    from sim.replicated import Replicated
+    from sim.setting import Results
 
 __version__ = "0.1.0"
 
-__all__ = ["Results", "compare", "simulate"]
+__all__ = ["Capacities", "Replicated", "Results", "capacity", "compare", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,19 +1,33 @@
 """The simulator from Python: a workload, policies, a GPU and a model by name or as objects; results as DataFrames."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 
 from policies.errors import InputError
 from policies.policy import Policy
-from sim.configuration import MAX_GPUS
+from sim.capacities import Capacities, Finding, unit_draws
+from sim.configuration import MAX_GPUS, read_seed
+from sim.draws import Draws
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model
 from sim.named import named
+from sim.options import (
+    ATTAINMENT,
+    MOST_LOOKS,
+    PRECISION,
+    WARM_UP,
+    check_attainment,
+    check_precision,
+    check_replications,
+    check_warm_up,
+)
 from sim.pretrained import Pretrained
-from sim.simulation import Result, Simulation
+from sim.replicated import Replicated, replicate
+from sim.setting import NO_SLO, Results, Setting
+from sim.simulation import Result
+from sim.trial import Trial
 from workloads.checks import whole_number
 from workloads.requests import MAX_TOKENS, Requests
 from workloads.traces import Frame
@@ -34,92 +48,8 @@ Arriving: TypeAlias = "DataFrame | Buildable | Requests | str"
 
 Policies = Iterable[str] | Mapping[str, Policy | str]
 
-HEADLINES = (
-    "saturated",
-    "request_throughput",
-    "output_throughput",
-    "mean_ttft_ms",
-    "mean_tpot_ms",
-    "p99_e2el_ms",
-    "idle_time_fraction",
-    "wasted_time_fraction",
-    "gpu_busy_fraction",
-    "kv_peak_tokens",
-)
-"""What a notebook shows of results; `Results.summary` has every metric."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
-    """What policies run on, resolved.
-
-    Attributes:
-        hardware: The GPU, or those that share each layer, under the engine.
-        engine: What runs on it.
-        model: The model on it.
-        kv_tokens: KV memory of a GPU in tokens; None: what the model leaves free.
-        slo: What goodput is judged by; None: nothing.
-    """
-
-    hardware: Device
-    engine: EngineConstants
-    model: Model
-    kv_tokens: int | None = None
-    slo: SLO | None = None
-
-    def simulate(self, requests: Requests, policy: Policy) -> Result:
-        """Simulate one policy on these requests.
-
-        Raises:
-            InputError: The model does not fit on the GPU, or the hardware has no costs for it.
-        """
-        return Simulation(
-            requests,
-            policy,
-            self.hardware,
-            self.model,
-            kv_tokens=self.kv_tokens,
-            slo=self.slo,
-            frontend_s=self.engine.frontend_latency_s,
-        ).run()
-
-    def compare(self, requests: Requests, policies: Mapping[str, Policy]) -> "Results":
-        """Simulate several policies on these requests; errors as of `simulate`."""
-        return Results({name: self.simulate(requests, policy) for name, policy in policies.items()})
-
-
-class Results(Mapping[str, Result]):
-    """The results of several policies on the same requests, by name, in the order in which they were given."""
-
-    def __init__(self, results: Mapping[str, Result]) -> None:
-        self._results = dict(results)
-
-    def __getitem__(self, name: str) -> Result:
-        """Return the result of a policy."""
-        return self._results[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over names."""
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        """Return the number of policies."""
-        return len(self._results)
-
-    @property
-    def summary(self) -> "DataFrame":
-        """A DataFrame with one row per policy and one column per metric of `sim.metrics`."""
-        import pandas as pd
-
-        frame = pd.DataFrame([result.summary for result in self.values()], index=list(self))
-        frame.index.name = "policy"
-        return frame
-
-    def _repr_html_(self) -> str:
-        """Show the headline metrics in a notebook."""
-        summary = self.summary
-        shown = [name for name in HEADLINES if summary[name].notna().any()]
-        return str(summary[shown].T.to_html(float_format=lambda value: f"{value:,.3g}"))
+COMPARED = ("run_to_completion", "orca", "baton")
+"""The policies that are compared unless others are given."""
 
 
 def simulate(workload: Arriving, policy: Policy | str = "baton", **setting: Any) -> Result:
@@ -136,32 +66,118 @@ def simulate(workload: Arriving, policy: Policy | str = "baton", **setting: Any)
         InputError: as `compare`.
     """
     name = policy if isinstance(policy, str) else "policy"
-    return compare(workload, {name: policy}, **setting)[name]
+    results: Results = compare(workload, {name: policy}, replications=None, **setting)
+    return results[name]
+
+
+@overload
+def compare(
+    workload: Arriving,
+    policies: Policies = ...,
+    *,
+    replications: int,
+    warm_up: float = ...,
+    max_batch: int | None = None,
+    seed: int = 0,
+    **setting: Any,
+) -> Replicated: ...
+
+
+@overload
+def compare(
+    workload: Arriving,
+    policies: Policies = ...,
+    *,
+    replications: None = None,
+    warm_up: None = None,
+    max_batch: int | None = None,
+    seed: int = 0,
+    **setting: Any,
+) -> Results: ...
 
 
 def compare(
     workload: Arriving,
-    policies: Policies = ("run_to_completion", "orca", "baton"),
+    policies: Policies = COMPARED,
     *,
+    replications: int | None = None,
+    warm_up: float | None = None,
     max_batch: int | None = None,
     seed: int = 0,
     **setting: Any,
-) -> Results:
+) -> Results | Replicated:
     """Simulate several policies on the very same requests. The defaults are those of `python -m sim`.
 
     Args:
         workload: What arrives; see `simulate`.
         policies: Names of conf/policy, or policies (or such names) by a name of your choice.
+        replications: How often, with other random numbers each time, as `replications=N` does; the result then has
+            `intervals` and `ratios`. None: once.
+        warm_up: Share of the requests, the first to arrive, that replications do not count; None: 0.1.
         max_batch: Most rows in the batch of every policy that is given by name; None: as its file says.
-        seed: Of all random streams of a workload that is built here.
+        seed: Of all random streams of a workload that is built here; of the first replication.
         setting: What they run on: `hardware`, `engine`, `model`, `tensor_parallel`, `kv_tokens`, `slo`; see
             `read_setting`.
 
     Raises:
         InputError: A name is unknown, a number is out of range, the DataFrame is not as it must be, the model does not
-            fit on the GPU, or the hardware has no costs for it.
+            fit on the GPU, the hardware has no costs for it, or replications are asked of requests that are built.
     """
-    return read_setting(**setting).compare(read_requests(workload, seed), read_policies(policies, max_batch))
+    on, chosen = read_setting(**setting), read_policies(policies, max_batch)
+    if replications is None:
+        if warm_up is not None:
+            raise InputError(f"warm_up={warm_up} has no use without replications=N: leave it out, or give both")
+        return on.compare(read_requests(workload, seed), chosen)
+    check_replications(replications)
+    draws = Draws(read_workload(workload), read_seed(seed), replications)
+    done = Replicated(chosen, draws.resampled)
+    replicate(_trial(on, chosen, draws, warm_up), replications, done)
+    return done
+
+
+def capacity(
+    workload: Arriving,
+    policies: Policies = COMPARED,
+    *,
+    slo: SLO,
+    attainment: float = ATTAINMENT,
+    precision: float = PRECISION,
+    replications: int = MOST_LOOKS,
+    warm_up: float | None = None,
+    max_batch: int | None = None,
+    seed: int = 0,
+    **setting: Any,
+) -> Capacities:
+    """Find the highest arrival rate at which each policy meets an SLO, as `task=capacity` does.
+
+    Args:
+        workload: What arrives, but not its rate; see `simulate`. The gaps of a DataFrame are scaled.
+        policies: As of `compare`.
+        slo: What requests must meet.
+        attainment: Share of them that must.
+        precision: Step between the rates that are tried, relative.
+        replications: Most of a rate; see `sim.search`.
+        warm_up: As of `compare`.
+        max_batch: As of `compare`.
+        seed: Of the first replication.
+        setting: As of `compare`.
+
+    Raises:
+        InputError: as `compare`, or the SLO has no limit, the workload has no rate, or there are so few requests that
+            a single one decides.
+    """
+    on, chosen = read_setting(**setting, slo=slo), read_policies(policies, max_batch)
+    check_attainment(attainment)
+    check_precision(precision)
+    check_replications(replications)
+    draws = unit_draws(read_workload(workload), on.slo, read_seed(seed), replications)
+    return Finding(_trial(on, chosen, draws, warm_up), attainment, precision, replications)()
+
+
+def _trial(setting: Setting, policies: Mapping[str, Policy], draws: Draws, warm_up: float | None) -> Trial:
+    share = WARM_UP if warm_up is None else warm_up
+    check_warm_up(share)
+    return Trial(setting=setting, policies=policies, draws=draws, warm_up=share)
 
 
 def read_setting(
@@ -196,7 +212,7 @@ def read_setting(
         engine=device.engine_on(constants),
         model=model.dimensions() if isinstance(model, Pretrained) else named("model", model, Model),
         kv_tokens=kv_tokens,
-        slo=slo,
+        slo=slo or NO_SLO,
     )
 
 
@@ -221,10 +237,21 @@ def read_requests(workload: Arriving, seed: int = 0) -> Requests:
     """
     if isinstance(workload, Requests):
         return workload
-    source: Any = named("workload", workload, object) if isinstance(workload, str) else workload
+    return read_workload(workload).build(seed)
+
+
+def read_workload(given: Arriving) -> Buildable:
+    """Return what builds requests, of whatever describes them; see `simulate`.
+
+    Raises:
+        InputError: as `compare`, or the requests are built already, so that no others can be drawn.
+    """
+    if isinstance(given, Requests):
+        raise InputError(f"workload: the requests of {given.name} are built: give what builds them, or a DataFrame")
+    source: Any = named("workload", given, object) if isinstance(given, str) else given
     if not hasattr(source, "build"):
         if not hasattr(source, "columns"):
             raise InputError(f"workload={source!r:.60}: give a DataFrame, a workload, its requests or a name")
         source = Frame(frame=source)
-    requests: Requests = source.build(seed)
-    return requests
+    built: Buildable = source
+    return built

@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.axes import styles
-from sim.interval import interval
-from sim.metrics import SLO
+from sim.capacities import Capacities, near
 from sim.plots import draw_figure, name_policies, new_figure
-from sim.search import Found, Point, is_near
+from sim.search import Found
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def write_capacity_plot(folder: Path, found: Mapping[str, Found], slo: SLO, attainment: float) -> Path:
+def write_capacity_plot(folder: Path, found: Capacities) -> Path:
     """Draw `capacity.png`; return its path.
 
     Raises:
         InputError: if the file cannot be written.
     """
-    return draw_figure(folder / "capacity.png", lambda: capacity(found, slo, attainment))
+    return draw_figure(folder / "capacity.png", lambda: capacity(found))
 
 
-def capacity(found: Mapping[str, Found], slo: SLO, attainment: float) -> "Figure":
+def capacity(found: Capacities) -> "Figure":
     """Attainment against the rate, and below it the p99 of every latency that the SLO limits."""
+    slo = found.slo
     limits = [("p99_ttft_ms", "p99 TTFT, s", slo.ttft_s), ("p99_tpot_ms", "p99 TPOT, s", slo.tpot_s)]
     limits = [each for each in limits if each[2] is not None]
     figure = new_figure(1.0 + 2.1 * (1 + len(limits)))
     panels = figure.subplots(1 + len(limits), 1, sharex=True)
-    draw_attainment(panels[0], found, attainment)
+    draw_attainment(panels[0], found)
     for axes, (metric, label, limit) in zip(panels[1:], limits, strict=True):
         draw_latency(axes, found, metric, label, limit or 0.0)
     for axes in panels:
@@ -46,17 +46,17 @@ def capacity(found: Mapping[str, Found], slo: SLO, attainment: float) -> "Figure
     return figure
 
 
-def draw_attainment(axes: "Axes", found: Mapping[str, Found], attainment: float) -> None:
+def draw_attainment(axes: "Axes", found: Capacities) -> None:
     """Share of requests that met the SLO, with its interval where there is one, and what is asked."""
     for name, style in styles(found).items():
         points = near(found[name])
-        middle = [interval(point.attainments) for point in points]
+        middle = [found.attained(point) for point in points]
         error = [[min(100 * each.half_width, 100.0) for each in middle]] * 2
         rates, shares = [point.rate for point in points], [100 * each.estimate for each in middle]
         axes.errorbar(rates, shares, yerr=error, **style, lw=1.4, marker=".", ms=3, elinewidth=0.7, capsize=1.5)
         _knee(axes, found[name], style, lambda point: 100 * float(np.mean(point.attainments)))
-    axes.axhline(100 * attainment, color="black", lw=0.8, ls=":")
-    asked = 100 * attainment
+    asked = 100 * found.attainment
+    axes.axhline(asked, color="black", lw=0.8, ls=":")
     axes.set_ylim(max(0.0, 100 - 15 * (100 - asked)), 100 + 0.8 * (100 - asked))
     axes.set_ylabel("requests that met the SLO, %")
 
@@ -77,19 +77,7 @@ def draw_latency(axes: "Axes", found: Mapping[str, Found], metric: str, label: s
     axes.set_ylabel(label)
 
 
-def near(found: Found) -> list[Point]:
-    """Return the points up to a third above the capacity; close to it, those with the most replications."""
-    middle = found.rate or found.saturated
-    most = max(len(point.runs) for point in found.points)
-    return [
-        point
-        for point in found.points
-        if point.rate <= 1.35 * middle and (len(point.runs) == most or not is_near(point.rate, middle))
-    ]
-
-
 def _knee(axes: "Axes", found: Found, style: Mapping[str, Any], height: Any) -> None:
     """Mark the capacity."""
-    for point in found.points:
-        if found.rate and point.rate == found.rate:
-            axes.plot(point.rate, height(point), "o", ms=7, mfc="none", color=style["color"], mew=1.5)
+    if point := found.at_capacity:
+        axes.plot(point.rate, height(point), "o", ms=7, mfc="none", color=style["color"], mew=1.5)

@@ -1,27 +1,27 @@
 """Several policies on the same requests, whatever runs them: their files, the summary, the pictures and the table."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from policies.errors import InputError
 from policies.plan import IllegalPlan
 from policies.policy import Policy
-from sim import __version__
 from sim.configuration import Compared
+from sim.context import Context, context_of
 from sim.model import Model
+from sim.notes import notes_on
 from sim.plots import write_plots
 from sim.prediction_interval import LEVEL, Intervals
 from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
 from sim.simulation import Result
-from sim.table import Context, print_table, warnings
+from sim.table import print_table, warnings
 from sim.vllm_bench import bench_summary
 from workloads.requests import Requests
 
@@ -66,7 +66,7 @@ class Comparison(ABC):
         self._more_facts = facts or {}
         self._results: dict[str, Result] = {}
         self._intervals: Intervals | None = None
-        self._notes = notes_on(compared, requests)
+        self._notes = notes_on(compared.policies, requests)
 
     @abstractmethod
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
@@ -93,7 +93,8 @@ class Comparison(ABC):
             pictures = write_plots(self._folder, self._results) if self._compared.pictures else []
             if self._compared.report:
                 page = self._folder / "report.html"
-                pictures.append(write_report(page, self._results, self._context(pictures), self._facts(self._results)))
+                shown, facts = self._shown(self._results), self._facts(self._results)
+                pictures.append(write_report(page, shown, self._context(pictures), facts))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         except InputError as error:
@@ -123,27 +124,21 @@ class Comparison(ABC):
 
     def _facts(self, results: Mapping[str, Result], missing: bool = False) -> dict[str, Any]:
         """Return what `summary.json` says."""
-        requests = self._requests
+        context, shown = self._context([]), self._shown(results)
+        spread = {"interval": {"level": LEVEL, **asdict(self._intervals)}} if self._intervals else {}
         return {
             "partial": missing or any(result.summary.get("partial") for result in results.values()),
             "policies": {name: result.summary for name, result in results.items()},
-            "workload": requests.name,
-            "hardware": self._hardware,
-            "model": self._model.name,
-            "seed": self._compared.seed,
-            "version": __version__,
-            "num_requests": len(requests),
-            "arrivals": requests.arrivals,
-            "max_new_tokens": requests.declared,
-            "kv_tokens": self._kv_tokens,
-            **self._more_facts,
-            **({"interval": {"level": LEVEL, **asdict(self._intervals)}} if self._intervals else {}),
-            "options": {name: asdict(result.policy) for name, result in results.items()},
-            "notes": [
-                *self._notes,
-                *warnings({name: each.summary for name, each in results.items()}, self._context([])),
-            ],
+            **context.facts({name: each.policy for name, each in results.items()}, **self._more_facts, **spread),
+            "notes": [*self._notes, *warnings({name: each.summary for name, each in shown.items()}, context)],
         }
+
+    def _shown(self, results: Mapping[str, Result]) -> dict[str, Result]:
+        """Return the results with the ends of their prediction intervals, where there are any, as more metrics."""
+        known = self._intervals
+        if known is None:
+            return dict(results)
+        return {name: replace(each, summary={**each.summary, **known.ends(name)}) for name, each in results.items()}
 
     def _salvage(self) -> str:
         """Write the summary of what there is; return what was saved, in words."""
@@ -160,64 +155,18 @@ class Comparison(ABC):
         return f"{' and '.join(parts)} in {self._folder}"
 
     def _print(self, console: Console, pictures: list[Path]) -> None:
-        summaries = {name: result.summary for name, result in self._results.items()}
-        if self._intervals:
-            summaries = {name: {**summary, **self._intervals.ends(name)} for name, summary in summaries.items()}
+        summaries = {name: result.summary for name, result in self._shown(self._results).items()}
         print_table(console, summaries, self._context(pictures))
 
     def _context(self, pictures: list[Path]) -> Context:
-        requests, longest = self._requests, self._model.max_positions
-        return Context(
-            workload=requests.name,
-            requests=len(requests),
-            arrivals=requests.arrivals,
-            declared=requests.declared,
+        return context_of(
+            self._requests,
+            self._model,
             hardware=self._hardware,
-            engine=self._more_facts.get("engine"),
-            model=self._model.name,
             kv_tokens=self._kv_tokens,
-            max_positions=longest,
-            too_long=int(np.count_nonzero(requests.prompt_tokens + requests.output_tokens > longest)),
+            engine=self._more_facts.get("engine"),
             seed=self._compared.seed,
             notes=tuple(self._notes),
             folder=self._folder,
             pictures=tuple(path.name for path in pictures),
-        )
-
-
-def notes_on(compared: Compared, requests: Requests) -> list[str]:
-    """Return sentences on the requests, and on what policies make of them."""
-    sharing, order = _sharing_notes(compared, requests), _order_notes(compared, requests)
-    return [*requests.notes, *sharing, *order, *_reservation_notes(compared)]
-
-
-def _sharing_notes(compared: Compared, requests: Requests) -> Iterator[str]:
-    """Yield a sentence if prompts share prefixes and not every policy finds their KV again."""
-    blind = [name for name, policy in compared.policies.items() if not policy.traits.finds_prefixes]
-    if blind and requests.share_prefixes:
-        yield f"{', '.join(blind)}: prefix sharing is not modelled: every prompt is prefilled whole"
-
-
-def _order_notes(compared: Compared, requests: Requests) -> Iterator[str]:
-    """Yield sentences on queue orders that this workload leaves without effect."""
-    declared, priority = (np.ptp(column) > 0 for column in (requests.max_new_tokens, requests.priority))
-    for name, policy in compared.policies.items():
-        if policy.order == "sjf" and policy.predictor == "declared" and not declared:
-            yield f"{name}: all requests declare the same max_new_tokens: sjf orders them by prompt length alone"
-        if policy.order == "priority" and not priority:
-            yield f"{name}: all requests have the same priority: they are served in order of arrival"
-
-
-def _reservation_notes(compared: Compared) -> Iterator[str]:
-    """Yield a sentence if the policies do not promise memory to their requests in the same way."""
-    all_traits = {name: policy.traits for name, policy in compared.policies.items()}
-    as_needed = [
-        name
-        for name, traits in all_traits.items()
-        if traits.memory in ("paged", "prefix_cache") or traits.reserve == "window"
-    ]
-    if as_needed and len(as_needed) < len(all_traits):
-        yield (
-            f"{', '.join(as_needed)}: KV memory is taken as answers grow; "
-            "the other policies reserve prompt + max_new_tokens for each request"
         )

@@ -16,6 +16,7 @@ from sim.model import Model, kv_capacity
 from sim.options import OPTIONS as TASK_OPTIONS
 from sim.options import Objective, TaskOptions, read_task
 from sim.pretrained import Pretrained
+from sim.setting import Setting
 from sim.table_file import with_tables
 from workloads.checks import shown, whole_number
 from workloads.measured import Measured
@@ -87,27 +88,19 @@ class OverlayOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Compared):
+class Settings(Compared, Setting):
     """All that a simulation needs.
 
     Attributes:
         overlay: How task=overlay compares.
-        hardware: The GPU, or those that share each layer, under the engine.
-        engine: What runs on it.
-        model: The model on it.
         kv_tokens: KV memory of a GPU, in tokens.
-        stretch: Whether promised iterations are run in one event.
         interval: Whether the simulation is repeated on hardware as it may truly be.
         task: What to do with all that.
         claims: How task=claims tries them.
     """
 
     overlay: OverlayOptions
-    hardware: Device
-    engine: EngineConstants
-    model: Model
     kv_tokens: int
-    stretch: bool
     interval: bool
     task: TaskOptions
     claims: ClaimsOptions
@@ -192,7 +185,7 @@ def read_compared(
     return Compared(
         policies=_policies(policies, read_count(config, "max_batch", optional=True)),
         workload=read_object(config, "workload", Workload),
-        seed=_seed(config.get("seed")),
+        seed=read_seed(config.get("seed")),
         slo=read_options(config, "slo", slo),
         **{name: read_switch(config, name) for name in FILES},
     )
@@ -322,7 +315,12 @@ def _policies(settings: Mapping[str, Any], max_batch: int | None) -> dict[str, P
     return policies
 
 
-def _seed(given: object) -> int:
+def read_seed(given: object) -> int:
+    """Return a seed.
+
+    Raises:
+        InputError: if it is none.
+    """
     whole_number("seed", given, 0, MAX_SEED)
     assert isinstance(given, int)
     return given

@@ -119,13 +119,17 @@ def verdict(ratio: Interval) -> str:
 
 
 def in_words(ratio: Interval) -> str:
-    """Return a ratio as it is reported: `1.31, 95 % CI 1.27 to 1.35`, and the verdict where it tells no direction.
+    """Return a ratio as it is reported: `1.31, 95 % CI 1.27 to 1.35`, and the verdict where it tells no direction."""
+    found, said = verdict(ratio), ", ".join(estimate_and_ends(ratio))
+    return said if found in ("higher", "lower") else f"{said}: {found}"
 
-    It has two decimals, or as many as show two digits of the interval's length.
+
+def estimate_and_ends(ratio: Interval) -> tuple[str, str]:
+    """Return `1.31` and `95 % CI 1.27 to 1.35`.
+
+    They have two decimals, or as many as show two digits of the interval's length.
     """
     width = ratio.high - ratio.low
     digits = 2 if width >= 0.02 or not width else min(1 - math.floor(math.log10(width)), 5)
-    shown = f"{ratio.estimate:.{digits}f}, {CONFIDENCE:.0%} CI {ratio.low:.{digits}f} to {ratio.high:.{digits}f}"
-    found = verdict(ratio)
-    shown = shown.replace("% CI", " % CI")
-    return shown if found in ("higher", "lower") else f"{shown}: {found}"
+    ends = f"{CONFIDENCE:.0%} CI {ratio.low:.{digits}f} to {ratio.high:.{digits}f}".replace("%", " %")
+    return f"{ratio.estimate:.{digits}f}", ends

@@ -22,7 +22,7 @@ PRECISION = 0.02
 MOST_LOOKS = 32
 """Replications of a rate that `capacity` makes at most, unless another number is given."""
 
-_OF_ONE_RUN = {"interval": False, "report": False, "vllm_bench": False}
+_OF_ONE_RUN = {"interval": False, "vllm_bench": False}
 """What only a comparison that is made once has, and its default."""
 
 _UNUSED: dict[str, dict[str, Any]] = {
@@ -39,9 +39,10 @@ _UNUSED: dict[str, dict[str, Any]] = {
         "replications": None,
         "precision": None,
         "timeline": False,
+        "report": False,
         **_OF_ONE_RUN,
     },
-    "explain": {"replications": None, "precision": None, "slo.attainment": None, **_OF_ONE_RUN},
+    "explain": {"replications": None, "precision": None, "slo.attainment": None, "report": False, **_OF_ONE_RUN},
 }
 
 
@@ -62,7 +63,27 @@ class Objective(SLO):
         """Check all three."""
         super().__post_init__()
         if self.attainment is not None:
-            number("slo.attainment", self.attainment, 0.01, 0.9999)
+            check_attainment(self.attainment)
+
+
+def check_attainment(given: object) -> None:
+    """Raise InputError if it is no share that can be asked for."""
+    number("slo.attainment", given, 0.01, 0.9999)
+
+
+def check_replications(given: object) -> None:
+    """Raise InputError if nothing can be repeated so often."""
+    whole_number("replications", given, 2, MAX_REPLICATIONS)
+
+
+def check_warm_up(given: object) -> None:
+    """Raise InputError if it is no share that can be left out."""
+    number("warm_up", given, 0, 0.9)
+
+
+def check_precision(given: object) -> None:
+    """Raise InputError if it is no step between rates."""
+    number("precision", given, 0.001, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,18 +116,18 @@ def read_task(config: Mapping[str, Any]) -> TaskOptions:
     choice("task", task, TASKS)
     _refuse_unused(config, task)
     if replications is not None:
-        whole_number("replications", replications, 2, MAX_REPLICATIONS)
+        check_replications(replications)
     repeats = task == "capacity" or replications is not None
     if warm_up is not None:
         if not repeats:
             raise InputError(f"warm_up={shown(warm_up)} has no use without replications=N: leave it out, or give both")
-        number("warm_up", warm_up, 0, 0.9)
+        check_warm_up(warm_up)
     if task == "run" and replications is not None:
         for option in ("timeline", *_OF_ONE_RUN):
             if config.get(option):
                 raise InputError(f"{option}=true has no use with replications=N: leave it out, or run once")
     if precision is not None:
-        number("precision", precision, 0.001, 0.5)
+        check_precision(precision)
     if task == "explain":
         whole_number("request", request, 0, MAX_TOKENS)
     return TaskOptions(

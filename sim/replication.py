@@ -1,9 +1,7 @@
 """A comparison repeated with common random numbers, for confidence intervals of its metrics and of its ratios."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from sim import __version__
 from sim.configuration import Settings
-from sim.draws import Draws, input_notes, output_warnings, simulated, warm_up_requests
-from sim.interval import CONFIDENCE, Interval, interval, ratio_interval, verdict
-from sim.metrics import Summary, Value
-from sim.progress import Progress
+from sim.draws import Draws
+from sim.interval import CONFIDENCE, Interval, verdict
+from sim.replicated import Replicated, notes_on_replications, replicate
 from sim.replication_plots import write_replication_plot
+from sim.replication_report import write_replication_report
 from sim.replication_table import print_replications
 from sim.results import Draft, make_folder, write_summary, writing
-
-Values = Mapping[str, Sequence[Value]]
-"""A metric's values by name, one per replication."""
-
-
-class Replicated:
-    """What several policies achieved in the same replications.
-
-    Attributes:
-        resampled: Whether they were resampled from one trace.
-        summaries: The metrics of each replication, by policy.
-    """
-
-    def __init__(self, policies: Sequence[str], resampled: bool = False) -> None:
-        self.resampled = resampled
-        self.summaries: dict[str, list[Summary]] = {name: [] for name in policies}
-
-    @property
-    def count(self) -> int:
-        """Replications that every policy has."""
-        return min(map(len, self.summaries.values()))
-
-    def values(self, policy: str, metric: str) -> list[float] | None:
-        """A metric in every replication; None if it is not a number in each."""
-        found = [summary.get(metric) for summary in self.summaries[policy][: self.count]]
-        numbers = [float(value) for value in found if value is not None and not isinstance(value, bool)]
-        return numbers if len(numbers) == len(found) and numbers else None
-
-    def metrics(self) -> list[str]:
-        """Names of all metrics, in order."""
-        return list(dict.fromkeys(key for each in self.summaries.values() for one in each for key in one))
-
-    def interval(self, policy: str, metric: str) -> Interval | None:
-        """The mean of a metric across replications and its interval; None where it is not always defined."""
-        values = self.values(policy, metric)
-        return None if values is None else interval(values, self.resampled)
-
-    def ratio(self, policy: str, base: str, metric: str) -> Interval | None:
-        """A policy's metric over another's, paired; None where it is not always defined and positive."""
-        above, below = self.values(policy, metric), self.values(base, metric)
-        return None if above is None or below is None else ratio_interval(above, below, self.resampled)
-
-    @property
-    def window(self) -> str:
-        """Prefix of the throughputs that compare like with like: of the saturated part if every run has one."""
-        every = [summary for each in self.summaries.values() for summary in each[: self.count]]
-        return "saturated_" if all(summary.get("saturated") for summary in every) else ""
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """Every two policies, the later one over the earlier."""
-        return [(later, earlier) for earlier, later in combinations(self.summaries, 2)]
+from sim.trial import Trial
 
 
 class Replication:
@@ -86,9 +32,10 @@ class Replication:
         assert settings.task.replications is not None
         self._settings = settings
         self._total = settings.task.replications
-        self._draws = Draws(settings.workload, settings.seed, self._total)
+        draws = Draws(settings.workload, settings.seed, self._total)
+        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=settings.task.warm_up)
         self._folder = make_folder(folder)
-        self._done = Replicated(list(settings.policies), self._draws.resampled)
+        self._done = Replicated(settings.policies, draws.resampled)
 
     def __call__(self, console: Console) -> None:
         """Run, write the results and print the table.
@@ -98,56 +45,40 @@ class Replication:
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
         try:
-            self._run()
+            replicate(self._trial, self._total, self._done)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         self._write()
-        picture = write_replication_plot(self._folder, self._done)
-        print_replications(console, self._done, self._heading(), self._notes(), self._folder, picture.name)
-
-    def _run(self) -> None:
-        policies = self._settings.policies
-        with Progress("replications", self._total * len(policies), unit="runs") as progress:
-            for replication in range(self._total):
-                requests = self._draws(replication)
-                for place, (name, policy) in enumerate(policies.items()):
-                    self._done.summaries[name].append(simulated(self._settings, name, policy, requests))
-                    progress.update(replication * len(policies) + place + 1)
+        written = [write_replication_plot(self._folder, self._done)] if self._settings.pictures else []
+        if self._settings.report:
+            page = self._folder / "report.html"
+            written.append(write_replication_report(page, self._done, self._trial.context(), self._facts()))
+        names = [path.name for path in written]
+        print_replications(console, self._done, self._trial.context(folder=self._folder), names)
 
     def _salvage(self) -> str:
         if self._done.count < 2:
             return "fewer than two replications were finished, nothing was saved"
+        self._done.notes = notes_on_replications(self._trial, self._done)
         self._write()
         return f"saved {self._done.count} of {self._total} replications in {self._folder}"
-
-    def _notes(self) -> list[str]:
-        notes, requests = input_notes(self._settings, self._draws), self._draws.first
-        left_out = warm_up_requests(self._settings, len(requests))
-        if left_out:
-            notes.append(f"warm-up: the first {left_out:,} requests of each replication, and the time until the next "
-                         "one's prefill, do not count")  # fmt: skip
-        spread = [self._done.interval(name, metric) for name in self._done.summaries for metric in self._done.metrics()]
-        if not any(each and each.half_width > 0 for each in spread):
-            notes.append("every replication gave the same: nothing in this workload is random, intervals mean nothing")
-        runs = {name: each[: self._done.count] for name, each in self._done.summaries.items()}
-        return [*notes, *output_warnings(self._settings, self._draws, runs)]
-
-    def _heading(self) -> list[str]:
-        settings, requests = self._settings, self._draws.first
-        last = settings.seed + self._done.count - 1
-        return [
-            f"{requests.name}: {self._done.count} replications of {len(requests):,} requests, {requests.arrivals}, "
-            f"seeds {settings.seed} to {last}, the same for every policy",
-            f"{settings.model.name} on {settings.hardware.name}, KV memory {settings.kv_tokens:,} tokens",
-            f"max_new_tokens declared to the scheduler: {requests.declared}",
-        ]
 
     def _write(self) -> None:
         write_summary(self._folder / "summary.json", self._summary())
         write_replications(self._folder / "replications.parquet", self._done)
 
+    def _facts(self) -> dict[str, Any]:
+        done = self._done
+        return {
+            "replications": done.count,
+            "confidence": CONFIDENCE,
+            "resampled": done.resampled,
+            "warm_up_requests": self._trial.left_out,
+            **self._trial.facts(),
+        }
+
     def _summary(self) -> dict[str, Any]:
-        settings, done, requests = self._settings, self._done, self._draws.first
+        done = self._done
         intervals = {
             name: {metric: told(done.interval(name, metric)) for metric in done.metrics()} for name in done.summaries
         }
@@ -162,26 +93,11 @@ class Replication:
         means = {name: {metric: each["estimate"] for metric, each in of.items()} for name, of in intervals.items()}
         return {
             "partial": done.count < self._total,
-            "replications": done.count,
-            "confidence": CONFIDENCE,
-            "resampled": done.resampled,
-            "warm_up_requests": warm_up_requests(settings, len(requests)),
             "policies": means,
             "intervals": intervals,
             "ratios": ratios,
-            "workload": requests.name,
-            "hardware": settings.hardware.name,
-            "model": settings.model.name,
-            "seed": settings.seed,
-            "version": __version__,
-            "num_requests": len(requests),
-            "arrivals": requests.arrivals,
-            "max_new_tokens": requests.declared,
-            "kv_tokens": settings.kv_tokens,
-            "engine": settings.engine.name,
-            "tensor_parallel": settings.hardware.gpus,
-            "options": {name: asdict(policy) for name, policy in settings.policies.items()},
-            "notes": self._notes(),
+            **self._facts(),
+            "notes": done.notes,
         }
 
 
@@ -197,11 +113,6 @@ def write_replications(path: Path, done: Replicated) -> None:
     Raises:
         InputError: if the file cannot be written.
     """
-    rows = [
-        {"policy": name, "replication": place} | {metric: summary.get(metric) for metric in done.metrics()}
-        for name, summaries in done.summaries.items()
-        for place, summary in enumerate(summaries[: done.count])
-    ]
-    table = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(done.rows())
     with writing(path), Draft(path) as part:
         pq.write_table(table, part)

@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from sim.replication import Replicated
+    from sim.replicated import Replicated
 
-_PANELS = (
+PANELS = (
     ("{window}output_throughput", "output tokens/s", 1.0),
     ("idle_time_fraction", "idle share of GPU busy time, %", 100.0),
     ("p99_ttft_ms", "p99 of time to first token, s", 1e-3),
     ("p99_e2el_ms", "p99 of end-to-end latency, s", 1e-3),
 )
+"""What is drawn of every policy: a metric, its label and the factor to the label's unit."""
 
 
 def write_replication_plot(folder: Path, done: "Replicated") -> Path:
@@ -41,7 +42,7 @@ def replications(done: "Replicated") -> "Figure":
     mosaic = [["0", "1"], ["2", "3"]] + ([["ratio", "ratio"]] if pairs else [])
     heights = [rows, rows] + ([ratios] if pairs else [])
     axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=heights)  # type: ignore[arg-type]
-    for place, (key, label, scale) in enumerate(_PANELS):
+    for place, (key, label, scale) in enumerate(PANELS):
         draw_metric(axes[str(place)], done, key.format(window=done.window), label, scale)
         if place % 2:
             axes[str(place)].set_yticklabels([])

@@ -1,18 +1,19 @@
 """The table of a repeated comparison: each metric's mean across replications and its interval, and paired ratios."""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.context import Context
 from sim.interval import CONFIDENCE, Interval, in_words
+from sim.table import heading
 
 if TYPE_CHECKING:
-    from sim.replication import Replicated
+    from sim.replicated import Replicated
 
 _LINES = (
     ("requests/s", "{window}request_throughput", 1.0),
@@ -38,29 +39,36 @@ _COMPARED = (
 )
 
 
-def print_replications(
-    console: Console, done: "Replicated", heading: Sequence[str], notes: Sequence[str], folder: Path, picture: str
-) -> None:
+def print_replications(console: Console, done: "Replicated", context: Context, pictures: Sequence[str]) -> None:
     """Print a column per policy, then every pair's ratios in words, the notes and where the files are.
 
     Args:
         console: Where to.
         done: What was found.
-        heading: Sentences above the table.
-        notes: Sentences below it.
-        folder: Where the results are.
-        picture: Name of the picture in it.
+        context: What it was found on, and where it is.
+        pictures: Names of the pictures there.
     """
-    for text in heading:
+    for text in replication_heading(done, context):
         _say(console, text)
     console.print(_table(done))
     console.print()
     for text in ratio_sentences(done):
         _say(console, text)
-    for note in (*notes, *_warnings(done)):
+    for note in done.notes:
         _say(console, f"- {note}")
-    _say(console, f"Results: {folder}")
-    _say(console, f"Pictures: {picture}")
+    _say(console, f"Results: {context.folder}")
+    if pictures:
+        _say(console, f"Pictures: {', '.join(pictures)}")
+
+
+def replication_heading(done: "Replicated", context: Context) -> list[str]:
+    """Return what was run on what, as plain sentences."""
+    last = context.seed + done.count - 1
+    return [
+        f"{context.workload}: {done.count} replications of {context.requests:,} requests, {context.arrivals}, "
+        f"seeds {context.seed} to {last}, the same for every policy",
+        *list(heading(context))[1:],
+    ]
 
 
 def _say(console: Console, text: str) -> None:
@@ -72,11 +80,17 @@ def _table(done: "Replicated") -> Table:
     table.add_column(f"mean ± {CONFIDENCE:.0%} half width".replace("%", " %"), no_wrap=True)
     for name in done.summaries:
         table.add_column(name, justify="right", overflow="fold", max_width=28)
+    for label, cells in replication_lines(done):
+        table.add_row(label, *cells)
+    return table
+
+
+def replication_lines(done: "Replicated") -> Iterator[tuple[str, list[str]]]:
+    """Yield the rows worth showing: a label, and of every policy the mean and its half width."""
     for label, key, scale in _LINES:
         found = [done.interval(name, key.format(window=done.window)) for name in done.summaries]
         if any(each is not None and each.estimate for each in found):
-            table.add_row(label, *(shown(each, scale) for each in found))
-    return table
+            yield label, [shown(each, scale) for each in found]
 
 
 def shown(found: Interval | None, scale: float = 1.0) -> str:
@@ -89,24 +103,21 @@ def shown(found: Interval | None, scale: float = 1.0) -> str:
     return f"{value:,.{digits}f} ± {half:,.{digits}f}"
 
 
+def compared_metrics(done: "Replicated") -> list[tuple[str, str]]:
+    """Return label and name of what policies are compared by: latencies too where arrivals set the throughput."""
+    compared = _COMPARED[:1] if done.window else _COMPARED
+    return [(label, key.format(window=done.window)) for label, key in compared]
+
+
 def ratio_sentences(done: "Replicated") -> list[str]:
     """Return a sentence per pair of policies: throughput, and latencies where arrivals set the throughput.
 
     Such as `baton/orca: throughput 1.31, 95 % CI 1.27 to 1.35`.
     """
-    compared = _COMPARED[:1] if done.window else _COMPARED
     sentences = []
     for later, earlier in done.pairs:
-        found = ((label, done.ratio(later, earlier, key.format(window=done.window))) for label, key in compared)
+        found = ((label, done.ratio(later, earlier, key)) for label, key in compared_metrics(done))
         parts = [f"{label} {in_words(ratio)}" for label, ratio in found if ratio is not None]
         if parts:
             sentences.append(f"{later}/{earlier}: {'; '.join(parts)}")
     return sentences
-
-
-def _warnings(done: "Replicated") -> list[str]:
-    """Return what a reader must know beside."""
-    found = [] if done.window else ["not every run was saturated: throughputs are those of whole runs"]
-    if len(done.pairs) > 1:
-        found.append(f"each interval holds by itself with {CONFIDENCE:.0%}, not all at once".replace("%", " %"))
-    return found

@@ -1,53 +1,44 @@
-"""`report.html`: a comparison as one page that needs no network: answer, table, charts, configuration, validity."""
+"""The report of a comparison that was made once."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from sim.axes import Outcomes
+from sim.context import Context
+from sim.page import Row, table, write_page
+from sim.prediction_interval import ENDS, LEVEL
 from sim.report_charts import charts
-from sim.results import Draft, writing
-from sim.table import Context, Line, Summary, heading, table_lines, warnings
+from sim.table import Summary, heading, table_lines, warnings
 
 CLOSE = 0.02
 """Relative difference below which the answer names no winner."""
 
-_SETTLED = ("policies", "options", "notes", "partial")
-
 
 def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mapping[str, Any]) -> Path:
-    """Write the page; return its path.
+    """Write the page of a comparison; return its path.
 
     Args:
         path: Where to.
-        outcomes: Runs of the same workload by policy name, at least one.
+        outcomes: Runs of the same workload by policy name, at least one; with the ends of their prediction intervals
+            among the metrics, where they are known.
         context: What they were made on.
-        facts: As in `summary.json`. If Hydra's `config.yaml` lies beside the page, it is shown too.
+        facts: As in `summary.json`.
 
     Raises:
         InputError: if the file cannot be written.
     """
     summaries = {name: outcome.summary for name, outcome in outcomes.items()}
-    title = f"{context.workload}: {' / '.join(outcomes)} on {context.hardware}"
-    template = Template(files("sim").joinpath("report.html").read_text(encoding="utf-8"))
-    text = template.substitute(
-        title=escape(title),
-        answer=escape(answer(summaries, context)),
-        setting="<br>".join(map(escape, heading(context))),
-        table=_results(summaries, context),
-        validity="".join(f"<li>{escape(each)}</li>" for each in validity(summaries, context)),
+    return write_page(
+        path,
+        title=f"{context.workload}: {' / '.join(outcomes)} on {context.hardware}",
+        answer=answer(summaries, context),
+        setting=heading(context),
+        tables=[_results(summaries, context)],
+        validity=validity(summaries, context),
         charts=charts(outcomes),
-        configuration=_pairs({name: said for name, said in facts.items() if name not in _SETTLED}),
-        options=_options(facts.get("options", {})),
-        composed=_composed(path.parent / ".hydra" / "config.yaml"),
+        facts=facts,
     )
-    with writing(path), Draft(path) as part:
-        part.write_text(text, encoding="utf-8")
-    return path
 
 
 def answer(summaries: Mapping[str, Summary], context: Context) -> str:
@@ -55,16 +46,45 @@ def answer(summaries: Mapping[str, Summary], context: Context) -> str:
     where = f"With {context.model} on {context.hardware}"
     if not all(summary.get("saturated") for summary in summaries.values()):
         return f"{where}, {_by_latency(summaries)}"
-    rates = {name: float(summary.get("saturated_output_throughput") or 0) for name, summary in summaries.items()}
+    key = "saturated_output_throughput"
+    rates = {name: float(summary.get(key) or 0) for name, summary in summaries.items()}
     best, *rest = sorted(rates, key=lambda name: -rates[name])
-    told = f"{rates[best]:,.0f} output tokens/s while saturated; {_idle(summaries[best])}."
+    within = _between(summaries[best], key)
+    told = f"{rates[best]:,.0f} output tokens/s while saturated{within}; {_idle(summaries[best])}."
     if not rest:
         return f"{where}, {best} is predicted to give {told}"
     if close := [name for name in rest if rates[name] > rates[best] * (1 - CLOSE)]:
         names = " and ".join([best, *close])
         return f"{where}, {names} differ by less than {CLOSE:.0%}, too little to tell from one run: {best} gives {told}"
-    ratios = " and ".join(f"{rates[best] / max(rates[name], 1e-12):.2f} times {name}" for name in rest)
+    spans = {name: _ratio_span(summaries, best, name, key) for name in rest}
+    if close := [name for name, span in spans.items() if span and span[0] <= 1]:
+        names = " and ".join([best, *close])
+        return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {told}"
+    times = {name: f"{rates[best] / max(rates[name], 1e-12):.2f} times {name}" for name in rest}
+    ratios = " and ".join(f"{times[name]}{_in(spans[name])}" for name in rest)
     return f"{where}, {best} is predicted to be the fastest, {ratios}: {told}"
+
+
+def _between(summary: Summary, key: str, scale: float = 1, digits: str = ",.0f") -> str:
+    """Return where the truth is expected, in parentheses; nothing if that is not known."""
+    low, high = (summary.get(f"{key}_{end}") for end in ENDS)
+    if low is None or high is None:
+        return ""
+    return f" ({LEVEL:.0%} interval {float(low) / scale:{digits}} to {float(high) / scale:{digits}})"
+
+
+def _ratio_span(summaries: Mapping[str, Summary], best: str, other: str, key: str) -> tuple[float, float] | None:
+    """Return the interval of a ratio of throughputs, which is known of the ratios to the first policy."""
+    first, pair = next(iter(summaries)), (best, other)
+    named = next((name for name in pair if name != first), best)
+    low, high = (summaries[named].get(f"{key}_ratio_{end}") for end in ENDS)
+    if first not in pair or not low or not high:
+        return None
+    return (1 / float(high), 1 / float(low)) if best == first else (float(low), float(high))
+
+
+def _in(span: tuple[float, float] | None) -> str:
+    return f" ({LEVEL:.0%} interval {span[0]:.2f} to {span[1]:.2f})" if span else ""
 
 
 def _by_latency(summaries: Mapping[str, Summary]) -> str:
@@ -74,7 +94,8 @@ def _by_latency(summaries: Mapping[str, Summary]) -> str:
     if not means:
         return "no request was finished."
     best, *rest = sorted(means, key=lambda name: means[name])
-    told = f"{means[best]:.3g} s from arrival to the last token on average; {_idle(summaries[best])}."
+    within = _between(summaries[best], "mean_e2el_ms", 1000, ".3g")
+    told = f"{means[best]:.3g} s from arrival to the last token on average{within}; {_idle(summaries[best])}."
     if not rest:
         return f"{best} is not saturated: it is predicted to take {told}"
     why = "not every policy is saturated, so latency decides"
@@ -101,45 +122,14 @@ def validity(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
 
 
 def _results(summaries: Mapping[str, Summary], context: Context) -> str:
-    names = "".join(f"<th>{escape(name)}</th>" for name in summaries)
-    lines = table_lines(list(summaries.values()), context)
-    rows = "".join(_row(line, list(summaries.values())) for line in lines)
-    return f"<table><thead><tr><th></th>{names}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _row(line: Line, summaries: Sequence[Summary]) -> str:
-    cells = "".join(f"<td>{escape(line.show(summary))}</td>" for summary in summaries)
-    mark = ' class="section"' if line.section else ""
-    return f"<tr{mark}><th>{escape(line.label)}</th>{cells}</tr>"
-
-
-def _pairs(facts: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(_said(value))}</td></tr>" for name, value in facts.items())
-    return f"<table><tbody>{rows}</tbody></table>"
-
-
-def _options(options: Mapping[str, Mapping[str, Any]]) -> str:
-    names = dict.fromkeys(option for each in options.values() for option in each)
-    head = "".join(f"<th>{escape(policy)}</th>" for policy in options)
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
-        + "".join(f"<td>{escape(_said(each[name])) if name in each else '-'}</td>" for each in options.values())
-        + "</tr>"
-        for name in names
+    every = list(summaries.values())
+    return table(
+        summaries,
+        (
+            Row(line.label, [line.show(each) for each in every], [line.span(each) for each in every], line.section)
+            for line in table_lines(every, context, apart=False)
+        ),
+        f"value, and its {LEVEL:.0%} prediction interval"
+        if any("output_throughput_low" in each for each in every)
+        else "",
     )
-    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:,}" if _is_large(value) else json.dumps(value)
-
-
-def _is_large(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 10_000
-
-
-def _composed(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    text = escape(path.read_text(encoding="utf-8"))
-    return f"<details><summary>Every option, composed</summary><pre>{text}</pre></details>"

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.axes import CAUSE_COLOURS, Outcomes, distribution, styles, thinned, time_unit, value
-from sim.table import CAUSES, cause_name
+from sim.prediction_interval import ENDS, LEVEL
+from sim.table import CAUSES, Summary, cause_name
 
 Array = npt.NDArray[np.float64]
 
@@ -19,11 +20,13 @@ TOP, PLOT, BOTTOM = 10, 180, 42
 POINTS = 200
 """Most places of a curve over time."""
 
+Span = tuple[float, float]
+
 Curves = Mapping[str, tuple[Array, Array]]
 
 
-def charts(outcomes: Outcomes) -> str:
-    """Return all charts as HTML."""
+def charts(outcomes: Outcomes) -> list[str]:
+    """Return the charts of a comparison as HTML."""
     throughput = {
         name: [("whole run", value(outcome.summary, "output_throughput"), "#0072B2")]
         for name, outcome in outcomes.items()
@@ -35,8 +38,9 @@ def charts(outcomes: Outcomes) -> str:
         ]
         for name, outcome in outcomes.items()
     }
-    parts = [
-        bars("Output tokens/s, whole run", throughput, "tokens/s", named=False),
+    spans = {name: _span(outcome.summary, "output_throughput") for name, outcome in outcomes.items()}
+    return [
+        bars("Output tokens/s, whole run", throughput, "tokens/s", named=False, spans=spans),
         bars("Idle share of GPU busy time, %", idle, "%", named=True),
         _cdf("Time to first token", outcomes, "ttft_s", "s", 1),
         _cdf("Time per output token", outcomes, "tpot_s", "ms", 1000),
@@ -45,10 +49,21 @@ def charts(outcomes: Outcomes) -> str:
         _over_time("Waiting requests", outcomes, "waiting", "requests"),
         _over_time("KV memory taken", outcomes, "kv_tokens", "tokens"),
     ]
-    return "\n".join(parts)
 
 
-def bars(title: str, rows: Mapping[str, Sequence[tuple[str, float, str]]], unit: str, named: bool) -> str:
+def _span(summary: Summary, key: str) -> Span | None:
+    """Return the ends of a prediction interval, where they are known."""
+    low, high = (summary.get(f"{key}_{end}") for end in ENDS)
+    return None if low is None or high is None else (float(low), float(high))
+
+
+def bars(
+    title: str,
+    rows: Mapping[str, Sequence[tuple[str, float, str]]],
+    unit: str,
+    named: bool,
+    spans: Mapping[str, Span | None] | None = None,
+) -> str:
     """Return horizontal bars, stacked from parts.
 
     Args:
@@ -56,9 +71,11 @@ def bars(title: str, rows: Mapping[str, Sequence[tuple[str, float, str]]], unit:
         rows: Of each bar its parts: name, value, colour.
         unit: Of the values.
         named: Whether to name the parts below.
+        spans: Of each bar the range in which its end is expected, where that is known.
     """
     totals = {name: sum(size for _, size, _ in parts) for name, parts in rows.items()}
-    scale = (WIDTH - 80) / max(*totals.values(), 1e-12)
+    known = {name: span for name, span in (spans or {}).items() if span}
+    scale = (WIDTH - 80) / max(*totals.values(), *(high for _, high in known.values()), 1e-12)
     drawn = []
     for place, (name, parts) in enumerate(rows.items()):
         top = 44 * place
@@ -67,17 +84,28 @@ def bars(title: str, rows: Mapping[str, Sequence[tuple[str, float, str]]], unit:
         for part, size, colour in parts:
             if size <= 0:
                 continue
-            said = escape(f"{name}\n{part}: {figure(size)} {unit}", quote=True)
+            within = f"\n{LEVEL:.0%} interval: {' to '.join(map(figure, known[name]))}" if name in known else ""
+            said = escape(f"{name}\n{part}: {figure(size)} {unit}{within}", quote=True)
             drawn.append(
                 f'<rect class="bar" x="{left:.1f}" y="{top + 20}" width="{max(size * scale, 0.5):.1f}" height="16" '
                 f'fill="{colour}" data-tip="{said}"><title>{said}</title></rect>'
             )
             left += size * scale
+        if name in known:
+            low, high = (scale * end for end in known[name])
+            drawn.append(whisker(low, high, top + 28))
+            left = max(left, high)
         drawn.append(f'<text x="{left + 5:.1f}" y="{top + 33}">{figure(totals[name])}</text>')
     label = escape(f"{title}: " + ", ".join(f"{name} {figure(total)}" for name, total in totals.items()), quote=True)
     picture = f'<svg viewBox="0 0 {WIDTH} {44 * len(rows)}" role="img" aria-label="{label}">{"".join(drawn)}</svg>'
     shown = {part: colour for parts in rows.values() for part, size, colour in parts if size > 0} if named else {}
-    return _figure(title, picture, [(part, colour, "") for part, colour in shown.items()], block=True)
+    return framed(title, picture, [(part, colour, "") for part, colour in shown.items()], block=True)
+
+
+def whisker(low: float, high: float, y: float) -> str:
+    """Return an error bar from one x to another."""
+    ends = "".join(f"M{x:.1f} {y - 4:.1f}v8" for x in (low, high))
+    return f'<path class="whisker" d="M{low:.1f} {y:.1f}H{high:.1f}{ends}"/>'
 
 
 def _cdf(title: str, outcomes: Outcomes, column: str, unit: str, scale: float) -> str:
@@ -111,7 +139,7 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
     right = max((float(x[-1]) for x, _ in curves.values() if len(x)), default=0.0)
     high = 1.0 if by == "y" else max((float(y.max()) for _, y in curves.values() if len(y)), default=0.0)
     if not right or not high:
-        return _figure(title, '<p class="soft">no data</p>', [])
+        return framed(title, '<p class="soft">no data</p>')
     width = WIDTH - LEFT - RIGHT
     ticks_x, ticks_y = list(ticks(right)), list(ticks(high))
     drawn = []
@@ -151,10 +179,23 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
         f'<svg viewBox="0 0 {WIDTH} {TOP + PLOT + BOTTOM}" role="img" aria-label="{escape(title, quote=True)}" '
         f'data-chart="{chart}">{"".join(drawn)}<line class="cross"/></svg>'
     )
-    return _figure(title, picture, [(name, look["color"], dashes(look["linestyle"])) for name, look in looks.items()])
+    return framed(title, picture, key_of_lines(looks))
 
 
-def _figure(title: str, body: str, key: Iterable[tuple[str, str, str]], block: bool = False) -> str:
+def key_of_lines(looks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return name, colour and dashes of lines, as `framed` takes them."""
+    return [(name, look["color"], dashes(look["linestyle"])) for name, look in looks.items()]
+
+
+def framed(title: str, body: str, key: Iterable[tuple[str, str, str]] = (), block: bool = False) -> str:
+    """Return a chart with its title.
+
+    Args:
+        title: What it shows.
+        body: It, as HTML.
+        key: What stands below it: name, colour and dashes of lines, or of filled areas if `block`.
+        block: Whether it names areas.
+    """
     named = "".join(
         '<li><svg viewBox="0 0 26 10" aria-hidden="true">'
         + (

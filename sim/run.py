@@ -1,6 +1,7 @@
 """One run of `python -m sim`: settings in, files and a table out."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from policies.policy import Policy
@@ -9,10 +10,10 @@ from sim.comparison import Comparison
 from sim.configuration import Settings
 from sim.log import Slice
 from sim.metrics import Summary
+from sim.notes import engine_notes
 from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.progress import Progress
 from sim.results import IterationWriter, make_folder
-from sim.simulation import Simulation, simulate
 from sim.timeline import Timeline
 from workloads.streams import stream
 
@@ -52,17 +53,7 @@ class Run(Comparison):
             def show(records: Slice) -> None:
                 progress.update(simulation.answers.finished, float(records["start_s"][-1]))
 
-            simulation = Simulation(
-                requests,
-                policy,
-                settings.hardware,
-                settings.model,
-                kv_tokens=settings.kv_tokens,
-                slo=settings.slo,
-                stretch=settings.stretch,
-                frontend_s=settings.engine.frontend_latency_s,
-                sinks=[log, *([timeline] if timeline else []), show],
-            )
+            simulation = settings.simulation(requests, policy, sinks=[log, *([timeline] if timeline else []), show])
             note = f"hardware={settings.hardware.name}: not measured but extrapolated: "
             if simulation.extrapolated and not any(known.startswith(note) for known in self._notes):
                 self._notes.append(note + ", ".join(simulation.extrapolated))
@@ -81,29 +72,7 @@ class Run(Comparison):
         with Progress(f"{name}, interval", DRAWS, unit="simulations") as progress:
             for number in range(DRAWS):
                 truth = drawn(hardware, stream(settings.seed, f"interval {number}"))
-                result = simulate(
-                    self._requests,
-                    policy,
-                    truth,
-                    settings.model,
-                    kv_tokens=settings.kv_tokens,
-                    slo=settings.slo,
-                    stretch=settings.stretch,
-                    frontend_s=truth.engine.frontend_latency_s,
-                )
-                summaries.append(result.summary)
+                possible = replace(settings, hardware=truth, engine=truth.engine)
+                summaries.append(possible.simulate(self._requests, policy).summary)
                 progress.update(number + 1)
         return summaries
-
-
-def engine_notes(settings: Settings) -> list[str]:
-    """Return a sentence if the hardware leaves the engine without effect, or if the engine is an assumption."""
-    hardware, engine = settings.hardware, settings.engine
-    if hardware.takes_engine:
-        return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
-    if not engine.frontend_latency_s:
-        return []
-    return [
-        f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
-        "latency is added"
-    ]

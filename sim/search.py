@@ -87,6 +87,12 @@ class Found:
         """Whether the SLO is met at every rate that can be served."""
         return self.rate == self.saturated
 
+    @property
+    def at_capacity(self) -> Point | None:
+        """What was tried at the capacity; None if there is none."""
+        tried = (point for point in self.points if point.rate == self.rate)
+        return max(tried, key=lambda point: len(point.runs), default=None)
+
 
 class Search:
     """Finds the capacity of one policy.
@@ -190,8 +196,12 @@ class Search:
         return float(np.mean(self._points[place].attainments)) >= self._attainment
 
     def fill(self, rate: float, around: float) -> Point:
-        """Try a further rate, for a curve: with the most replications within `NEAR` of the rate `around`."""
-        point = Point(rate)
+        """Try a further rate, for a curve: with the most replications within `NEAR` of the rate `around`.
+
+        A rate that the search has tried is not tried again: its point gets the replications that it lacks.
+        """
+        tried = (point for point in self._points.values() if math.isclose(point.rate, rate))
+        point = next(tried, None) or Point(rate)
         self._extend(point, self._looks[-1 if is_near(rate, around) else 0])
         return point
 
@@ -211,10 +221,10 @@ def unit_rate(workload: object) -> object:
     """
     arrivals = getattr(workload, "arrivals", None)
     if arrivals is None:
-        raise InputError("workload: task=capacity sets the rate, which this workload has none of; choose another")
+        raise InputError("workload: capacity is a rate, which this workload has none of; choose another")
     process = arrivals().process
     if process == "closed_loop":
-        raise InputError("workload.arrival=closed_loop has no rate, which task=capacity searches: choose poisson")
+        raise InputError("workload.arrival=closed_loop has no rate, which capacity is: choose poisson")
     if process == "trace":
         return replace(workload, rate_multiplier=None)  # type: ignore[type-var]
     if process == "all_at_once":

@@ -1,7 +1,7 @@
 """What every row of the batch computes in every iteration of a small run, and what of it served nobody."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,9 +11,8 @@ from policies.errors import InputError
 from policies.plan import Plan
 from policies.policy import Policy, Traits
 from policies.view import View
-from sim.api import Setting
 from sim.log import Slice
-from sim.simulation import Simulation
+from sim.setting import Setting
 from workloads.requests import Requests
 
 Kind = Literal["prefill", "decode", "finished", "stalled"]
@@ -139,16 +138,8 @@ def steps_of(requests: Requests, policy: Policy, setting: Setting) -> Steps:
         raise InputError("a policy that prefills on a lane of its own has no single order of iterations to draw")
     watched = _Watched(policy=policy, max_batch=policy.max_batch, order=policy.order, predictor=policy.predictor)
     slices: list[Slice] = []
-    Simulation(
-        requests,
-        watched,
-        setting.hardware,
-        setting.model,
-        kv_tokens=setting.kv_tokens,
-        stretch=False,
-        frontend_s=setting.engine.frontend_latency_s,
-        sinks=[lambda part: slices.append(part.copy())],
-    ).run()
+    single = replace(setting, stretch=False)
+    single.simulation(requests, watched, sinks=[lambda part: slices.append(part.copy())]).run()
     log = np.concatenate(slices) if slices else np.empty(0, dtype=[("start_s", "f8"), ("duration_s", "f8")])
     cells = tuple(_cells(watched.seen, policy.traits))
     return Steps(cells=cells, start_s=log["start_s"].copy(), duration_s=log["duration_s"].copy())

@@ -1,15 +1,14 @@
 """The table at the end of a run, and the sentences below it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.context import Context
 from sim.prediction_interval import ENDS, LEVEL
 
 Value = float | int | bool | None
@@ -26,49 +25,17 @@ LARGE_IDLE = 0.005
 """Share of busy time from which a cause of idle computation is worth a row."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a comparison was made on.
-
-    Attributes:
-        workload: Its name.
-        requests: How many.
-        arrivals: How they arrive.
-        declared: How `max_new_tokens` was declared to the scheduler.
-        hardware: Name of the GPU.
-        engine: Name of the engine that a simulation assumes; None: there is a real one.
-        model: Name of the model.
-        kv_tokens: KV memory of a GPU, in tokens.
-        max_positions: Longest sequence that the model was made for.
-        too_long: Requests that are longer than that.
-        seed: Of all random streams.
-        notes: Plain sentences on the input.
-        folder: Where the results are; None if nowhere.
-        pictures: The most telling files in it.
-    """
-
-    workload: str
-    requests: int
-    arrivals: str
-    declared: str
-    hardware: str
-    model: str
-    kv_tokens: int
-    max_positions: int
-    engine: str | None = None
-    too_long: int = 0
-    seed: int = 0
-    notes: tuple[str, ...] = ()
-    folder: Path | None = None
-    pictures: tuple[str, ...] = ()
+def _nothing(_: Summary) -> str:
+    return ""
 
 
 class Line(NamedTuple):
-    """One row of the table: a label and how a summary is shown in it."""
+    """One row of the table: a label, how a summary is shown in it, and how its prediction interval, where known."""
 
     label: str
     show: Callable[[Summary], str]
     section: bool = False
+    span: Callable[[Summary], str] = _nothing
 
 
 def print_table(console: Console, summaries: Mapping[str, Summary], context: Context) -> None:
@@ -133,26 +100,33 @@ def _table(lines: Sequence[Line], cells: Mapping[str, Sequence[str]]) -> Table:
     return table
 
 
-def table_lines(every: Sequence[Summary], context: Context) -> list[Line]:
-    """Return the rows worth showing: those that would say nothing of any of these policies are left out."""
+def table_lines(every: Sequence[Summary], context: Context, apart: bool = True) -> list[Line]:
+    """Return the rows worth showing: those that would say nothing of any of these policies are left out.
+
+    Args:
+        every: The summaries that are compared.
+        context: What they were made on.
+        apart: Whether the most telling prediction intervals, where they are known, have rows of their own.
+    """
     window = throughput_window(every)
     output = f"{window}output_throughput"
     base = _value(every[0], output)
     optional = {"rejected": "  rejected", "unfinished": "  unfinished", "preemptions": "preemptions"}
+    ratio = Line("  ratio to the first", lambda s: _ratio(_value(s, output), base), span=_range(f"{output}_ratio"))
     return [
         Line("saturated", _choice("yes", "no")),
         Line("GPUs used", _number("gpus", digits=0)),
         Line(f"throughput of the {'saturated part' if window else 'whole run'}", lambda _: "", section=True),
-        Line("  requests/s", _number(f"{window}request_throughput")),
-        Line("  output tokens/s", _number(output)),
-        *_interval_lines(every, output),
-        *([Line("  ratio to the first", lambda s: _ratio(_value(s, output), base))] if len(every) > 1 else ()),
-        *_interval_lines(every, f"{output}_ratio"),
+        _amount("  requests/s", f"{window}request_throughput"),
+        _amount("  output tokens/s", output),
+        *_interval_lines(every, output, apart),
+        *([ratio] if len(every) > 1 else ()),
+        *_interval_lines(every, f"{output}_ratio", apart),
         *(_slo_lines() if any(summary.get("request_goodput") is not None for summary in every) else ()),
-        *_latency_lines(every),
+        *_latency_lines(every, apart),
         *_idle_lines(every),
-        Line("GPU busy", _percent("gpu_busy_fraction"), section=True),
-        Line("mean batch, rows", _number("mean_batch_rows", digits=1)),
+        _part("GPU busy", "gpu_busy_fraction", section=True),
+        _amount("mean batch, rows", "mean_batch_rows", digits=1),
         Line("KV memory taken at its peak", lambda s: _share(_value(s, "kv_peak_tokens"), context.kv_tokens)),
         *_prefix_lines(every),
         Line("requests completed", _number("completed", digits=0)),
@@ -160,38 +134,50 @@ def table_lines(every: Sequence[Summary], context: Context) -> list[Line]:
     ]
 
 
+def _amount(label: str, key: str, digits: int = 2, section: bool = False) -> Line:
+    return Line(label, _number(key, digits), section, _range(key))
+
+
+def _part(label: str, key: str, section: bool = False) -> Line:
+    return Line(label, _percent(key), section, _range(key, form=lambda value: _share(value, 1)))
+
+
 def _prefix_lines(every: Sequence[Summary]) -> Iterator[Line]:
     if any(summary.get("prefix_hit_tokens") for summary in every):
-        yield Line("prompt tokens found in the prefix cache", _percent("prefix_hit_rate"))
+        yield _part("prompt tokens found in the prefix cache", "prefix_hit_rate")
 
 
-def _interval_lines(every: Sequence[Summary], key: str, scale: float = 1, what: str = "") -> Iterator[Line]:
+def _interval_lines(
+    every: Sequence[Summary], key: str, apart: bool, scale: float = 1, what: str = ""
+) -> Iterator[Line]:
     """The range in which a metric is expected, where it is known."""
-    if any(f"{key}_low" in summary for summary in every):
-        yield Line(f"    {what}{LEVEL:.0%} interval", _range(key, scale))
+    if apart and any(f"{key}_low" in summary for summary in every):
+        show = _range(key, scale)
+        yield Line(f"    {what}{LEVEL:.0%} interval", lambda s: show(s) or "-")
 
 
 def _slo_lines() -> Iterator[Line]:
-    yield Line("goodput, requests/s", _number("request_goodput"), section=True)
-    yield Line("  share that met the SLO", _percent("slo_attainment"))
+    yield _amount("goodput, requests/s", "request_goodput", section=True)
+    yield _part("  share that met the SLO", "slo_attainment")
 
 
-def _latency_lines(every: Sequence[Summary]) -> Iterator[Line]:
+def _latency_lines(every: Sequence[Summary], apart: bool) -> Iterator[Line]:
     names = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
     for key, name in names.items():
         scale, unit = (1, "ms") if key in ("tpot", "itl") else (1000, "s")
-        show = _pair(f"mean_{key}_ms", f"p99_{key}_ms", scale)
-        yield Line(f"{name} mean / p99, {unit}", show, section=key == "ttft")
-        yield from _interval_lines(every, f"mean_{key}_ms", scale, "mean, ")
+        mean, tail = f"mean_{key}_ms", f"p99_{key}_ms"
+        show, span = _pair(mean, tail, scale), _ranges(mean, tail, scale)
+        yield Line(f"{name} mean / p99, {unit}", show, key == "ttft", span)
+        yield from _interval_lines(every, mean, apart, scale, "mean, ")
 
 
 def _idle_lines(every: Sequence[Summary]) -> Iterator[Line]:
-    yield Line("idle share of GPU busy time", _percent("idle_time_fraction"), section=True)
-    yield Line("  without the stall", _percent("wasted_time_fraction"))
+    yield _part("idle share of GPU busy time", "idle_time_fraction", section=True)
+    yield _part("  without the stall", "wasted_time_fraction")
     for cause in CAUSES:
         key = f"idle_time_fraction_{cause}"
         if any((summary.get(key) or 0) >= LARGE_IDLE for summary in every):
-            yield Line(f"  {cause_name(cause)}", _percent(key))
+            yield _part(f"  {cause_name(cause)}", key)
 
 
 def cause_name(cause: str) -> str:
@@ -236,12 +222,19 @@ def _pair(mean: str, tail: str, scale: float) -> Callable[[Summary], str]:
     return show
 
 
-def _range(key: str, scale: float) -> Callable[[Summary], str]:
+def _range(key: str, scale: float = 1, form: Callable[[float], str] | None = None) -> Callable[[Summary], str]:
+    """Show the ends of an interval; nothing where it is not known."""
+
     def show(summary: Summary) -> str:
         ends = [_value(summary, f"{key}_{end}") for end in ENDS]
-        return "-" if None in ends else " to ".join(_format(end / scale) for end in ends if end is not None)
+        return "" if None in ends else " to ".join((form or _format)(end / scale) for end in ends if end is not None)
 
     return show
+
+
+def _ranges(mean: str, tail: str, scale: float) -> Callable[[Summary], str]:
+    ranges = [_range(key, scale) for key in (mean, tail)]
+    return lambda s: " / ".join(text for each in ranges if (text := each(s)))
 
 
 def _choice(yes: str, no: str) -> Callable[[Summary], str]:

@@ -20,9 +20,9 @@ def run_task(settings: Settings, folder: Path, console: Console) -> None:
 
         Overlay(settings, folder)(console)
     elif task.task == "capacity":
-        from sim.capacity import Capacity
+        from sim.capacity_planning import CapacityPlanning
 
-        Capacity(settings, folder)(console)
+        CapacityPlanning(settings, folder)(console)
     elif task.task == "claims":
         from sim.claims.task import run_claims
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from sim.api import Results, Setting
 from sim.claims.experiments import SCALES, Sampled, at_load, cases, preempting, sample
 from sim.claims.options import Size
 from sim.claims.statements import CORRECT, statements
 from sim.claims.verdict import Finding, Statement, in_words
+from sim.setting import Results, Setting
 
 if TYPE_CHECKING:
     from pandas import DataFrame

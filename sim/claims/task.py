@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from policies.errors import InputError
-from sim.api import Setting
 from sim.claims.figures import write_figures
 from sim.claims.run import NOTES, Claims, row_of, try_claims
 from sim.claims.statements import CORRECT
@@ -30,9 +29,6 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     if settings.workload != named("workload", "sharegpt", ShareGPT):
         raise InputError("workload= has no use in task=claims, which has workloads of its own: leave it out")
     make_folder(folder)
-    setting = Setting(
-        hardware=settings.hardware, engine=settings.engine, model=settings.model, kv_tokens=settings.kv_tokens
-    )
     with Progress("claims", 1, unit="runs") as progress:
 
         def show(done: int, total: int) -> None:
@@ -40,7 +36,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
             progress.update(done)
 
         try:
-            claims = try_claims(setting, settings.claims.size, settings.seed, show)
+            claims = try_claims(settings, settings.claims.size, settings.seed, show)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted: nothing was saved") from None
     facts = {

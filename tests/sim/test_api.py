@@ -12,9 +12,10 @@ import pytest
 import sim
 from policies.baton import Baton
 from policies.errors import InputError
-from sim import compare, comparison, simulate
+from sim import capacity, compare, comparison, simulate
 from sim.__main__ import main
 from sim.api import read_requests
+from sim.interval import interval
 from sim.metrics import SLO
 from tests.command_line import run_here, summary
 from workloads import Frame, ShareGPT, Trace
@@ -36,6 +37,59 @@ def test_it_answers_as_the_command_line_does(tmp_path: Path, monkeypatch: pytest
     given = results["baton"].requests
     assert list(written) == list(given)
     np.testing.assert_array_equal(written["e2e_s"], given["e2e_s"])
+
+
+def test_replications_are_those_of_the_command_line(tmp_path: Path) -> None:
+    options = ("workload.num_requests=30", "max_batch=4", "seed=3", "replications=3", "pictures=false")
+    assert run_here(main, "policies=[orca,baton]", *options, f"hydra.run.dir={tmp_path}") == 0
+    few = ShareGPT(num_requests=30, max_new_cap=2048)
+    done, written = compare(few, ["orca", "baton"], replications=3, max_batch=4, seed=3), summary(tmp_path)
+    frames: Any = (done.intervals, done.ratios)
+    intervals, ratios = (frame.astype(object).where(frame.notna(), None) for frame in frames)
+    for name in ("orca", "baton"):
+        assert intervals.loc[name].to_dict("index") == written["intervals"][name]
+    assert ratios.loc[("baton", "orca")].to_dict("index") == written["ratios"]["baton/orca"]
+    assert done.notes == written["notes"]
+    pd.testing.assert_frame_equal(
+        done.runs.reset_index(), pd.read_parquet(tmp_path / "replications.parquet"), check_dtype=False
+    )
+    means = done.runs.groupby("policy")["output_throughput"].mean()
+    assert done.summary["output_throughput"].to_dict() == pytest.approx(means.to_dict())
+    assert "±" in done._repr_html_() and "baton/orca: throughput" in done._repr_html_()
+
+
+def test_a_capacity_is_that_of_the_command_line(tmp_path: Path) -> None:
+    search = ("task=capacity", "slo.ttft_s=0.5", "slo.attainment=0.8", "replications=2", "precision=0.3")
+    options = ("policies=[orca_per_request,orca]", "workload.num_requests=30", "max_batch=2", "pictures=false")
+    assert run_here(main, *options, *search, f"hydra.run.dir={tmp_path}") == 0
+    few = ShareGPT(num_requests=30, max_new_cap=2048)
+    search_for: dict[str, Any] = {"attainment": 0.8, "replications": 2, "precision": 0.3, "max_batch": 2}
+    found = capacity(few, ["orca_per_request", "orca"], slo=SLO(ttft_s=0.5), **search_for)
+    written = summary(tmp_path)
+    rates: Any = found.summary
+    assert rates.astype(object).where(rates.notna(), None).to_dict("index") == written["capacity"]
+    assert found.notes == written["notes"]
+    runs = pd.read_parquet(tmp_path / "capacity.parquet").groupby(["policy", "rate"], sort=False)
+    np.testing.assert_allclose(runs["slo_attainment"].mean(), found.points["attainment"])
+    assert runs.size().tolist() == found.points["replications"].tolist()
+    points: Any = found.points
+    at = points.loc[("orca", found["orca"].rate)]
+    assert at["attainment_low"] <= at["attainment"] == at["slo_attainment"] >= 0.8
+
+
+def test_a_frame_is_resampled_and_its_rate_scaled() -> None:
+    gaps = np.random.default_rng(0).exponential(10.0, 40)
+    frame = pd.DataFrame({"arrival_s": np.cumsum(gaps), "prompt_tokens": 100, "output_tokens": 100})
+    done = compare(frame, ["orca"], replications=2)
+    assert done.resampled and any("in blocks of 7, drawn with replacement" in note for note in done.notes)
+    found = capacity(frame, ["orca"], slo=SLO(ttft_s=1.0), attainment=0.8, replications=2, precision=0.5, max_batch=1)
+    twice = capacity(frame.assign(arrival_s=frame["arrival_s"] / 2), ["orca"], slo=SLO(ttft_s=1.0), attainment=0.8,
+                     replications=2, precision=0.5, max_batch=1)  # fmt: skip
+    pd.testing.assert_frame_equal(found.points, twice.points)
+    ends = found.points[["attainment_low", "attainment_high"]].to_numpy()
+    expected = [interval(point.attainments, resampled=True) for point in found["orca"].points]
+    np.testing.assert_array_equal(ends, [(each.low, each.high) for each in expected])
+    assert (ends[:, 1] > ends[:, 0]).any()
 
 
 def test_a_frame_is_a_trace(tmp_path: Path) -> None:
@@ -96,6 +150,29 @@ def test_what_is_wrong_is_said_in_one_line(options: dict[str, Any], message: str
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"replications": 1}, "replications is 1: give a whole number from 2"),
+        ({"replications": 2, "warm_up": 1.0}, "warm_up is 1.0: give a number from 0 to 0.9"),
+        ({"warm_up": 0.2}, "warm_up=0.2 has no use without replications=N"),
+        ({"replications": 2, "seed": -1}, "seed is -1: give a whole number from 0"),
+        ({"replications": 2, "workload": FEW.build(0)}, "workload: the requests of sharegpt are built: give what"),
+        ({"slo": SLO()}, "capacity needs an SLO: give slo.ttft_s=SECONDS"),
+        ({"slo": SLO(ttft_s=1), "attainment": 1.0}, "slo.attainment is 1.0: give a number from 0.01"),
+        ({"slo": SLO(ttft_s=1), "precision": 0}, "precision is 0: give a number from 0.001"),
+        ({"slo": SLO(ttft_s=1)}, "slo.attainment=0.99 of 11 requests that count allows none to miss"),
+        ({"slo": SLO(ttft_s=1), "attainment": 0.5, "workload": FRAME.assign(arrival_s=0.0)}, "workload: all requests "),
+    ],
+)
+def test_what_cannot_be_repeated_is_said_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        given: dict[str, Any] = {"workload": FEW, "policies": ["orca"]} | options
+        (capacity if "slo" in options else compare)(**given)
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
 def test_the_package_is_light_until_it_is_used() -> None:
     heavy = "{'pandas', 'matplotlib', 'numpy', 'simpy', 'torch', 'hydra'}"
     code = f"import sys, sim; print(sorted({heavy} & set(sys.modules))); from sim import simulate; assert simulate"
@@ -108,6 +185,6 @@ def test_the_package_is_light_until_it_is_used() -> None:
 
 
 def test_there_is_nothing_else_in_the_package() -> None:
-    assert sim.__all__ == ["Results", "compare", "simulate"]
+    assert sim.__all__ == ["Capacities", "Replicated", "Results", "capacity", "compare", "simulate"]
     with pytest.raises(AttributeError, match="has no attribute 'foo'"):
         sim.foo  # noqa: B018

@@ -17,6 +17,7 @@ from policies.work import Work
 from sim.calibrated import Calibrated
 from sim.calibrated_cost import CalibratedCost
 from sim.calibration.catalogue import read_named
+from sim.context import Context
 from sim.engine_constants import IDEAL, EngineConstants
 from sim.kernels import (
     AllReduce,
@@ -28,7 +29,7 @@ from sim.kernels import (
 )
 from sim.model import Model, kv_capacity
 from sim.simulation import simulate
-from sim.table import Context, warnings
+from sim.table import warnings
 from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
 
 TRAITS = Orca().traits

@@ -15,7 +15,7 @@ from sim import comparison
 from sim.__main__ import main
 from sim.breakdown import PARTS
 from sim.interval import in_words, interval, ratio_interval
-from sim.simulation import simulate
+from sim.simulation import Simulation
 from sim.tasks import run_task
 from tests.command_line import files, run_here, summary
 from tests.sim.test_configuration import load, settings
@@ -100,9 +100,9 @@ def test_an_interruption_saves_the_replications_that_are_whole(tmp_path: Path, m
         def interrupted(*arguments: Any, **options: Any) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            return simulate(*arguments, **options)
+            return Simulation(*arguments, **options)
 
-        monkeypatch.setattr("sim.draws.simulate", interrupted)
+        monkeypatch.setattr("sim.setting.Simulation", interrupted)
 
     interrupt_after(5)
     with pytest.raises(KeyboardInterrupt, match=f"interrupted: saved 2 of 9 replications in {tmp_path}"):
@@ -168,7 +168,7 @@ SLO = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
         ({"request": 3}, "request=3 has no use in task=run"),
         ({"precision": 0.1}, "precision=0.1 has no use in task=run"),
         ({"slo": SLO | {"attainment": 0.9}}, "slo.attainment=0.9 has no use in task=run"),
-        ({"task": "capacity"}, "task=capacity needs an SLO: give slo.ttft_s=SECONDS"),
+        ({"task": "capacity"}, "capacity needs an SLO: give slo.ttft_s=SECONDS"),
         ({"task": "capacity", "slo": SLO | {"attainment": 1}}, "slo.attainment is 1: give a number from 0.01"),
         ({"task": "capacity", "slo": SLO, "precision": 0}, "precision is 0: give a number from 0.001 to 0.5"),
         ({"task": "capacity", "slo": SLO, "request": 3}, "request=3 has no use in task=capacity"),
@@ -199,7 +199,7 @@ def test_the_command_line_takes_them(
     assert run_here(main, "replications=2", "workload.num_requests=5", "+policy=orca", "hydra.run.dir=out") == 0
     assert summary(tmp_path / "out")["replications"] == 2
     assert run_here(main, "task=capacity", "slo.attainment=0.9") == 2
-    assert capsys.readouterr().err.startswith("error: task=capacity needs an SLO")
+    assert capsys.readouterr().err.startswith("error: capacity needs an SLO")
 
 
 def test_the_picture_of_replications_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

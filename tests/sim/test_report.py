@@ -12,9 +12,9 @@ import pytest
 from sim import comparison
 from sim.__main__ import main
 from sim.axes import styles
+from sim.context import Context
 from sim.report import answer
 from sim.report_charts import bars, curve_chart, dashes, tick_label, ticks
-from sim.table import Context
 from tests.command_line import run_here, summary
 
 CONTEXT = Context(

@@ -45,6 +45,14 @@ def test_noise_widens_what_is_said_not_the_answer() -> None:
     assert many.runs > few.runs
 
 
+def test_a_rate_of_the_curve_that_was_tried_is_not_tried_twice() -> None:
+    found, made = search(5.0)
+    runs, point = made.runs, found.points[len(found.points) // 2]
+    assert made.fill(point.rate * (1 + 1e-12), around=100 * point.rate) is point and made.runs == runs
+    assert made.fill(point.rate, around=point.rate) is point and len(point.runs) == 32
+    assert made.fill(point.rate * 1.001, around=100 * point.rate) is not point
+
+
 def test_an_slo_that_is_always_met_is_met_up_to_the_throughput() -> None:
     found, _ = search(math.inf)
     assert (found.rate, found.low, found.high) == (10, 10, math.inf)

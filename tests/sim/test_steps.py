@@ -11,8 +11,8 @@ from policies.errors import InputError
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
-from sim.api import Setting
 from sim.engine_constants import IDEAL
+from sim.setting import Setting
 from sim.step_plots import batch_steps
 from sim.steps import Steps, steps_of
 from tests.runs import LLAMA3_8B, ONE_SECOND_PER_ITERATION, logged_run, requests_of

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sim.context import Context
 from sim.metrics import SLO
 from sim.prediction_interval import ENDS
-from sim.table import Context, Summary, print_table
+from sim.table import Summary, print_table
 from tests.sim.small_run import POLICIES, make_requests, run
 
 REQUESTS = make_requests(rate=0.0)

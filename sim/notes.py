@@ -1,0 +1,60 @@
+"""Plain sentences on what is simulated: the requests, what policies make of them, and what was not measured."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from policies.policy import Policy
+from sim.setting import Setting
+from workloads.requests import Requests
+
+
+def notes_on(policies: Mapping[str, Policy], requests: Requests) -> list[str]:
+    """Return sentences on the requests, and on what policies make of them."""
+    sharing, order = _sharing_notes(policies, requests), _order_notes(policies, requests)
+    return [*requests.notes, *sharing, *order, *_reservation_notes(policies)]
+
+
+def _sharing_notes(policies: Mapping[str, Policy], requests: Requests) -> Iterator[str]:
+    """Yield a sentence if prompts share prefixes and not every policy finds their KV again."""
+    blind = [name for name, policy in policies.items() if not policy.traits.finds_prefixes]
+    if blind and requests.share_prefixes:
+        yield f"{', '.join(blind)}: prefix sharing is not modelled: every prompt is prefilled whole"
+
+
+def _order_notes(policies: Mapping[str, Policy], requests: Requests) -> Iterator[str]:
+    """Yield sentences on queue orders that this workload leaves without effect."""
+    declared, priority = (np.ptp(column) > 0 for column in (requests.max_new_tokens, requests.priority))
+    for name, policy in policies.items():
+        if policy.order == "sjf" and policy.predictor == "declared" and not declared:
+            yield f"{name}: all requests declare the same max_new_tokens: sjf orders them by prompt length alone"
+        if policy.order == "priority" and not priority:
+            yield f"{name}: all requests have the same priority: they are served in order of arrival"
+
+
+def _reservation_notes(policies: Mapping[str, Policy]) -> Iterator[str]:
+    """Yield a sentence if the policies do not promise memory to their requests in the same way."""
+    all_traits = {name: policy.traits for name, policy in policies.items()}
+    as_needed = [
+        name
+        for name, traits in all_traits.items()
+        if traits.memory in ("paged", "prefix_cache") or traits.reserve == "window"
+    ]
+    if as_needed and len(as_needed) < len(all_traits):
+        yield (
+            f"{', '.join(as_needed)}: KV memory is taken as answers grow; "
+            "the other policies reserve prompt + max_new_tokens for each request"
+        )
+
+
+def engine_notes(setting: Setting) -> list[str]:
+    """Return a sentence if the hardware leaves the engine without effect, or if the engine is an assumption."""
+    hardware, engine = setting.hardware, setting.engine
+    if hardware.takes_engine:
+        return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
+    if not engine.frontend_latency_s:
+        return []
+    return [
+        f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
+        "latency is added"
+    ]
