@@ -9,8 +9,11 @@ from rich.text import Text
 
 from policies.errors import InputError
 from sim.api import Setting
+from sim.claims.beside import others_in_words
+from sim.claims.collect import collect
 from sim.claims.figures import write_figures
-from sim.claims.run import NOTES, Claims, row_of, try_claims
+from sim.claims.measurement import committed
+from sim.claims.run import Claims, measured_row, row_of, try_claims
 from sim.claims.statements import CORRECT
 from sim.claims.verdict import Statement
 from sim.configuration import Settings
@@ -29,6 +32,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     """
     if settings.workload != named("workload", "sharegpt", ShareGPT):
         raise InputError("workload= has no use in task=claims, which has workloads of its own: leave it out")
+    measured = [*committed(), *collect(settings.measured)]
     make_folder(folder)
     setting = Setting(
         hardware=settings.hardware, engine=settings.engine, model=settings.model, kv_tokens=settings.kv_tokens
@@ -40,7 +44,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
             progress.update(done)
 
         try:
-            claims = try_claims(setting, settings.claims.size, settings.seed, show)
+            claims = try_claims(setting, settings.claims.size, settings.seed, show, measured)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted: nothing was saved") from None
     facts = {
@@ -73,9 +77,24 @@ def in_words(claims: Claims) -> Iterator[Table | Text]:
         table.add_column(name, overflow="fold")
     for statement in claims.statements:
         table.add_row(*_cells(statement))
+        if statement.measured:
+            table.add_row(*_measured_cells(statement.measured))
     table.add_row("correct outputs (abstract)", CORRECT.removeprefix("correct outputs: "), "", "see the tests")
+    if claims.correct:
+        table.add_row(*_measured_cells(claims.correct))
     yield table
-    yield from (Text(f"- {note}") for note in NOTES)
+    yield from (Text(f"- {note}") for note in claims.notes)
+    others = list(others_in_words(claims.others))
+    if others:
+        yield Text("\nMeasured, and of none of these statements:")
+        yield from (Text(f"- {sentence}") for sentence in others)
+
+
+def _measured_cells(measured: Statement) -> tuple[str, str, str, str]:
+    """Return the row of what was measured, to stand below that of what is predicted."""
+    row = measured_row(measured)
+    verdict = f"{row['measured_verdict']}{': ' if row['measured_when'] else ''}{row['measured_when']}"
+    return "  measured", f"{measured.quantity}; stated: {measured.bound}", row["measured"].replace("; ", "\n"), verdict
 
 
 def _cells(statement: Statement) -> tuple[str, str, str, str]:

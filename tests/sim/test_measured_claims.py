@@ -1,0 +1,411 @@
+"""Measured results in the claims: each beside its statement, with a verdict of its own interval, and none lost."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.errors import InputError
+from policies.policy import Policy
+from sim.__main__ import main
+from sim.claims import measurement, task
+from sim.claims.__main__ import main as claims_main
+from sim.claims.__main__ import merged
+from sim.claims.beside import others_in_words, set_beside, where_measured
+from sim.claims.collect import collect
+from sim.claims.experiments import BATONS, SCHOOLS
+from sim.claims.measurement import METRICS, OF_TWO, Machine, Measured, Measurement, committed, read_file, write
+from sim.claims.run import Claims, measured_row
+from sim.claims.statements import SAME_ANSWERS
+from sim.claims.verdict import Bound, Finding, Statement, Verdict
+from sim.interval import Interval
+from sim.named import named, options
+from sim.profile import settings_of
+from sim.results import write_requests
+from sim.simulation import simulate
+from tests.command_line import run_here
+from tests.runs import LLAMA3_8B, random_requests
+from tests.sim.test_profile import PROFILE
+
+MACHINE = Machine(
+    device="cpu", machine="a computer", model="small", dtype="float32", attention="sdpa", threads=2,
+    versions={"torch": "2.13.0"},
+)  # fmt: skip
+FASTER = Measurement(
+    metric="request_throughput", policy="baton", to="orca", workload="sharegpt", load="all at once", num_requests=24,
+    max_batch=8, repeats="4 rounds of the same requests, seed 0", count=4, measured=2.0, standard_error=0.01,
+    predicted=1.9,
+)  # fmt: skip
+IDLE = replace(FASTER, metric="idle_time_fraction", to=None, measured=0.2, predicted=0.1)
+
+
+def measured(*results: Measurement, machine: Machine = MACHINE) -> Measured:
+    return Measured(machine=machine, date="2026-11-24", commands=["python -m real"], results=results)
+
+
+def stated(metric: str, bound: Bound, to: str | None = None) -> Statement:
+    found = [Finding({"prefill": "inline"}, Interval(1.0, 0.9, 1.1))]
+    return Statement(
+        text=metric, source="abstract", quantity="", bound=bound, findings=found, metric=metric, to=to
+    )  # fmt: skip
+
+
+STATEMENTS = [
+    stated("request_throughput", Bound(1.75, least=True), "orca"),
+    stated("request_throughput", Bound(1.75, least=True), "orca_per_request"),
+    stated("idle_time_fraction", Bound(0.05)),
+    stated("", Bound(1.0)),
+]
+
+
+def of_first(*results: Measurement) -> Statement:
+    """What was measured of the first statement, BATON's throughput relative to Orca's."""
+    found = set_beside(STATEMENTS, [measured(*results)]).statements[0].measured
+    assert found is not None
+    return found
+
+
+def test_the_interval_is_students_over_what_was_repeated() -> None:
+    half = 3.182446 * 0.01  # t of three degrees of freedom
+    assert FASTER.found.low == pytest.approx(2 * math.exp(-half), rel=1e-6)
+    assert FASTER.found.high == pytest.approx(2 * math.exp(half), rel=1e-6)
+    assert (IDLE.found.low, IDLE.found.high) == pytest.approx((0.2 - half, 0.2 + half), rel=1e-6)
+    once = replace(FASTER, count=1, standard_error=None).found
+    assert (once.low, once.high) == (0, math.inf), "of one run nothing is known"
+
+
+def test_a_measured_result_that_is_turned_turns_its_verdict() -> None:
+    assert of_first(FASTER).verdict is Verdict.HOLDS
+    assert of_first(replace(FASTER, measured=1.0)).verdict is Verdict.FAILS
+    assert of_first(replace(FASTER, standard_error=0.05)).verdict is Verdict.OPEN
+    assert of_first(replace(FASTER, count=1, standard_error=None)).verdict is Verdict.OPEN
+    elsewhere = measured(replace(FASTER, measured=1.0), machine=replace(MACHINE, machine="a GPU", device="cuda"))
+    both = set_beside(STATEMENTS, [measured(FASTER), elsewhere]).statements[0].measured
+    assert both is not None and (both.verdict, both.condition) == (Verdict.SOMETIMES, "machine a computer")
+
+
+def test_predicted_and_measured_verdicts_do_not_depend_on_each_other() -> None:
+    before = [(statement.verdict, statement.condition) for statement in STATEMENTS]
+    beside = set_beside(STATEMENTS, [measured(FASTER, IDLE)])
+    assert [(statement.verdict, statement.condition) for statement in beside.statements] == before
+    assert of_first(FASTER) == of_first(FASTER, IDLE)
+    assert measured_row(of_first(FASTER))["measured"] == (
+        "2.00 (1.94 to 2.06), predicted 1.90: machine a computer, model small (float32), workload sharegpt, batch 8, "
+        "prefill inline, 4 rounds of the same requests, seed 0"
+    )
+
+
+def test_a_ratio_taken_the_other_way_round_is_the_same_result() -> None:
+    turned = replace(FASTER, policy="orca", to="baton", measured=0.5, predicted=1 / 1.9)
+    (one,), (other,) = of_first(FASTER).findings, of_first(turned).findings
+    assert one.factors == other.factors
+    assert (one.found.low, one.found.high) == pytest.approx((other.found.low, other.found.high))
+    assert one.predicted == pytest.approx(other.predicted)
+
+
+def test_answers_are_stated_to_be_the_same_and_one_that_differs_is_seen() -> None:
+    same = replace(
+        FASTER, metric="same_tokens", to="run_to_completion", measured=1.0, standard_error=0.0, predicted=None
+    )  # fmt: skip
+    for share, verdict in ((1.0, Verdict.HOLDS), (23 / 24, Verdict.FAILS)):
+        correct = set_beside(STATEMENTS, [measured(replace(same, measured=share))]).correct
+        assert correct is not None and (correct.verdict, correct.quantity) == (verdict, SAME_ANSWERS)
+    assert set_beside(STATEMENTS, [measured(FASTER)]).correct is None
+
+
+NAMES = st.sampled_from(list(SCHOOLS))
+
+
+@st.composite
+def results(draw: st.DrawFn) -> Measurement:
+    metric = draw(st.sampled_from(METRICS))
+    return replace(
+        FASTER,
+        metric=metric,
+        policy=draw(NAMES),
+        to=draw(NAMES) if metric in OF_TWO else None,
+        load=draw(st.sampled_from(["all at once", "3 requests/s"])),
+        measured=draw(st.floats(0.1, 1)),
+        predicted=None,
+    )
+
+
+@given(st.lists(results(), min_size=1, max_size=12))
+def test_every_result_is_shown_exactly_once(found: Sequence[Measurement]) -> None:
+    beside = set_beside(STATEMENTS, [measured(*found)])
+    placed = [statement.measured for statement in beside.statements if statement.measured]
+    counted = sum(len(one.findings) for one in placed) + (len(beside.correct.findings) if beside.correct else 0)
+    assert counted + len(beside.others) == len(found)
+    words = " ".join(others_in_words(beside.others))
+    assert all(other.result.policy in words and other.result.metric in words for other in beside.others)
+    assert all(one.result.policy not in BATONS or one.result.to or one.result.metric != IDLE.metric
+               for one in beside.others if one.result.load == "all at once")  # fmt: skip
+
+
+def test_what_no_statement_is_of_is_listed() -> None:
+    others = (
+        replace(FASTER, to="run_to_completion"),
+        replace(FASTER, load="0.7 of the lowest capacity, 3 requests/s", measured=1.0),
+        replace(IDLE, policy="orca"),
+    )
+    beside = set_beside(STATEMENTS, [measured(*others)])
+    assert [other.result for other in beside.others] == list(others)
+    assert list(others_in_words(beside.others))[:2] == [
+        "small (float32) on a computer; sharegpt, all at once, 8 rows, 4 rounds of the same requests, seed 0: "
+        "request_throughput to run_to_completion: baton 2.00 (1.94 to 2.06), predicted 1.90",
+        "small (float32) on a computer; sharegpt, 0.7 of the lowest capacity, 3 requests/s, 8 rows, 4 rounds of the "
+        "same requests, seed 0: request_throughput to orca: baton 1.00 (0.97 to 1.03), predicted 1.90",
+    ]
+
+
+def test_where_it_was_measured_is_said() -> None:
+    assert "nothing that was measured" in where_measured([])
+    assert "small (float32) on a computer" in where_measured([measured(FASTER)])
+    assert "not of a GPU" in where_measured([measured(FASTER)])
+    assert "not of a GPU" not in where_measured([measured(FASTER, machine=replace(MACHINE, device="cuda"))])
+
+
+# files
+
+
+def test_a_file_says_what_was_written(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", measured(FASTER, replace(IDLE, standard_error=None, count=1)))
+    found = read_file(tmp_path / "a.json")
+    assert (found.machine, list(found.results)) == (MACHINE, [FASTER, replace(IDLE, standard_error=None, count=1)])
+
+
+def test_what_the_project_holds_has_its_place() -> None:
+    held = committed()
+    assert held, "a machine at least"
+    for one in held:
+        assert one.commands and all(command.startswith("python -m real ") for command in one.commands)
+        assert all(result.policy in SCHOOLS and result.predicted != 0 for result in one.results)
+    ratios = {result.to for one in held for result in one.results if result.metric == "request_throughput"}
+    assert {"orca", "orca_per_request", "run_to_completion"} <= ratios
+
+
+def spoilt(**changes: Any) -> str:
+    """A file with one entry of its first result changed; None takes it away."""
+    given = json.loads(json.dumps(asdict(measured(FASTER))))
+    given["results"][0] |= changes
+    given["results"][0] = {name: value for name, value in given["results"][0].items() if value != "gone"}
+    return json.dumps(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1,\n', "bad.json, line 2: not valid JSON (Expecting property name enclosed in double quotes)"),
+        ("[1]", "bad.json: holds [1], not a JSON object"),
+        ("{}", "bad.json: results is null: give a list of at least one"),
+        (
+            spoilt(metric="speed"),
+            "bad.json: results[0].metric is 'speed': choose one of request_throughput, idle_token",
+        ),
+        (spoilt(measured=-1), "bad.json: results[0].measured is -1: give a number from 1e-09 to 1e+12"),
+        (spoilt(measured="2"), "bad.json: results[0].measured is '2': give a number"),
+        (spoilt(measured=math.nan), "bad.json: results[0].measured is nan: give a number"),
+        (spoilt(metric="idle_time_fraction"), "bad.json: results[0].to is 'orca': idle_time_fraction is of one policy"),
+        (spoilt(to=None), "bad.json: results[0].to is null: give it in words"),
+        (spoilt(count=1), "bad.json: results[0].standard_error is 0.01: it is not known of one run, give null"),
+        (spoilt(count="gone"), "bad.json: results[0].count is missing: give it"),
+        (spoilt(colour="red"), "bad.json: results[0].colour is unknown: leave it out"),
+        (json.dumps({**asdict(measured(FASTER)), "machine": 1}), "bad.json: machine is 1: give an object"),
+        (json.dumps({**asdict(measured(FASTER)), "date": 1}), "bad.json: date is 1: give it in words"),
+        (json.dumps({**asdict(measured(FASTER)), "commands": "x"}), "bad.json: commands is 'x': give a list of what"),
+    ],
+)
+def test_a_file_that_is_not_as_it_was_written_is_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(task, "try_claims")  # refused before anything is simulated
+    Path("bad.json").write_text(text)
+    assert run_here(main, "task=claims", "measured=bad.json", "hydra.run.dir=out") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("measured=nothing", "nothing: holds no results of python -m real"),
+        ("measured=3", "measured is 3: give a folder or a file, or several as [A,B]"),
+        ("measured=[a,3]", "measured is ['a', 3]: give a folder or a file"),
+        ("task=run measured=a", "measured=a has no use in task=run: add task=overlay or task=claims"),
+    ],
+)
+def test_what_is_no_result_is_refused(
+    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = given.split() if "task=" in given else ["task=claims", *given.split()]
+    assert run_here(main, *arguments, "hydra.run.dir=out") == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+# folders of `python -m real`
+
+POLICIES = ("run_to_completion", "orca", "baton")
+FACTS = {**asdict(MACHINE), "model": LLAMA3_8B.name}
+
+
+def told(folder: Path, **changes: Any) -> None:
+    """Leave what Hydra keeps of a command."""
+    (folder / ".hydra").mkdir(parents=True)
+    config = {"max_batch": 4, "length_scale": 0.1, "model": dict(options("model", "llama3_8b")), **changes}
+    (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
+    (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(["threads=2", "policies=[orca,baton]"]))
+
+
+def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True) -> None:
+    """Leave what a run on a real model would have left that went as its profile says, but for its pace."""
+    requests = random_requests(10, seed=seed)
+    policies = {name: named("policy", name, Policy, max_batch=4) for name in POLICIES}  # type: ignore[type-abstract]
+    summaries = {}
+    for place, (name, policy) in enumerate(policies.items()):
+        result = simulate(requests, policy, PROFILE.at_pace(pace), LLAMA3_8B, kv_tokens=4000)
+        summaries[name] = result.summary
+        (folder / name).mkdir(parents=True)
+        write_requests(folder / name / "requests.parquet", result.columns)
+        tokens = [[request, place if request == 0 and name == "orca" else 0] for request in range(len(requests))]
+        pq.write_table(
+            pa.table({"request_id": range(len(requests)), "tokens": tokens}), folder / name / "generated.parquet"
+        )
+    found = {
+        "partial": False, "policies": summaries, "workload": "sharegpt", "seed": seed, "num_requests": len(requests),
+        "arrivals": "all at once", "kv_tokens": 4000,
+        "options": {name: asdict(policy) for name, policy in policies.items()}, **FACTS,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(found))
+    told(folder, hardware=json.loads(json.dumps(settings_of(PROFILE))) if hardware else None)
+
+
+def test_runs_that_went_as_predicted_are_measured_as_predicted(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        ran(tmp_path / str(seed), seed)
+    (found,) = collect([tmp_path])
+    assert found.commands == ["python -m real threads=2 'policies=[orca,baton]'"]
+    assert len(found.results) == 3 * 3 + 2 * 3
+    for result in found.results:
+        assert (result.count, result.repeats, result.workload) == (
+            3,
+            "3 runs, seeds 0, 1, 2",
+            "sharegpt, lengths x 0.1",
+        )
+        if result.metric != "same_tokens":
+            assert result.measured == pytest.approx(result.predicted)
+            assert result.standard_error is not None and result.found.low <= result.measured <= result.found.high
+    same = {(one.policy, one.to): one.measured for one in found.results if one.metric == "same_tokens"}
+    assert same == {("orca", "run_to_completion"): 0.9, ("baton", "run_to_completion"): 1.0, ("baton", "orca"): 0.9}
+
+
+def test_a_slower_machine_loses_no_share_of_its_ratios(tmp_path: Path) -> None:
+    ran(tmp_path / "a", 0, pace=2.0)
+    (found,) = collect([tmp_path / "a"])
+    for result in found.results:
+        if result.metric == "request_throughput":
+            assert result.measured == pytest.approx(result.predicted)
+            assert math.isinf(result.found.high), "one run tells no interval"
+
+
+def test_without_a_profile_nothing_was_predicted(tmp_path: Path) -> None:
+    ran(tmp_path / "a", 0, hardware=False)
+    assert {result.predicted for result in collect([tmp_path])[0].results} == {None}
+
+
+def validated(folder: Path, **ratio: Any) -> None:
+    rate = {name: {"output_throughput": {"measured": 20.0 * speed}, "request_throughput": {"measured": speed}}
+            for name, speed in (("orca", 2.0), ("baton", 3.0))}  # fmt: skip
+    given = {"policy": "baton", "to": "orca", "predicted": 1.4, "measured": 1.5, "standard_error": 0.01, **ratio}
+    loads = [
+        {"workload": "sharegpt", "load": load, "num_requests": 6, "rounds": 3, "policies": rate, "ratios": [given]}
+        for load in ("all at once", "0.7 of the lowest capacity, 2 requests/s")
+    ]
+    told(folder)
+    (folder / "validation.json").write_text(
+        json.dumps({"seed": 5, "loads": [*loads, {"workload": "not yet"}], **FACTS})
+    )
+
+
+def test_a_validation_gives_its_ratios_with_their_errors(tmp_path: Path) -> None:
+    validated(tmp_path)
+    (found,) = collect([tmp_path])
+    assert [(one.load, one.measured, one.predicted, one.standard_error, one.count, one.max_batch, one.repeats)
+            for one in found.results] == [
+        (load, 1.5, 1.4, 0.01, 3, 4, "3 rounds of the same requests, seed 5")
+        for load in ("all at once", "0.7 of the lowest capacity, 2 requests/s")
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    validated(tmp_path / "a")
+    path = tmp_path / "a/validation.json"
+    found = json.loads(path.read_text())
+    found["loads"][0]["policies"]["orca"]["output_throughput"]["measured"] *= 1.01
+    path.write_text(json.dumps(found))
+    with pytest.raises(InputError, match="baton and orca did not serve the same requests; give more KV memory"):
+        collect([tmp_path])
+    ran(tmp_path / "b", 0)
+    path = tmp_path / "b/summary.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {"partial": True}))
+    with pytest.raises(InputError, match=r"summary.json: the run was stopped before its end; run it again"):
+        collect([tmp_path / "b"])
+    whole["policies"]["orca"]["completed"] = 9
+    path.write_text(json.dumps(whole))
+    with pytest.raises(InputError, match="orca completed 9 of 10 requests"):
+        collect([tmp_path / "b"])
+
+
+def test_one_command_writes_a_file_per_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    validated(tmp_path / "a")
+    ran(tmp_path / "b", 0)
+    monkeypatch.setattr(
+        "sys.argv", ["claims", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.json")]
+    )
+    claims_main()
+    assert f"17 results of {LLAMA3_8B.name} on a computer" in capsys.readouterr().out
+    assert list(read_file(tmp_path / "c.json").results) == list(
+        merged(collect([tmp_path / "a", tmp_path / "b"])).results
+    )
+    with pytest.raises(InputError, match="small on another did not run as small on a computer: write a file for each"):
+        merged([measured(FASTER), measured(FASTER, machine=replace(MACHINE, machine="another"))])
+
+
+def test_the_command_shows_them_beside_the_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(task, "write_figures", lambda folder, claims: [])
+    monkeypatch.setattr(task, "_write_runs", lambda path, claims: None)
+    monkeypatch.setattr(measurement, "files", lambda package: tmp_path)
+    (tmp_path / "measured").mkdir()
+    write(tmp_path / "measured/mine.json", measured(FASTER))
+    write(tmp_path / "other.json", measured(replace(FASTER, measured=1.0), replace(FASTER, to="run_to_completion")))
+
+    def tried(setting: Any, size: str, seed: int, on_run: Any, given: Sequence[Measured]) -> Claims:
+        nothing: Any = None
+        beside = set_beside(STATEMENTS, given)
+        return Claims(**vars(beside), measured=given, samples=[], at_load=nothing, preempting=nothing)
+
+    monkeypatch.setattr(task, "try_claims", tried)
+    assert run_here(main, "task=claims", "measured=other.json", "hydra.run.dir=out") == 0
+    found = json.loads((tmp_path / "out/claims.json").read_text())
+    first = found["statements"][0]
+    assert [(one["estimate"], one["predicted"]) for one in first["measured_findings"]] == [(2.0, 1.9), (1.0, 1.9)]
+    assert (first["verdict"], first["measured_verdict"]) == ("does not hold", "holds when")
+    assert [one["result"]["to"] for one in found["other_measurements"]] == ["run_to_completion"]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "request_throughput to run_to_completion: baton 2.00 (1.94 to 2.06), predicted 1.90" in shown
