@@ -106,17 +106,25 @@ def _finding(machine: Machine, result: Measurement, more: dict[str, Factor] | No
 
 
 def others_in_words(others: Sequence[Other]) -> Iterator[str]:
-    """Yield a sentence for each quantity in each setting that no statement is of."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    """Yield lines on what no statement is of: a setting, then each quantity in it."""
+    settings: dict[str, dict[str, list[str]]] = {}
     for other in others:
         machine, result = other.machine, other.result
+        setting = (
+            f"{machine.model} ({machine.dtype}) on {machine.machine}: {result.workload}, {result.load}, "
+            f"{result.max_batch} rows, {result.repeats}"
+        )
         quantity = result.metric + (f" to {result.to}" if result.to else "")
-        place = f"{machine.model} ({machine.dtype}) on {machine.machine}"
-        key = (place, f"{result.workload}, {result.load}, {result.max_batch} rows, {result.repeats}", quantity)
-        guess = "" if result.predicted is None else f", predicted {result.predicted:.2f}"
-        groups.setdefault(key, []).append(f"{result.policy} {in_words(result.found)}{guess}")
-    for (place, setting, quantity), values in groups.items():
-        yield f"{place}; {setting}: {quantity}: {'; '.join(values)}"
+        values = settings.setdefault(setting, {}).setdefault(quantity, [])
+        values.append(f"{result.policy} {in_words(result.found)}{guessed(result.predicted)}")
+    for setting, quantities in settings.items():
+        yield f"- {setting}"
+        yield from (f"  {quantity}: {'; '.join(values)}" for quantity, values in quantities.items())
+
+
+def guessed(predicted: float | None) -> str:
+    """Return in words what was predicted of a measured quantity, to stand behind it."""
+    return "" if predicted is None else f", predicted {predicted:.2f}"
 
 
 def where_measured(measured: Sequence[Measured]) -> str:

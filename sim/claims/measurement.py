@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from policies.errors import InputError
 from sim.interval import CONFIDENCE, Interval, t_quantile
-from sim.results import write_summary
+from sim.results import Draft, writing
 from workloads.checks import number, shown, whole_number
 
 RATIO, SAME_TOKENS = "request_throughput", "same_tokens"
@@ -242,12 +242,16 @@ def parse(text: str, name: str) -> Measured:
 
 
 def write(path: Path, measured: Measured) -> None:
-    """Write what was measured as JSON.
+    """Write what was measured as JSON, a result a line.
 
     Raises:
         InputError: if the file cannot be written.
     """
-    write_summary(path, asdict(measured))
+    given = asdict(measured)
+    results = ",\n    ".join(json.dumps(result, allow_nan=False) for result in given.pop("results"))
+    head = json.dumps(given, indent=2, allow_nan=False).removesuffix("\n}")
+    with writing(path), Draft(path) as part:
+        part.write_text(f'{head},\n  "results": [\n    {results}\n  ]\n}}\n', encoding="utf-8")
 
 
 def _made(kind: type[Kind], given: Any, where: str) -> Kind:

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from sim.api import Results, Setting
-from sim.claims.beside import Other, set_beside, where_measured
+from sim.claims.beside import Other, guessed, set_beside, where_measured
 from sim.claims.experiments import SCALES, Sampled, at_load, cases, preempting, sample
 from sim.claims.measurement import Measured, committed
 from sim.claims.options import Size
@@ -124,8 +124,7 @@ def measured_row(measured: Statement | None) -> dict[str, str]:
 
 
 def _measured_words(finding: Finding) -> str:
-    guess = "" if finding.predicted is None else f", predicted {finding.predicted:.2f}"
-    return f"{in_words(finding.found)}{guess}: {_words(finding)}, {finding.repeats}"
+    return f"{in_words(finding.found)}{guessed(finding.predicted)}: {_words(finding)}, {finding.repeats}"
 
 
 def _words(finding: Finding) -> str:

@@ -159,11 +159,13 @@ def test_what_no_statement_is_of_is_listed() -> None:
     )
     beside = set_beside(STATEMENTS, [measured(*others)])
     assert [other.result for other in beside.others] == list(others)
-    assert list(others_in_words(beside.others))[:2] == [
-        "small (float32) on a computer; sharegpt, all at once, 8 rows, 4 rounds of the same requests, seed 0: "
-        "request_throughput to run_to_completion: baton 2.00 (1.94 to 2.06), predicted 1.90",
-        "small (float32) on a computer; sharegpt, 0.7 of the lowest capacity, 3 requests/s, 8 rows, 4 rounds of the "
-        "same requests, seed 0: request_throughput to orca: baton 1.00 (0.97 to 1.03), predicted 1.90",
+    assert list(others_in_words(beside.others)) == [
+        "- small (float32) on a computer: sharegpt, all at once, 8 rows, 4 rounds of the same requests, seed 0",
+        "  request_throughput to run_to_completion: baton 2.00 (1.94 to 2.06), predicted 1.90",
+        "  idle_time_fraction: orca 0.20 (0.17 to 0.23), predicted 0.10",
+        "- small (float32) on a computer: sharegpt, 0.7 of the lowest capacity, 3 requests/s, 8 rows, 4 rounds of the "
+        "same requests, seed 0",
+        "  request_throughput to orca: baton 1.00 (0.97 to 1.03), predicted 1.90",
     ]
 
 
