@@ -26,7 +26,7 @@ from sim.claims.experiments import BATONS, SCHOOLS
 from sim.claims.measurement import METRICS, OF_TWO, Machine, Measured, Measurement, committed, read_file, write
 from sim.claims.run import Claims, measured_row
 from sim.claims.statements import SAME_ANSWERS
-from sim.claims.verdict import Bound, Finding, Statement, Verdict
+from sim.claims.verdict import Bound, Finding, Statement, Verdict, in_words
 from sim.interval import Interval
 from sim.named import named, options
 from sim.profile import settings_of
@@ -193,6 +193,20 @@ def test_what_the_project_holds_has_its_place() -> None:
         assert all(result.policy in SCHOOLS and result.predicted != 0 for result in one.results)
     ratios = {result.to for one in held for result in one.results if result.metric == "request_throughput"}
     assert {"orca", "orca_per_request", "run_to_completion"} <= ratios
+
+
+def test_the_page_has_what_was_measured_on_the_cpu() -> None:
+    page = (Path(__file__).parents[2] / "docs/claims.md").read_text()
+    (held,) = (one for one in committed() if one.machine.machine == "AMD EPYC, 2 cores")
+    rows = [
+        f"| {in_words(one.found)} | {one.predicted:.2f} |"
+        for one in held.results
+        if one.policy == "baton" and one.load == "all at once" and one.to in (None, "orca", "orca_per_request")
+        if one.metric != "same_tokens"
+    ]
+    assert len(rows) == 2 * 3 + 2 * 4
+    assert [row for row in rows if row not in page] == []
+    assert {one.measured for one in held.results if one.metric == "same_tokens"} == {1.0}
 
 
 def spoilt(**changes: Any) -> str:
