@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 
 from policies.errors import InputError
 from policies.policy import Policy
+from sim.claims.experiments import SCHOOLS
 from sim.claims.measurement import (
     RATIO,
     SAME_TOKENS,
@@ -69,8 +70,9 @@ class Left:
     @property
     def workload(self) -> str:
         """What is added to the name of a workload."""
-        factor = self.config.get("length_scale", 1)
-        return "" if factor == 1 else f", lengths x {factor:g}"
+        factor, most = self.config.get("length_scale", 1), self.config.get("max_request_tokens")
+        scaled = "" if factor == 1 else f", lengths x {factor:g}"
+        return scaled if most is None else f"{scaled}, at most {most} tokens"
 
     def rows(self, policy: str) -> int:
         """Return the most rows of a policy's batch."""
@@ -155,9 +157,8 @@ def _measured(machine: Machine, left: Sequence[Left]) -> Measured:
 
 
 def _setting(left: Left) -> tuple[Any, ...]:
-    """Return what runs of one setting have in common: all but the seed and what follows from it."""
-    found = left.found
-    return (found["workload"], left.workload, found["arrivals"], found["num_requests"], found["options"])
+    """Return what runs of one setting have in common: everything they were told but the seed."""
+    return {name: value for name, value in left.config.items() if name != "seed"}, left.found["options"]
 
 
 def _of_validation(left: Left) -> Iterator[Measurement]:
@@ -216,23 +217,46 @@ def _repeated(
     """Return a quantity of which every run gave a value, and every prediction, if there are any."""
     first = runs[0].found
     seeds = sorted({int(one.found["seed"]) for one in runs})
+    options = first["options"]
     mean, error = _mean(metric, values)
     if error is None and metric == SAME_TOKENS:
         error = 0.0  # answers are compared one by one: of a single run as well nothing is uncertain
     return Measurement(
         metric=metric,
-        policy=policy,
-        to=to,
+        policy=_label(policy, options),
+        to=to and _label(to, options),
         workload=first["workload"] + runs[0].workload,
         load=first["arrivals"],
         num_requests=first["num_requests"],
-        max_batch=first["options"][policy]["max_batch"],
+        max_batch=options[policy]["max_batch"],
         repeats=f"{counted(len(runs), 'run')}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
         count=len(runs),
         measured=mean,
         standard_error=error,
         predicted=_mean(metric, told)[0] if told else None,
     )
+
+
+def _label(name: str, every: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name of a policy; one that is not as its name says goes by the name it deserves, or tells its options.
+
+    Args:
+        name: What the run called it.
+        every: Options of the run's policies, by name; the rows of a batch are no matter of names.
+    """
+    options = _without_rows(every[name])
+    usual = {one: _without_rows(asdict(policy)) for one, policy in SCHOOLS.items()}
+    if name in names("policy"):
+        usual = {name: _without_rows(asdict(named("policy", name, Policy)))} | usual  # type: ignore[type-abstract]
+    if usual.get(name) != options:
+        alike = next((one for one, others in usual.items() if others == options), None)
+        told = (f"{option}={value}" for option, value in options.items() if usual.get(name, {}).get(option) != value)
+        return alike or f"{name} ({', '.join(told)})"
+    return name
+
+
+def _without_rows(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {option: value for option, value in options.items() if option != "max_batch"}
 
 
 def _number(value: Any) -> float:

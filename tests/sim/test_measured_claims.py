@@ -28,7 +28,7 @@ from sim.claims.run import Claims, measured_row
 from sim.claims.statements import SAME_ANSWERS
 from sim.claims.verdict import Bound, Finding, Statement, Verdict, in_words
 from sim.interval import Interval
-from sim.named import named, options
+from sim.named import named, names, options
 from sim.profile import settings_of
 from sim.results import write_requests
 from sim.simulation import simulate
@@ -185,19 +185,10 @@ def test_a_file_says_what_was_written(tmp_path: Path) -> None:
     assert (found.machine, list(found.results)) == (MACHINE, [FASTER, replace(IDLE, standard_error=None, count=1)])
 
 
-def test_what_the_project_holds_has_its_place() -> None:
-    held = committed()
-    assert held, "a machine at least"
-    for one in held:
-        assert one.commands and all(command.startswith("python -m real ") for command in one.commands)
-        assert all(result.policy in SCHOOLS and result.predicted != 0 for result in one.results)
-    ratios = {result.to for one in held for result in one.results if result.metric == "request_throughput"}
-    assert {"orca", "orca_per_request", "run_to_completion"} <= ratios
-
-
 def test_the_page_has_what_was_measured_on_the_cpu() -> None:
     page = (Path(__file__).parents[2] / "docs/claims.md").read_text()
     (held,) = (one for one in committed() if one.machine.machine == "AMD EPYC, 2 cores")
+    assert held.commands and all(command.startswith("python -m real ") for command in held.commands)
     rows = [
         f"| {in_words(one.found)} | {one.predicted:.2f} |"
         for one in held.results
@@ -332,6 +323,45 @@ def test_a_slower_machine_loses_no_share_of_its_ratios(tmp_path: Path) -> None:
         if result.metric == "request_throughput":
             assert result.measured == pytest.approx(result.predicted)
             assert math.isinf(result.found.high), "one run tells no interval"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"max_prefill": 2}, "baton (max_prefill=2)"),
+        ({"max_prefill": 1}, "baton_single"),
+        ({"prefill": "overlapped"}, "baton_overlapped"),
+        ({"max_batch": 5}, "baton"),
+    ],
+)
+def test_a_policy_with_other_options_is_not_taken_for_the_one_of_its_name(
+    changes: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    ran(tmp_path, 0, hardware=False)
+    path = tmp_path / "summary.json"
+    found = json.loads(path.read_text())
+    found["options"]["baton"] |= changes
+    path.write_text(json.dumps(found))
+    every = collect([tmp_path])
+    assert {one.policy for one in every[0].results} == {"run_to_completion", "orca", name}
+    assert (set_beside(STATEMENTS, every).correct is None) == (name not in BATONS)
+
+
+def test_runs_that_were_told_otherwise_are_not_taken_together(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        ran(tmp_path / str(seed), seed)
+    told_so = tmp_path / "1/.hydra/config.yaml"
+    told_so.write_text(told_so.read_text().replace("max_batch: 4", "max_batch: 4\nkv_tokens: 4000"))
+    assert {(one.count, one.repeats) for one in collect([tmp_path])[0].results} == {
+        (1, "1 run, seed 0"),
+        (1, "1 run, seed 1"),
+    }
+
+
+def test_the_names_that_statements_go_by_mean_the_same_policies_on_the_command_line() -> None:
+    for name in set(SCHOOLS) & set(names("policy")):
+        found = named("policy", name, Policy, max_batch=SCHOOLS[name].max_batch)  # type: ignore[type-abstract]
+        assert found == SCHOOLS[name]
 
 
 def test_without_a_profile_nothing_was_predicted(tmp_path: Path) -> None:
