@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
@@ -65,7 +66,8 @@ class Left:
     @property
     def machine(self) -> Machine:
         """Where and how the model ran."""
-        return Machine(**{name: self.found[name] for name in Machine.__dataclass_fields__})
+        with _reading(self.path):
+            return Machine(**{name: self.found[name] for name in Machine.__dataclass_fields__})
 
     @property
     def workload(self) -> str:
@@ -118,18 +120,33 @@ def _left(path: Path) -> Left | None:
         return None
     if found.get("partial"):
         raise InputError(f"{path}: the run was stopped before its end; run it again, or leave it out")
-    for name, summary in found.get("policies", {}).items():
-        if summary["completed"] < found["num_requests"]:
-            raise InputError(
-                f"{path}: {name} completed {summary['completed']} of {found['num_requests']} requests, so policies did "
-                "not do the same work; give more KV memory"
-            )
-    config = yaml.safe_load(read_text(path.parent / _SETTINGS))
-    refuse_foreign(config)
-    overrides = yaml.safe_load(read_text(path.parent / _OVERRIDES)) if (path.parent / _OVERRIDES).is_file() else []
+    with _reading(path):
+        for name, summary in found.get("policies", {}).items():
+            if summary["completed"] < found["num_requests"]:
+                raise InputError(
+                    f"{path}: {name} completed {summary['completed']} of {found['num_requests']} requests, so policies "
+                    "did not do the same work; give more KV memory"
+                )
+    config, overrides = (_yaml(path.parent / name) for name in (_SETTINGS, _OVERRIDES))
+    if not isinstance(config, Mapping) or not isinstance(overrides, list):
+        raise InputError(f"{path.parent / _SETTINGS}: is not what python -m real was told; run it again")
+    with _reading(path.parent / _SETTINGS):
+        refuse_foreign(config)
     return Left(
         path=path, found=found, config=config, command=" ".join(["python -m real", *map(quote, map(str, overrides))])
     )
+
+
+def _yaml(path: Path) -> Any:
+    """Return what a YAML file says; of no file an empty list.
+
+    Raises:
+        InputError: if it is not valid.
+    """
+    try:
+        return yaml.safe_load(read_text(path)) if path.is_file() else []
+    except yaml.YAMLError:
+        raise InputError(f"{path}: not valid YAML; run it again") from None
 
 
 def _measured(machine: Machine, left: Sequence[Left]) -> Measured:
@@ -137,14 +154,17 @@ def _measured(machine: Machine, left: Sequence[Left]) -> Measured:
     runs: list[list[Left]] = []
     for one in left:
         if one.path.name == VALIDATION:
-            results += _of_validation(one)
+            with _reading(one.path):
+                results += _of_validation(one)
         else:
             alike = next((group for group in runs if _setting(group[0]) == _setting(one)), None)
             if alike is None:
                 runs.append(alike := [])
             alike.append(one)
     for group in runs:
-        results += _of_runs(group)
+        guesses = [_predict(one) for one in group]
+        with _reading(group[0].path):
+            results += _of_runs(group, [guess for guess in guesses if guess is not None] if None not in guesses else [])
     if not results:
         raise InputError(f"{left[0].path}: not one round was finished; run it again")
     last = max(one.path.stat().st_mtime for one in left)
@@ -194,12 +214,24 @@ def _check_demand(left: Left, policies: Mapping[str, Any], ratio: Mapping[str, A
         )
 
 
-def _of_runs(runs: Sequence[Left]) -> Iterator[Measurement]:
-    """Yield what runs of the same setting say together."""
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a file lacks into one line that names it."""
+    try:
+        yield
+    except InputError as error:
+        told = str(error)
+        raise InputError(told if told.startswith(str(path.parent)) else f"{path}: {told}") from None
+    except KeyError as error:
+        raise InputError(f"{path}: {error.args[0]} is missing; run it again") from None
+    except (TypeError, AttributeError):
+        raise InputError(f"{path}: is not as python -m real leaves it; run it again") from None
+
+
+def _of_runs(runs: Sequence[Left], predicted: Sequence[Mapping[str, Summary]]) -> Iterator[Measurement]:
+    """Yield what runs of the same setting say together, and their predictions, if there are any."""
     first = runs[0].found
     measured: list[Mapping[str, Summary]] = [one.found["policies"] for one in runs]
-    guesses = [_predict(one) for one in runs]
-    predicted = [guess for guess in guesses if guess is not None] if None not in guesses else []
     for name in first["policies"]:
         for metric in SHARES:
             values, told = ([_number(run[name][metric]) for run in side] for side in (measured, predicted))

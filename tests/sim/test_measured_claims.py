@@ -413,6 +413,27 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         collect([tmp_path / "b"])
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("validation.json", "{", "validation.json, line 1: not valid JSON"),
+        ("validation.json", json.dumps(FACTS | {"seed": 0}), "validation.json: loads is missing; run it again"),
+        ("validation.json", json.dumps(FACTS | {"loads": 3}), "validation.json: is not as python -m real leaves it"),
+        ("validation.json", json.dumps(FACTS | {"loads": []}), "validation.json: not one round was finished"),
+        ("validation.json", json.dumps(FACTS | {"threads": 0}), "validation.json: threads is 0: give a whole number"),
+        (".hydra/config.yaml", "a: [", "config.yaml: not valid YAML"),
+        (".hydra/config.yaml", "3", "config.yaml: is not what python -m real was told"),
+        (".hydra/config.yaml", "model: {_target_: os.system}", "model._target_=os.system is refused"),
+    ],
+)
+def test_what_was_left_and_spoilt_is_one_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    validated(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as error:
+        collect([tmp_path])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
 def test_one_command_writes_a_file_per_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
