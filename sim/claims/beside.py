@@ -95,8 +95,8 @@ def _correct(findings: Sequence[Finding]) -> Statement:
 
 def _finding(machine: Machine, result: Measurement, more: dict[str, Factor] | None = None) -> Finding:
     factors: dict[str, Factor] = {
-        "machine": machine.machine,
-        "model": f"{machine.model} ({machine.dtype})",
+        "machine": machine.place,
+        "model": machine.network,
         "workload": result.workload,
         "batch": result.max_batch,
         "prefill": PLACEMENTS[result.policy],
@@ -111,8 +111,8 @@ def others_in_words(others: Sequence[Other]) -> Iterator[str]:
     for other in others:
         machine, result = other.machine, other.result
         setting = (
-            f"{machine.model} ({machine.dtype}) on {machine.machine}: {result.workload}, {result.load}, "
-            f"{result.max_batch} rows, {result.repeats}"
+            f"{machine.network} on {machine.place}: {result.workload}, {result.load}, {result.max_batch} rows, "
+            f"{result.repeats}"
         )
         quantity = result.metric + (f" to {result.to}" if result.to else "")
         values = settings.setdefault(setting, {}).setdefault(quantity, [])
@@ -131,9 +131,7 @@ def where_measured(measured: Sequence[Measured]) -> str:
     """Return in words which machines the measured results are of."""
     if not measured:
         return "Predicted by simulation; nothing that was measured stands beside it."
-    places = dict.fromkeys(
-        f"{one.machine.model} ({one.machine.dtype}) on {one.machine.machine}, {one.date}" for one in measured
-    )
+    places = dict.fromkeys(f"{one.machine.network} on {one.machine.place}, {one.date}" for one in measured)
     gpu = any(one.machine.device != "cpu" for one in measured)
     return (
         f"Predicted by simulation. What was measured is of {'; '.join(places)}: not of the setting that is simulated"

@@ -12,6 +12,7 @@ from policies.errors import InputError
 from sim.interval import CONFIDENCE, Interval, t_quantile
 from sim.results import Draft, writing
 from workloads.checks import number, shown, whole_number
+from workloads.demand import counted
 
 RATIO, SAME_TOKENS = "request_throughput", "same_tokens"
 SHARES = ("idle_token_fraction", "wasted_time_fraction", "idle_time_fraction")
@@ -67,6 +68,16 @@ class Machine:
         whole_number("threads", self.threads, 1, 10**6)
         if not isinstance(self.versions, Mapping) or not all(isinstance(one, str) for one in self.versions.values()):
             raise InputError(f"versions is {shown(self.versions)}: give the version of each software by its name")
+
+    @property
+    def place(self) -> str:
+        """The processor or GPU in words, of a processor with the threads that were used."""
+        return f"{self.machine}, {counted(self.threads, 'thread')}" if self.device == "cpu" else self.machine
+
+    @property
+    def network(self) -> str:
+        """The model in words."""
+        return f"{self.model} ({self.dtype}, {self.attention})"
 
 
 @dataclass(frozen=True, kw_only=True)

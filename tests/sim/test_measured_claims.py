@@ -77,7 +77,7 @@ def test_a_measured_result_that_is_turned_turns_its_verdict() -> None:
     assert of_first(replace(FASTER, count=1, standard_error=None)).verdict is Verdict.OPEN
     elsewhere = measured(replace(FASTER, measured=1.0), machine=replace(MACHINE, machine="a GPU", device="cuda"))
     both = set_beside(STATEMENTS, [measured(FASTER), elsewhere]).statements[0].measured
-    assert both is not None and (both.verdict, both.condition) == (Verdict.SOMETIMES, "machine a computer")
+    assert both is not None and (both.verdict, both.condition) == (Verdict.SOMETIMES, "machine a computer, 2 threads")
 
 
 def test_predicted_and_measured_verdicts_do_not_depend_on_each_other() -> None:
@@ -86,8 +86,8 @@ def test_predicted_and_measured_verdicts_do_not_depend_on_each_other() -> None:
     assert [(statement.verdict, statement.condition) for statement in beside.statements] == before
     assert of_first(FASTER) == of_first(FASTER, IDLE)
     assert measured_row(of_first(FASTER))["measured"] == (
-        "2.00 (1.94 to 2.06), predicted 1.90: machine a computer, model small (float32), workload sharegpt, batch 8, "
-        "prefill inline, 4 rounds of the same requests, seed 0"
+        "2.00 (1.94 to 2.06), predicted 1.90: machine a computer, 2 threads, model small (float32, sdpa), workload sharegpt, "
+        "batch 8, prefill inline, 4 rounds of the same requests, seed 0"
     )
 
 
@@ -147,18 +147,19 @@ def test_what_no_statement_is_of_is_listed() -> None:
     beside = set_beside(STATEMENTS, [measured(*others)])
     assert [other.result for other in beside.others] == list(others)
     assert list(others_in_words(beside.others)) == [
-        "- small (float32) on a computer: sharegpt, all at once, 8 rows, 4 rounds of the same requests, seed 0",
+        "- small (float32, sdpa) on a computer, 2 threads: sharegpt, all at once, 8 rows, 4 rounds of the same "
+        "requests, seed 0",
         "  request_throughput to run_to_completion: baton 2.00 (1.94 to 2.06), predicted 1.90",
         "  idle_time_fraction: orca 0.20 (0.17 to 0.23), predicted 0.10",
-        "- small (float32) on a computer: sharegpt, 0.7 of the lowest capacity, 3 requests/s, 8 rows, 4 rounds of the "
-        "same requests, seed 0",
+        "- small (float32, sdpa) on a computer, 2 threads: sharegpt, 0.7 of the lowest capacity, 3 requests/s, 8 rows, "
+        "4 rounds of the same requests, seed 0",
         "  request_throughput to orca: baton 1.00 (0.97 to 1.03), predicted 1.90",
     ]
 
 
 def test_where_it_was_measured_is_said() -> None:
     assert "nothing that was measured" in where_measured([])
-    assert "small (float32) on a computer" in where_measured([measured(FASTER)])
+    assert "small (float32, sdpa) on a computer, 2 threads" in where_measured([measured(FASTER)])
     assert "not of a GPU" in where_measured([measured(FASTER)])
     assert "not of a GPU" not in where_measured([measured(FASTER, machine=replace(MACHINE, device="cuda"))])
 
