@@ -86,8 +86,8 @@ def test_predicted_and_measured_verdicts_do_not_depend_on_each_other() -> None:
     assert [(statement.verdict, statement.condition) for statement in beside.statements] == before
     assert of_first(FASTER) == of_first(FASTER, IDLE)
     assert measured_row(of_first(FASTER))["measured"] == (
-        "2.00 (1.94 to 2.06), predicted 1.90: machine a computer, 2 threads, model small (float32, sdpa), workload sharegpt, "
-        "batch 8, prefill inline, 4 rounds of the same requests, seed 0"
+        "2.00 (1.94 to 2.06), predicted 1.90: machine a computer, 2 threads, model small (float32, sdpa), "
+        "workload sharegpt, batch 8, prefill inline, 4 rounds of the same requests, seed 0"
     )
 
 
