@@ -130,6 +130,13 @@ class Replication:
         if not any(each and each.half_width > 0 for each in spread):
             notes.append("every replication gave the same: nothing in this workload is random, intervals mean nothing")
         runs = {name: each[: self._done.count] for name, each in self._done.summaries.items()}
+        behind = {name: sum(bool(one["falls_behind"]) and not one["saturated"] for one in runs[name]) for name in runs}
+        notes += [
+            f"{name}: falls behind the arrivals without being saturated in {times} of {self._done.count} replications: "
+            "its throughput is neither theirs nor the most that can be served, and latencies depend on the run's length"
+            for name, times in behind.items()
+            if times
+        ]
         return [*notes, *output_warnings(self._settings, self._draws, runs)]
 
     def _heading(self) -> list[str]:

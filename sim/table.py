@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.lag import CLOSE
 from sim.prediction_interval import ENDS, LEVEL
 
 Value = float | int | bool | None
@@ -140,7 +141,7 @@ def table_lines(every: Sequence[Summary], context: Context) -> list[Line]:
     base = _value(every[0], output)
     optional = {"rejected": "  rejected", "unfinished": "  unfinished", "preemptions": "preemptions"}
     return [
-        Line("saturated", _choice("yes", "no")),
+        Line("saturated", _saturated),
         Line("GPUs used", _number("gpus", digits=0)),
         Line(f"throughput of the {'saturated part' if window else 'whole run'}", lambda _: "", section=True),
         Line("  requests/s", _number(f"{window}request_throughput")),
@@ -244,8 +245,9 @@ def _range(key: str, scale: float) -> Callable[[Summary], str]:
     return show
 
 
-def _choice(yes: str, no: str) -> Callable[[Summary], str]:
-    return lambda s: yes if s.get("saturated") else no
+def _saturated(summary: Summary) -> str:
+    """Say in which of the three states a run was: saturated, keeping up, or in between."""
+    return "yes" if summary.get("saturated") else "falls behind" if summary.get("falls_behind") else "no"
 
 
 def _ratio(value: float | None, base: float | None) -> str:
@@ -255,14 +257,7 @@ def _ratio(value: float | None, base: float | None) -> str:
 def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str]:
     """What a reader of these summaries must know, as plain sentences."""
     unsaturated = [name for name, summary in summaries.items() if summary.get("saturated") is False]
-    if unsaturated:
-        by_the_clock = not context.arrivals.startswith(("all at once", "closed loop"))
-        why = (
-            "the throughput is that of the arrivals"
-            if by_the_clock
-            else "the throughput counts the whole run, the drain included"
-        )
-        yield f"{_join(unsaturated)}: not saturated, so {why}."
+    yield from _what_throughputs_are({name: summaries[name] for name in unsaturated})
     if unsaturated and len(unsaturated) < len(summaries):
         yield "All throughputs are those of the whole run, since not every policy was saturated."
     for key, text in _WARNINGS.items():
@@ -287,6 +282,34 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
         yield "Inline BATON schedules almost as prefill_first does; what differs is the layout."
     if len({summary.get("gpus") for summary in summaries.values()}) > 1:
         yield "These policies use different numbers of GPUs; compare their throughput per GPU (summary.json)."
+
+
+def _what_throughputs_are(unsaturated: Mapping[str, Summary]) -> Iterator[str]:
+    """Say of runs that were not saturated what their throughput tells, those alike together."""
+    said: dict[str, list[str]] = {}
+    for name, summary in unsaturated.items():
+        said.setdefault(_what_throughput_is(summary), []).append(name)
+    for what, names in said.items():
+        yield f"{_join(names)}: {what}."
+
+
+def _what_throughput_is(summary: Summary) -> str:
+    offered, rate = _value(summary, "offered_request_rate"), _value(summary, "request_throughput")
+    drain, whole = _value(summary, "drain_s"), _value(summary, "duration_s")
+    if offered is None or rate is None or summary.get("unfinished"):
+        return "not saturated, so the throughput counts the whole run, the drain included"
+    if summary.get("falls_behind"):
+        return (
+            "falls behind the arrivals without being saturated: latency grew through the run, by "
+            f"{summary['latency_growth']:.2g} s per second of arrivals, and depends on how long the run is; the "
+            "throughput is neither that of the arrivals nor the most that can be served"
+        )
+    if rate >= (1 - CLOSE) * offered:
+        return "not saturated, so the throughput is that of the arrivals"
+    drained = f"the drain after the last arrival, {drain / whole:.0%} of the run" if drain and whole else "the drain"
+    if summary.get("falls_behind") is None:
+        return f"not saturated, and the run is too short to tell whether it keeps up: the throughput counts {drained}"
+    return f"not saturated, and keeps up; the throughput is below that of the arrivals for it counts {drained}"
 
 
 _WARNINGS = {
