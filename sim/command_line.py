@@ -30,7 +30,7 @@ from yaml import YAMLError
 from policies.errors import InputError
 from sim import __version__
 from sim.complaint import in_one_line
-from sim.configuration import PACKAGES, Config, refuse_foreign
+from sim.configuration import PACKAGES, Config, read_switch, refuse_foreign
 from sim.overrides import check_overrides, files_given, forced, with_implied
 from sim.sweep import FAILED, Point, fingerprint, gather, in_words, open_sweep, sweep_id, write_table
 
@@ -96,6 +96,7 @@ class Program:
                 config, policies = _plain(composed)
                 self.task(config, policies, Path(HydraConfig.get().runtime.output_dir))
         except InputError as error:
+            _trace(composed, error)
             _exit(2, f"error: {error}")
         except KeyboardInterrupt as stop:
             _exit(130, str(stop) or "interrupted")
@@ -126,6 +127,7 @@ class Program:
                 f"{stop or 'interrupted'}; the same command goes on with run {point.number}"
             ) from None
         except InputError as error:
+            _trace(composed, error)
             print(f"run {point.number} failed: {error}", file=sys.stderr, flush=True)
             point.record(str(error))
         except BrokenPipeError:
@@ -167,7 +169,8 @@ def _plain(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
     """Return a configuration, and that of each policy to run, in plain containers."""
     try:
         config: Any = OmegaConf.to_container(composed, resolve=True)
-        return config, _policies(config)
+        read_switch(config, "debug")
+        return {key: value for key, value in config.items() if key != "debug"}, _policies(config)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise InputError(in_one_line(error)) from None
 
@@ -266,6 +269,12 @@ def _refuse_factories(settings: Mapping[str, Any]) -> None:
         found = str(settings.get(part))
         if "'()'" in found or re.search(r"'class': '(?!logging\.)", found):
             raise InputError(f"hydra.{part}: only classes of Python's logging may be named")
+
+
+def _trace(composed: DictConfig, error: InputError) -> None:
+    """With debug=true, show where an error came from."""
+    if composed.get("debug") is True:
+        traceback.print_exception(error.__cause__ or error)
 
 
 def _leave_pipe() -> NoReturn:

@@ -11,12 +11,12 @@ import numpy as np
 from rich.console import Console
 
 from policies.errors import InputError
-from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim import __version__
 from sim.configuration import Compared
 from sim.model import Model
 from sim.plots import write_plots
+from sim.policy_failure import naming
 from sim.prediction_interval import LEVEL, Intervals
 from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
@@ -98,14 +98,12 @@ class Comparison(ABC):
             raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         except InputError as error:
             saved = self._salvage()
-            raise (InputError(f"{error}; {saved}") if self._results else error) from None
+            raise (InputError(f"{error}; {saved}") if self._results else error) from error.__cause__
         self._print(console, pictures)
 
     def _run_legally(self, name: str, policy: Policy, folder: Path) -> None:
-        try:
+        with naming(name, policy):
             self._run(name, policy, folder)
-        except IllegalPlan as refusal:
-            raise InputError(f"policy {name}: the ledger refused its plan: {refusal}") from None
 
     def _keep(self, name: str, result: Result, folder: Path) -> None:
         """Take the result of a policy whose log is written: write its other files, hold what pictures need."""

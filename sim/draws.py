@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from policies.errors import InputError
-from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim.comparison import notes_on
 from sim.configuration import Settings
 from sim.metrics import Summary
+from sim.policy_failure import naming
 from sim.run import engine_notes
 from sim.simulation import simulate
 from sim.table import Context, warnings
@@ -75,7 +75,7 @@ def simulated(settings: Settings, name: str, policy: Policy, requests: Requests)
     Raises:
         InputError: if the policy cannot be run.
     """
-    try:
+    with naming(name, policy):
         return simulate(
             requests,
             policy,
@@ -87,8 +87,6 @@ def simulated(settings: Settings, name: str, policy: Policy, requests: Requests)
             frontend_s=settings.engine.frontend_latency_s,
             warm_up=warm_up_requests(settings, len(requests)),
         ).summary
-    except IllegalPlan as refusal:
-        raise InputError(f"policy {name}: the ledger refused its plan: {refusal}") from None
 
 
 def input_notes(settings: Settings, draws: Draws) -> list[str]:
