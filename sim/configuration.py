@@ -12,7 +12,7 @@ from sim.claims.options import ClaimsOptions
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
-from sim.model import Model, kv_capacity
+from sim.model import Model, check_kv_tokens, kv_capacity
 from sim.options import OPTIONS as TASK_OPTIONS
 from sim.options import Objective, TaskOptions, read_task
 from sim.policy_failure import SEE_MORE, kind_of, place_of
@@ -136,6 +136,8 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     if isinstance(model, Pretrained):
         model = model.dimensions()
     kv_tokens = read_count(config, "kv_tokens", optional=True)
+    if kv_tokens is not None:
+        check_kv_tokens(hardware, model, kv_tokens)
     return Settings(
         **vars(compared),
         overlay=overlay,

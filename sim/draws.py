@@ -12,7 +12,7 @@ from sim.comparison import notes_on
 from sim.configuration import Settings
 from sim.metrics import Summary
 from sim.policy_failure import naming
-from sim.run import engine_notes
+from sim.run import engine_notes, memory_notes
 from sim.simulation import simulate
 from sim.table import Context, warnings
 from workloads.demand import counted
@@ -94,7 +94,7 @@ def input_notes(settings: Settings, draws: Draws) -> list[str]:
     costs = [settings.hardware.cost_model(settings.model, policy.traits) for policy in settings.policies.values()]
     unmeasured = dict.fromkeys(what for cost in costs for what in cost.extrapolated)
     told = f"hardware={settings.hardware.name}: not measured but extrapolated: {', '.join(unmeasured)}"
-    notes = [*notes_on(settings, draws.first), *draws.notes, *engine_notes(settings)]
+    notes = [*memory_notes(settings), *notes_on(settings, draws.first), *draws.notes, *engine_notes(settings)]
     return [*notes, told] if unmeasured else notes
 
 

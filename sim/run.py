@@ -9,6 +9,7 @@ from sim.comparison import Comparison
 from sim.configuration import Settings
 from sim.log import Slice
 from sim.metrics import Summary
+from sim.model import check_kv_tokens
 from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.progress import Progress
 from sim.results import IterationWriter, make_folder
@@ -39,7 +40,7 @@ class Run(Comparison):
         )
         self._settings = settings
         self._draws: dict[str, list[Summary]] = {}
-        self._notes += engine_notes(settings)
+        self._notes = [*memory_notes(settings), *self._notes, *engine_notes(settings)]
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""
@@ -94,6 +95,12 @@ class Run(Comparison):
                 summaries.append(result.summary)
                 progress.update(number + 1)
         return summaries
+
+
+def memory_notes(settings: Settings) -> list[str]:
+    """Return a sentence if there is not as much KV memory as was asked for."""
+    note = check_kv_tokens(settings.hardware, settings.model, settings.kv_tokens)
+    return [] if note is None else [note]
 
 
 def engine_notes(settings: Settings) -> list[str]:
