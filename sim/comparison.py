@@ -22,6 +22,7 @@ from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
 from sim.simulation import Result
 from sim.table import Context, print_table, warnings
+from sim.unserved import unserved
 from sim.vllm_bench import bench_summary
 from workloads.requests import Requests
 
@@ -81,7 +82,8 @@ class Comparison(ABC):
         """Run, write the results and print the table.
 
         Raises:
-            InputError: if a file cannot be written, or a policy cannot be run; what was finished is saved.
+            InputError: if a file cannot be written, a policy cannot be run, or none served any request; what was
+                finished is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
         names = list(self._compared.policies)
@@ -90,6 +92,7 @@ class Comparison(ABC):
                 folder = make_folder(self._folder / name) if len(names) > 1 else self._folder
                 self._run_legally(name, policy, folder)
             self._summarise(self._folder, self._results)
+            self._refuse_nothing()
             pictures = write_plots(self._folder, self._results) if self._compared.pictures else []
             if self._compared.report:
                 page = self._folder / "report.html"
@@ -100,6 +103,12 @@ class Comparison(ABC):
             saved = self._salvage()
             raise (InputError(f"{error}; {saved}") if self._results else error) from error.__cause__
         self._print(console, pictures)
+
+    def _refuse_nothing(self) -> None:
+        """Say in one line that nobody was served by any policy: there is nothing to show."""
+        summaries = {name: result.summary for name, result in self._results.items()}
+        if reason := unserved(summaries, self._requests, self._kv_tokens):
+            raise InputError(reason)
 
     def _run_legally(self, name: str, policy: Policy, folder: Path) -> None:
         with naming(name, policy):

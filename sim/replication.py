@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from policies.errors import InputError
 from sim import __version__
 from sim.configuration import Settings
 from sim.draws import Draws, input_notes, output_warnings, simulated, warm_up_requests
@@ -20,6 +21,7 @@ from sim.progress import Progress
 from sim.replication_plots import write_replication_plot
 from sim.replication_table import print_replications
 from sim.results import Draft, make_folder, write_summary, writing
+from sim.unserved import unserved
 
 Values = Mapping[str, Sequence[Value]]
 """A metric's values by name, one per replication."""
@@ -113,6 +115,9 @@ class Replication:
                 for place, (name, policy) in enumerate(policies.items()):
                     self._done.summaries[name].append(simulated(self._settings, name, policy, requests))
                     progress.update(replication * len(policies) + place + 1)
+                first = {name: each[-1] for name, each in self._done.summaries.items()}
+                if reason := unserved(first, requests, self._settings.kv_tokens):
+                    raise InputError(f"replication {replication}: {reason}")
 
     def _salvage(self) -> str:
         if self._done.count < 2:

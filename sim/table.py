@@ -256,7 +256,10 @@ def _ratio(value: float | None, base: float | None) -> str:
 
 def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str]:
     """What a reader of these summaries must know, as plain sentences."""
-    unsaturated = [name for name, summary in summaries.items() if summary.get("saturated") is False]
+    unserved = [name for name, summary in summaries.items() if summary.get("completed") == 0]
+    if unserved:
+        yield f"{_join(unserved)}: no request was served, so there is nothing to compare."
+    unsaturated = [name for name, s in summaries.items() if s.get("saturated") is False and name not in unserved]
     yield from _what_throughputs_are({name: summaries[name] for name in unsaturated})
     if unsaturated and len(unsaturated) < len(summaries):
         yield "All throughputs are those of the whole run, since not every policy was saturated."
