@@ -1,5 +1,6 @@
 """The table at the end of a run, and the sentences below it."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -164,6 +165,8 @@ def table_lines(every: Sequence[Summary], context: Context) -> list[Line]:
 def _prefix_lines(every: Sequence[Summary]) -> Iterator[Line]:
     if any(summary.get("prefix_hit_tokens") for summary in every):
         yield Line("prompt tokens found in the prefix cache", _percent("prefix_hit_rate"))
+    if any(summary.get("readmitted_hit_tokens") for summary in every):
+        yield Line("tokens found again after a preemption", _percent("readmitted_hit_rate"))
 
 
 def _interval_lines(every: Sequence[Summary], key: str, scale: float = 1, what: str = "") -> Iterator[Line]:
@@ -180,10 +183,16 @@ def _slo_lines() -> Iterator[Line]:
 def _latency_lines(every: Sequence[Summary]) -> Iterator[Line]:
     names = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
     for key, name in names.items():
-        scale, unit = (1, "ms") if key in ("tpot", "itl") else (1000, "s")
+        scale, unit = (1, "ms") if key in ("tpot", "itl") or _is_short(every, f"p99_{key}_ms") else (1000, "s")
         show = _pair(f"mean_{key}_ms", f"p99_{key}_ms", scale)
         yield Line(f"{name} mean / p99, {unit}", show, section=key == "ttft")
         yield from _interval_lines(every, f"mean_{key}_ms", scale, "mean, ")
+
+
+def _is_short(every: Sequence[Summary], key: str) -> bool:
+    """Whether a latency is below a second under every policy, so that it is told in milliseconds."""
+    values = [value for summary in every if (value := _value(summary, key)) is not None]
+    return bool(values) and max(values) < 1000
 
 
 def _idle_lines(every: Sequence[Summary]) -> Iterator[Line]:
@@ -211,9 +220,14 @@ def _value(summary: Summary, key: str) -> float | None:
 
 
 def _format(value: float | None, digits: int = 2) -> str:
-    """Show a number; two decimals below 10, one below 100 (unless told), thousands with commas, a dash for none."""
+    """Show a number; two decimals below 10, one below 100 (unless told), thousands with commas, a dash for none.
+
+    Below 0.1 there are as many decimals as three significant digits take.
+    """
     if value is None:
         return "-"
+    if digits and 0 < abs(value) < 0.1:
+        return f"{value:.{min(2 - math.floor(math.log10(abs(value))), 9)}f}"
     return f"{value:,.{min(digits, 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2)}f}"
 
 

@@ -99,6 +99,18 @@ def test_a_throughput_below_saturation_is_called_what_it_is(
     assert text.count("orca: ") == 1
 
 
+def test_short_latencies_are_told_in_milliseconds_with_three_digits() -> None:
+    """One unit for a row: milliseconds if no policy takes a second."""
+    quick, slow = dict(SUMMARIES["orca"]), dict(SUMMARIES["baton"])
+    quick |= {"mean_ttft_ms": 23.456, "p99_ttft_ms": 61.2, "mean_e2el_ms": 45.6, "p99_e2el_ms": 789.0}
+    slow |= {"mean_ttft_ms": 345.6, "p99_ttft_ms": 999.0, "mean_e2el_ms": 2345.0, "p99_e2el_ms": 9876.0}
+    text = shown({"orca": quick, "baton": slow}, 100)
+    assert row(text, "TTFT mean / p99, ms") == ["23.5", "/", "61.2", "346", "/", "999"]
+    assert row(text, "E2E mean / p99, s") == ["0.0456", "/", "0.79", "2.35", "/", "9.88"]
+    quick["mean_ttft_ms"] = 0.04567
+    assert row(shown({"orca": quick}), "TTFT mean / p99, ms")[0] == "0.0457"
+
+
 def test_what_a_reader_must_know_is_said_when_it_is_so() -> None:
     plain = shown({"orca": SUMMARIES["orca"]})
     assert "ratio" not in plain
