@@ -20,6 +20,7 @@ from policies.errors import InputError
 from policies.policy import Policy
 from real.attribution import Part, attribute, mean_parts
 from real.engine import Engine
+from real.limits import judged
 from real.machine import Machine
 from real.network import Network
 from real.options import ValidateOptions
@@ -144,6 +145,7 @@ class Validation:
                 load = f"{self._options.load:g} of the lowest capacity, {rate:.3g} requests/s"
                 self._validate(name, load, _at_rate(requests, rate, self._seed))
             self.report["complete"] = True
+            self.report["limits"] = judged(self.report)
         finally:
             write_summary(self._folder / "validation.json", self.report)
         return self.report

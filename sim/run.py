@@ -7,6 +7,7 @@ from policies.policy import Policy
 from sim.calibrated import Calibrated
 from sim.comparison import Comparison
 from sim.configuration import Settings
+from sim.doubts import doubts
 from sim.log import Slice
 from sim.metrics import Summary
 from sim.model import check_kv_tokens
@@ -104,13 +105,14 @@ def memory_notes(settings: Settings) -> list[str]:
 
 
 def engine_notes(settings: Settings) -> list[str]:
-    """Return a sentence if the hardware leaves the engine without effect, or if the engine is an assumption."""
+    """Return sentences if the hardware is a poor profile or leaves the engine without effect, or that is assumed."""
     hardware, engine = settings.hardware, settings.engine
     if hardware.takes_engine:
         return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
     if not engine.frontend_latency_s:
-        return []
+        return doubts(hardware)
     return [
+        *doubts(hardware),
         f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
-        "latency is added"
+        "latency is added",
     ]
