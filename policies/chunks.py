@@ -1,6 +1,7 @@
 """The requests of a batch whose prompts are prefilled in chunks: the part of the ledger's state that needs pages."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from policies.batch import Batch
 from policies.job import Job
@@ -10,6 +11,27 @@ from policies.plan import IllegalPlan, Plan
 from policies.queue import Queue
 
 
+class Lookups(NamedTuple):
+    """What was looked up in the prefix cache.
+
+    Attributes:
+        asked: Tokens of the requests.
+        found: Those of them whose KV was there.
+    """
+
+    asked: int
+    found: int
+
+    @property
+    def rate(self) -> float | None:
+        """Share that was found; None where nothing was looked up."""
+        return self.found / self.asked if self.asked else None
+
+    def with_one(self, asked: int, found: int) -> "Lookups":
+        """Return these and one more request."""
+        return Lookups(self.asked + asked, self.found + found)
+
+
 class Chunks:
     """Who is in the batch, in the order of admission, and how far each prompt has come.
 
@@ -17,8 +39,9 @@ class Chunks:
         running: Rows and partly prefilled requests, in the order in which they were admitted.
         partial: Partly prefilled requests, and the tokens of KV that each has, those in flight not counted.
         computed_before: Tokens of KV that requests had before they were dropped.
-        found_tokens: Tokens that newcomers found in the prefix cache.
-        asked_tokens: Tokens that these newcomers had in all.
+        admitted: Tokens of requests when they were admitted for the first time, and those of them found in the prefix
+            cache: computed for another request, with which they are shared.
+        readmitted: The same of requests that came back after they were dropped: what they find is mostly their own.
     """
 
     def __init__(self, batch: Batch, book: KVBook, waiting: Queue, progress: dict[int, int]) -> None:
@@ -26,7 +49,7 @@ class Chunks:
         self.running: dict[int, Job] = {}
         self.partial: dict[int, tuple[Job, int]] = {}
         self.computed_before: dict[int, int] = {}
-        self.found_tokens = self.asked_tokens = 0
+        self.admitted = self.readmitted = Lookups(0, 0)
         self._batch = batch
         self._book = book
         self._waiting = waiting
@@ -130,8 +153,10 @@ class Chunks:
         for job, tokens in newcomers:
             length = self.prefill_length(job)
             found = book.start(job, length)
-            self.found_tokens += found
-            self.asked_tokens += length
+            if job.id in self.computed_before:
+                self.readmitted = self.readmitted.with_one(length, found)
+            else:
+                self.admitted = self.admitted.with_one(length, found)
             self.partial[job.id] = job, found
             self.running[job.id] = job
             book.extend(job, found, tokens)

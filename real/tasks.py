@@ -15,6 +15,7 @@ from real.run import Run
 from real.stage import budget_of, kv_tokens_for, load, profile_notes, shortened, warmed
 from real.validate import Validation
 from real.validation_report import plot_validation, print_validation
+from sim.doubts import doubts
 from sim.profile import Profile
 from sim.progress import Progress
 from sim.results import Draft, make_folder, writing
@@ -87,6 +88,8 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
         )
     console.print(Text(f"{profile.model} on {profile.machine}, {profile.dtype}, {profile.attention}"))
     console.print(_fits(profile))
+    for doubt in doubts(profile):
+        console.print(Text(f"WARNING: {doubt}"), soft_wrap=True)
     console.print(Text(f"Profile: {path}"), soft_wrap=True)
     console.print(Text(f"Simulate with it: python -m sim hardware={path} model={profile.model}"), soft_wrap=True)
 
@@ -102,7 +105,7 @@ def _validate(settings: Settings, folder: Path, console: Console) -> None:
     for requests in workloads.values():
         check_context(requests, bench.network.dimensions)
     kv_tokens = kv_tokens_for(settings, bench.network, *workloads.values())
-    for note in profile_notes(profile, bench.machine):
+    for note in (*profile_notes(profile, bench.machine), *doubts(profile)):
         console.print(Text(f"- {note}"), soft_wrap=True)
     with Progress("validate", 100, unit="% of the time limit") as progress:
         validation = Validation(

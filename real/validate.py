@@ -20,6 +20,7 @@ from policies.errors import InputError
 from policies.policy import Policy
 from real.attribution import Part, attribute, mean_parts
 from real.engine import Engine
+from real.limits import judged
 from real.machine import Machine
 from real.network import Network
 from real.options import ValidateOptions
@@ -28,6 +29,7 @@ from real.prompts import random_prompts
 from real.serving import Serving
 from sim.log import IterationLog, Slice, work_of
 from sim.metrics import Summary
+from sim.policy_failure import naming
 from sim.profile import MeasuredCost, Profile
 from sim.results import write_summary
 from sim.simulation import simulate
@@ -143,6 +145,7 @@ class Validation:
                 load = f"{self._options.load:g} of the lowest capacity, {rate:.3g} requests/s"
                 self._validate(name, load, _at_rate(requests, rate, self._seed))
             self.report["complete"] = True
+            self.report["limits"] = judged(self.report)
         finally:
             write_summary(self._folder / "validation.json", self.report)
         return self.report
@@ -155,8 +158,8 @@ class Validation:
     def _refuse_too_little_memory(self) -> None:
         """Refuse a policy that would reject every request: nothing could be measured."""
         for workload, requests in self._workloads.items():
-            for name, policy in self._policies.items():
-                if not self._predict(policy, _all_at_once(requests))["completed"]:
+            for name in self._policies:
+                if not self._predict(name, _all_at_once(requests))["completed"]:
                     raise InputError(
                         f"kv_tokens={self._kv_tokens} holds no request of {workload} under policy {name}; give more"
                     )
@@ -170,7 +173,7 @@ class Validation:
         self._warm_up(requests, prompts)
         drift = pace(self._network, self._policies, self._profiled, self._seed)
         self._take(self._profiled.at_pace(drift))
-        predicted = {name: self._predict(policy, requests) for name, policy in self._policies.items()}
+        predicted = {name: self._predict(name, requests) for name in self._policies}
         entry: Report = {
             "workload": workload,
             "load": load,
@@ -211,8 +214,9 @@ class Validation:
             prefix_id=requests.prefix_id[few],
             prefix_tokens=requests.prefix_tokens[few],
         )
-        for policy in self._policies.values():
-            Engine(first, policy, self._network, prompts[few], IterationLog(), self._kv_tokens).run()
+        for name, policy in self._policies.items():
+            with naming(name, policy):
+                Engine(first, policy, self._network, prompts[few], IterationLog(), self._kv_tokens).run()
 
     def _until(self) -> float:
         """When this load's share of the time that is left is over."""
@@ -225,9 +229,10 @@ class Validation:
     def _spent(self) -> float:
         return (time.perf_counter() - self._started_s) / max(self._options.limit_s, 1e-9)
 
-    def _predict(self, policy: Policy, requests: Requests) -> Summary:
-        model = self._network.dimensions
-        return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens).summary
+    def _predict(self, name: str, requests: Requests) -> Summary:
+        model, policy = self._network.dimensions, self._policies[name]
+        with naming(name, policy):
+            return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens).summary
 
     def _round(self, requests: Requests, prompts: Sequence[Sequence[int]], idle_possible: bool) -> dict[str, _Measured]:
         """Serve every policy once, in random order."""
@@ -250,7 +255,8 @@ class Validation:
             kv_tokens=self._kv_tokens,
             sinks=[keep],
         )
-        serving.run()
+        with naming(name, self._policies[name]):
+            serving.run()
         records, costs = np.concatenate(slices), self._costs[name]
         beyond = float(records["duration_s"] @ costs.beyond(work_of(records)) / records["duration_s"].sum())
         return _Measured(serving.result().summary, attribute(records, costs, idle_possible), beyond)

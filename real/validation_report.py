@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from real.attribution import PARTS
+from real.limits import judged
 from sim.results import Draft, writing
 from workloads.demand import counted
 
@@ -54,7 +55,8 @@ def print_validation(console: Console, report: Report) -> None:
         for sentence in (_pace(load), f"{counted(load['rounds'], 'round')}; {load['ended_because']}"):
             console.print(Text(sentence), soft_wrap=not console.is_terminal)
         console.print()
-    console.print(Text(f"worst errors: {'; '.join(worst(report))}"), soft_wrap=not console.is_terminal)
+    for sentence in (f"worst errors: {'; '.join(worst(report))}", verdict(report)):
+        console.print(Text(sentence), soft_wrap=not console.is_terminal)
 
 
 def subject(report: Report) -> str:
@@ -67,20 +69,22 @@ def subject(report: Report) -> str:
 
 def worst(report: Report) -> Iterator[str]:
     """Yield the largest error of each kind of figure, in words."""
+    for kind, found in judged(report)["kinds"].items():
+        yield f"{kind} {_percent(found['worst'])}"
+
+
+def verdict(report: Report) -> str:
+    """Say whether every figure is within the stated limits, and how many are; and if measurements leave it open."""
+    found = judged(report)
+    kinds = found["kinds"].items()
+    limits = ", ".join(f"{kind} {100 * each['limit']:.0f} %" for kind, each in kinds)
+    counts = ", ".join(f"{kind} {each['within']} of {each['of']}" for kind, each in kinds)
+    said = f"within the stated limits ({limits}): {'yes' if found['met'] else 'no'}; {counts}"
     loads = [load for load in report["loads"] if "policies" in load]
-    kinds = {
-        "throughput": [p["output_throughput"]["error"] for load in loads for p in load["policies"].values()],
-        "mean TTFT": _errors(loads, "mean_ttft_ms"),
-        "mean E2E": _errors(loads, "mean_e2el_ms"),
-        "ratios of throughput": [ratio["error"] for load in loads for ratio in load["ratios"]],
-    }
-    for name, errors in kinds.items():
-        if errors:
-            yield f"{name} {_percent(max(errors, key=abs))}"
-
-
-def _errors(loads: list[Report], metric: str) -> list[float]:
-    return [policy[metric]["error"] for load in loads for policy in load["policies"].values() if metric in policy]
+    rough = sum(not load["accurate"] for load in loads)
+    return said if not rough else (
+        f"{said}; at {rough} of {counted(len(loads), 'load')} ratios were measured less exactly than asked for"
+    )  # fmt: skip
 
 
 def _pace(load: Report) -> str:

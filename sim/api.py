@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
+from warnings import warn
 
 from policies.errors import InputError
 from policies.policy import Policy
@@ -11,7 +12,7 @@ from sim.draws import Draws
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
-from sim.model import Model
+from sim.model import Model, check_kv_tokens
 from sim.named import named
 from sim.options import (
     ATTAINMENT,
@@ -200,17 +201,21 @@ def read_setting(
         slo: What goodput is judged by; None: nothing.
 
     Raises:
-        InputError: A name is unknown, a number is out of range, or nothing is known of several such GPUs.
+        InputError: A name is unknown, a number is out of range, nothing is known of several such GPUs, or KV memory
+            is given for a model that does not fit. Of more KV memory than there is, it is warned.
     """
     whole_number("tensor_parallel", tensor_parallel, 1, MAX_GPUS)
     if kv_tokens is not None:
         whole_number("kv_tokens", kv_tokens, 1, MAX_TOKENS)
     constants = named("engine", engine, EngineConstants)
     device = named("hardware", hardware, Device).deployed(constants, tensor_parallel)  # type: ignore[type-abstract]
+    dimensions = model.dimensions() if isinstance(model, Pretrained) else named("model", model, Model)
+    if kv_tokens is not None and (note := check_kv_tokens(device, dimensions, kv_tokens)):
+        warn(note, stacklevel=3)
     return Setting(
         hardware=device,
         engine=device.engine_on(constants),
-        model=model.dimensions() if isinstance(model, Pretrained) else named("model", model, Model),
+        model=dimensions,
         kv_tokens=kv_tokens,
         slo=slo or NO_SLO,
     )

@@ -74,13 +74,18 @@ class Calibrated(Device):
         Raises:
             InputError: Communication between so many was not measured.
         """
-        measured = sorted(self.all_reduce.seconds) if self.all_reduce else []
+        measured = self.known_together
         if tensor_parallel > 1 and tensor_parallel not in measured:
             known = f"it was for {', '.join(map(str, measured))} GPUs" if measured else "use tensor_parallel=1"
             raise InputError(
                 f"tensor_parallel={tensor_parallel}: communication of hardware={self.name} was not measured; {known}"
             )
         return replace(self, engine=engine, tensor_parallel=tensor_parallel)
+
+    @property
+    def known_together(self) -> list[int]:
+        """Of how many GPUs communication was measured, ascending."""
+        return sorted(self.all_reduce.seconds) if self.all_reduce else []
 
     @property
     def gpus(self) -> int:

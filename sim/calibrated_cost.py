@@ -47,9 +47,8 @@ def shard_of(model: Model, gpus: int) -> _Shard:
     Raises:
         InputError: They do not divide.
     """
-    for option in ("heads", "kv_heads", "intermediate", "vocabulary"):
-        if getattr(model, option) % gpus:
-            raise InputError(f"tensor_parallel={gpus}: must divide model.{option}={getattr(model, option)}")
+    if option := model.indivisible(gpus):
+        raise InputError(f"tensor_parallel={gpus}: must divide model.{option}={getattr(model, option)}")
     heads, kv_heads = model.heads // gpus, model.kv_heads // gpus
     width, inner = model.hidden, model.intermediate // gpus
     matrices = (

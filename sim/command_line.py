@@ -30,7 +30,7 @@ from yaml import YAMLError
 from policies.errors import InputError
 from sim import __version__
 from sim.complaint import in_one_line
-from sim.configuration import PACKAGES, Config, refuse_foreign
+from sim.configuration import PACKAGES, Config, read_switch, refuse_foreign
 from sim.overrides import check_overrides, files_given, forced, with_implied
 from sim.sweep import FAILED, Point, fingerprint, gather, in_words, open_sweep, sweep_id, write_table
 from sim.table_file import TABLES, beside
@@ -97,6 +97,7 @@ class Program:
                 config, policies = _plain(composed)
                 self.task(config, policies, Path(HydraConfig.get().runtime.output_dir))
         except InputError as error:
+            _trace(composed, error)
             _exit(2, f"error: {error}")
         except KeyboardInterrupt as stop:
             _exit(130, str(stop) or "interrupted")
@@ -127,6 +128,7 @@ class Program:
                 f"{stop or 'interrupted'}; the same command goes on with run {point.number}"
             ) from None
         except InputError as error:
+            _trace(composed, error)
             print(f"run {point.number} failed: {error}", file=sys.stderr, flush=True)
             point.record(str(error))
         except BrokenPipeError:
@@ -169,7 +171,8 @@ def _plain(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
     try:
         config: Any = OmegaConf.to_container(composed, resolve=True)
         _place_tables(config)
-        return config, _policies(config)
+        read_switch(config, "debug")
+        return {key: value for key, value in config.items() if key != "debug"}, _policies(config)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise InputError(in_one_line(error)) from None
 
@@ -281,6 +284,12 @@ def _refuse_factories(settings: Mapping[str, Any]) -> None:
         found = str(settings.get(part))
         if "'()'" in found or re.search(r"'class': '(?!logging\.)", found):
             raise InputError(f"hydra.{part}: only classes of Python's logging may be named")
+
+
+def _trace(composed: DictConfig, error: InputError) -> None:
+    """With debug=true, show where an error came from."""
+    if composed.get("debug") is True:
+        traceback.print_exception(error.__cause__ or error)
 
 
 def _leave_pipe() -> NoReturn:

@@ -10,18 +10,19 @@ from typing import Any
 from rich.console import Console
 
 from policies.errors import InputError
-from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim.configuration import Compared
 from sim.context import Context, context_of
 from sim.model import Model
 from sim.notes import notes_on
 from sim.plots import write_plots
+from sim.policy_failure import naming
 from sim.prediction_interval import LEVEL, Intervals
 from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
 from sim.simulation import Result
 from sim.table import print_table, warnings
+from sim.unserved import unserved
 from sim.vllm_bench import bench_summary
 from workloads.requests import Requests
 
@@ -81,7 +82,8 @@ class Comparison(ABC):
         """Run, write the results and print the table.
 
         Raises:
-            InputError: if a file cannot be written, or a policy cannot be run; what was finished is saved.
+            InputError: if a file cannot be written, a policy cannot be run, or none served any request; what was
+                finished is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
         names = list(self._compared.policies)
@@ -90,6 +92,7 @@ class Comparison(ABC):
                 folder = make_folder(self._folder / name) if len(names) > 1 else self._folder
                 self._run_legally(name, policy, folder)
             self._summarise(self._folder, self._results)
+            self._refuse_nothing()
             pictures = write_plots(self._folder, self._results) if self._compared.pictures else []
             if self._compared.report:
                 page = self._folder / "report.html"
@@ -99,14 +102,18 @@ class Comparison(ABC):
             raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         except InputError as error:
             saved = self._salvage()
-            raise (InputError(f"{error}; {saved}") if self._results else error) from None
+            raise (InputError(f"{error}; {saved}") if self._results else error) from error.__cause__
         self._print(console, pictures)
 
+    def _refuse_nothing(self) -> None:
+        """Say in one line that nobody was served by any policy: there is nothing to show."""
+        summaries = {name: result.summary for name, result in self._results.items()}
+        if reason := unserved(summaries, self._requests, self._kv_tokens):
+            raise InputError(reason)
+
     def _run_legally(self, name: str, policy: Policy, folder: Path) -> None:
-        try:
+        with naming(name, policy):
             self._run(name, policy, folder)
-        except IllegalPlan as refusal:
-            raise InputError(f"policy {name}: the ledger refused its plan: {refusal}") from None
 
     def _keep(self, name: str, result: Result, folder: Path) -> None:
         """Take the result of a policy whose log is written: write its other files, hold what pictures need."""

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from policies.errors import InputError
-from policies.policy import Policy
+from policies.policy import Policy, Traits
 from sim.claims.options import ClaimsOptions
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.metrics import SLO
-from sim.model import Model, kv_capacity
+from sim.model import Model, check_kv_tokens, kv_capacity
 from sim.options import OPTIONS as TASK_OPTIONS
 from sim.options import Objective, TaskOptions, read_task
+from sim.policy_failure import SEE_MORE, kind_of, place_of
 from sim.pretrained import Pretrained
 from sim.setting import Setting
 from sim.table_file import with_tables
@@ -132,6 +133,8 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     if isinstance(model, Pretrained):
         model = model.dimensions()
     kv_tokens = read_count(config, "kv_tokens", optional=True)
+    if kv_tokens is not None:
+        check_kv_tokens(hardware, model, kv_tokens)
     return Settings(
         **vars(compared),
         overlay=overlay,
@@ -249,7 +252,9 @@ def _target(path: str, option: str) -> type[Any]:
     try:
         found = getattr(import_module(module), name, None)
     except ImportError as error:
-        raise InputError(f"{option}._target_={path}: {error}; correct the path") from None
+        raise InputError(f"{option}._target_={path}: {error}; correct the path") from error
+    except Exception as error:
+        raise InputError(f"{option}._target_={path}: {place_of(error)} raised {kind_of(error)}; {SEE_MORE}") from error
     ours = inspect.isclass(found) and is_dataclass(found) and not inspect.isabstract(found)
     if not ours or found.__module__ != module:
         raise InputError(f"{option}._target_={path}: there is no such class to configure; correct the path")
@@ -321,10 +326,25 @@ def _policies(settings: Mapping[str, Any], max_batch: int | None) -> dict[str, P
         if max_batch is not None and isinstance(options, Mapping):
             options = {**options, "max_batch": max_batch}
         try:
-            policies[name] = read_object({"policy": options}, "policy", Policy)
+            policies[name] = _policy(name, options)
         except InputError as error:
-            raise InputError(f"{error} (in policy {name})" if len(settings) > 1 else str(error)) from None
+            told = f"{error} (in policy {name})" if len(settings) > 1 else str(error)
+            raise InputError(told) from error.__cause__
     return policies
+
+
+def _policy(name: str, options: Any) -> Policy:
+    """Build a policy, and see that it can say what its traits are."""
+    try:
+        policy: Policy = read_object({"policy": options}, "policy", Policy)
+        traits = policy.traits
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"policy {name}: {place_of(error)} raised {kind_of(error)}; {SEE_MORE}") from error
+    if not isinstance(traits, Traits):
+        raise InputError(f"policy {name}: its traits are {traits!r:.60}, which are no policies.policy.Traits")
+    return policy
 
 
 def read_seed(given: object) -> int:

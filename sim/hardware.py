@@ -59,13 +59,18 @@ class Device(ABC):
         if tensor_parallel > 1:
             raise InputError(
                 f"tensor_parallel={tensor_parallel}: hardware={self.name} has no figures for communication between "
-                "GPUs; use tensor_parallel=1 or a calibrated hardware"
+                "GPUs; use tensor_parallel=1, or a calibrated hardware such as h100_sxm"
             )
         return self
 
     def engine_on(self, engine: "EngineConstants") -> "EngineConstants":
         """Return the engine whose latency the requests of a run on it see: the one that is asked for."""
         return engine
+
+    @property
+    def known_together(self) -> list[int]:
+        """Of how many such GPUs it is known how they share layers, ascending; one alone left out."""
+        return []
 
     @property
     def gpus(self) -> int:

@@ -17,6 +17,7 @@ from sim.busy import BusyTime
 from sim.cost import CostModel
 from sim.idle import STALL, IdleTime, IdleTokens, Losses
 from sim.intertoken import InterTokenLatency
+from sim.lag import lag
 from sim.log import Fields, Slice, columns_of, work_of
 from sim.request_table import Columns, request_columns
 from sim.saturation import Saturation
@@ -165,8 +166,10 @@ class Metrics:
         everyone = request_columns(requests, answers, self._release_with_batch)
         columns = {name: values[self._warm_up.requests :] for name, values in everyone.items()}
         before = self._saturation.tokens_before(begin_s, requests, answers)
+        rates = self._throughput(columns, everyone, before, begin_s, span_s)
         return {
-            **self._throughput(columns, everyone, before, begin_s, span_s),
+            **rates,
+            **self._lag(columns, rates["request_throughput"], requests.concurrency is None),
             **self._saturated(requests, answers, begin_s, span_s),
             **self._goodput(columns, slo, span_s),
             **self._latency(columns, answers),
@@ -205,6 +208,15 @@ class Metrics:
             "total_input_tokens": prompt,
             "total_output_tokens": output,
             **rates,
+        }
+
+    def _lag(self, columns: Columns, throughput: float | None, by_the_clock: bool) -> Summary:
+        found = lag(columns, self._end_s, throughput, by_the_clock)
+        return {
+            "offered_request_rate": found.offered_rate,
+            "drain_s": found.drain_s,
+            "latency_growth": found.growth,
+            "falls_behind": found.falls_behind,
         }
 
     def _saturated(self, requests: Requests, answers: Answers, begin_s: float, span_s: float) -> Summary:

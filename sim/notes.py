@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from policies.policy import Policy
+from sim.doubts import doubts
+from sim.model import check_kv_tokens
 from sim.setting import Setting
 from workloads.requests import Requests
 
@@ -47,14 +49,23 @@ def _reservation_notes(policies: Mapping[str, Policy]) -> Iterator[str]:
         )
 
 
+def memory_notes(setting: Setting) -> list[str]:
+    """Return a sentence if there is not as much KV memory as was asked for."""
+    if setting.kv_tokens is None:
+        return []
+    note = check_kv_tokens(setting.hardware, setting.model, setting.kv_tokens)
+    return [] if note is None else [note]
+
+
 def engine_notes(setting: Setting) -> list[str]:
-    """Return a sentence if the hardware leaves the engine without effect, or if the engine is an assumption."""
+    """Return sentences if the hardware is a poor profile or leaves the engine without effect, or that is assumed."""
     hardware, engine = setting.hardware, setting.engine
     if hardware.takes_engine:
         return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
     if not engine.frontend_latency_s:
-        return []
+        return doubts(hardware)
     return [
+        *doubts(hardware),
         f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
-        "latency is added"
+        "latency is added",
     ]

@@ -5,12 +5,14 @@ from html import escape
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from policies.errors import InputError
 from sim.interval import CONFIDENCE, Interval, interval, ratio_interval, verdict
 from sim.metrics import Summary, Value
 from sim.progress import Progress
 from sim.replication_table import ratio_sentences, shown
 from sim.setting import HEADLINES
 from sim.trial import Trial
+from sim.unserved import unserved
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -141,7 +143,7 @@ def replicate(trial: Trial, replications: int, done: Replicated) -> None:
         done: Takes what is done, run by run, so that an interruption leaves it; and in the end the notes.
 
     Raises:
-        InputError: if a policy cannot be run.
+        InputError: if a policy cannot be run, or none serves a request of a replication.
     """
     with Progress("replications", replications * len(trial.policies), unit="runs") as progress:
         for replication in range(replications):
@@ -149,6 +151,9 @@ def replicate(trial: Trial, replications: int, done: Replicated) -> None:
             for place, name in enumerate(trial.policies):
                 done.summaries[name].append(trial.run(name, requests))
                 progress.update(replication * len(trial.policies) + place + 1)
+            first = {name: each[-1] for name, each in done.summaries.items()}
+            if reason := unserved(first, requests, trial.context().kv_tokens):
+                raise InputError(f"replication {replication}: {reason}")
     done.notes = notes_on_replications(trial, done)
 
 
@@ -162,6 +167,13 @@ def notes_on_replications(trial: Trial, done: Replicated) -> list[str]:
     if not any(each and each.half_width > 0 for each in spread):
         notes.append("every replication gave the same: nothing in this workload is random, intervals mean nothing")
     runs = {name: each[: done.count] for name, each in done.summaries.items()}
+    behind = {name: sum(bool(one["falls_behind"]) and not one["saturated"] for one in runs[name]) for name in runs}
+    notes += [
+        f"{name}: falls behind the arrivals without being saturated in {times} of {done.count} replications: its "
+        "throughput is neither theirs nor the most that can be served, and latencies depend on the run's length"
+        for name, times in behind.items()
+        if times
+    ]
     notes += trial.warnings(runs)
     if not done.window:
         notes.append("not every run was saturated: throughputs are those of whole runs")

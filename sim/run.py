@@ -10,7 +10,7 @@ from sim.comparison import Comparison
 from sim.configuration import Settings
 from sim.log import Slice
 from sim.metrics import Summary
-from sim.notes import engine_notes
+from sim.notes import engine_notes, memory_notes
 from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.progress import Progress
 from sim.results import IterationWriter, make_folder
@@ -40,7 +40,7 @@ class Run(Comparison):
         )
         self._settings = settings
         self._draws: dict[str, list[Summary]] = {}
-        self._notes += engine_notes(settings)
+        self._notes = [*memory_notes(settings), *self._notes, *engine_notes(settings)]
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""

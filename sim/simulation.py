@@ -169,8 +169,10 @@ class Simulation:
             result.summary["link_busy_fraction"] = self._engine.link_busy_s / result.summary["duration_s"]
         if self._policy.traits.finds_prefixes:
             chunks = self._engine.ledger.chunks
-            result.summary["prefix_hit_tokens"] = chunks.found_tokens
-            result.summary["prefix_hit_rate"] = chunks.found_tokens / max(chunks.asked_tokens, 1)
+            result.summary["prefix_hit_tokens"] = chunks.admitted.found
+            result.summary["prefix_hit_rate"] = chunks.admitted.rate
+            result.summary["readmitted_hit_tokens"] = chunks.readmitted.found
+            result.summary["readmitted_hit_rate"] = chunks.readmitted.rate
         result.columns.update({f"{name}_part_s": part for name, part in self._breakdown.parts(self.answers).items()})
         return result
 

@@ -1,5 +1,6 @@
 """The table at the end of a run, and the sentences below it."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.context import Context
+from sim.lag import CLOSE
 from sim.prediction_interval import ENDS, LEVEL
 
 Value = float | int | bool | None
@@ -114,7 +116,7 @@ def table_lines(every: Sequence[Summary], context: Context, apart: bool = True) 
     optional = {"rejected": "  rejected", "unfinished": "  unfinished", "preemptions": "preemptions"}
     ratio = Line("  ratio to the first", lambda s: _ratio(_value(s, output), base), span=_range(f"{output}_ratio"))
     return [
-        Line("saturated", _choice("yes", "no")),
+        Line("saturated", _saturated),
         Line("GPUs used", _number("gpus", digits=0)),
         Line(f"throughput of the {'saturated part' if window else 'whole run'}", lambda _: "", section=True),
         _amount("  requests/s", f"{window}request_throughput"),
@@ -145,6 +147,8 @@ def _part(label: str, key: str, section: bool = False) -> Line:
 def _prefix_lines(every: Sequence[Summary]) -> Iterator[Line]:
     if any(summary.get("prefix_hit_tokens") for summary in every):
         yield _part("prompt tokens found in the prefix cache", "prefix_hit_rate")
+    if any(summary.get("readmitted_hit_tokens") for summary in every):
+        yield _part("tokens found again after a preemption", "readmitted_hit_rate")
 
 
 def _interval_lines(
@@ -164,11 +168,17 @@ def _slo_lines() -> Iterator[Line]:
 def _latency_lines(every: Sequence[Summary], apart: bool) -> Iterator[Line]:
     names = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
     for key, name in names.items():
-        scale, unit = (1, "ms") if key in ("tpot", "itl") else (1000, "s")
         mean, tail = f"mean_{key}_ms", f"p99_{key}_ms"
+        scale, unit = (1, "ms") if key in ("tpot", "itl") or _is_short(every, tail) else (1000, "s")
         show, span = _pair(mean, tail, scale), _ranges(mean, tail, scale)
         yield Line(f"{name} mean / p99, {unit}", show, key == "ttft", span)
         yield from _interval_lines(every, mean, apart, scale, "mean, ")
+
+
+def _is_short(every: Sequence[Summary], key: str) -> bool:
+    """Whether a latency is below a second under every policy, so that it is told in milliseconds."""
+    values = [value for summary in every if (value := _value(summary, key)) is not None]
+    return bool(values) and max(values) < 1000
 
 
 def _idle_lines(every: Sequence[Summary]) -> Iterator[Line]:
@@ -196,9 +206,14 @@ def _value(summary: Summary, key: str) -> float | None:
 
 
 def _format(value: float | None, digits: int = 2) -> str:
-    """Show a number; two decimals below 10, one below 100 (unless told), thousands with commas, a dash for none."""
+    """Show a number; two decimals below 10, one below 100 (unless told), thousands with commas, a dash for none.
+
+    Below 0.1 there are as many decimals as three significant digits take.
+    """
     if value is None:
         return "-"
+    if digits and 0 < abs(value) < 0.1:
+        return f"{value:.{min(2 - math.floor(math.log10(abs(value))), 9)}f}"
     return f"{value:,.{min(digits, 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2)}f}"
 
 
@@ -237,8 +252,9 @@ def _ranges(mean: str, tail: str, scale: float) -> Callable[[Summary], str]:
     return lambda s: " / ".join(text for each in ranges if (text := each(s)))
 
 
-def _choice(yes: str, no: str) -> Callable[[Summary], str]:
-    return lambda s: yes if s.get("saturated") else no
+def _saturated(summary: Summary) -> str:
+    """Say in which of the three states a run was: saturated, keeping up, or in between."""
+    return "yes" if summary.get("saturated") else "falls behind" if summary.get("falls_behind") else "no"
 
 
 def _ratio(value: float | None, base: float | None) -> str:
@@ -247,15 +263,11 @@ def _ratio(value: float | None, base: float | None) -> str:
 
 def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str]:
     """What a reader of these summaries must know, as plain sentences."""
-    unsaturated = [name for name, summary in summaries.items() if summary.get("saturated") is False]
-    if unsaturated:
-        by_the_clock = not context.arrivals.startswith(("all at once", "closed loop"))
-        why = (
-            "the throughput is that of the arrivals"
-            if by_the_clock
-            else "the throughput counts the whole run, the drain included"
-        )
-        yield f"{_join(unsaturated)}: not saturated, so {why}."
+    unserved = [name for name, summary in summaries.items() if summary.get("completed") == 0]
+    if unserved:
+        yield f"{_join(unserved)}: no request was served, so there is nothing to compare."
+    unsaturated = [name for name, s in summaries.items() if s.get("saturated") is False and name not in unserved]
+    yield from _what_throughputs_are({name: summaries[name] for name in unsaturated})
     if unsaturated and len(unsaturated) < len(summaries):
         yield "All throughputs are those of the whole run, since not every policy was saturated."
     for key, text in _WARNINGS.items():
@@ -280,6 +292,34 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
         yield "Inline BATON schedules almost as prefill_first does; what differs is the layout."
     if len({summary.get("gpus") for summary in summaries.values()}) > 1:
         yield "These policies use different numbers of GPUs; compare their throughput per GPU (summary.json)."
+
+
+def _what_throughputs_are(unsaturated: Mapping[str, Summary]) -> Iterator[str]:
+    """Say of runs that were not saturated what their throughput tells, those alike together."""
+    said: dict[str, list[str]] = {}
+    for name, summary in unsaturated.items():
+        said.setdefault(_what_throughput_is(summary), []).append(name)
+    for what, names in said.items():
+        yield f"{_join(names)}: {what}."
+
+
+def _what_throughput_is(summary: Summary) -> str:
+    offered, rate = _value(summary, "offered_request_rate"), _value(summary, "request_throughput")
+    drain, whole = _value(summary, "drain_s"), _value(summary, "duration_s")
+    if offered is None or rate is None or summary.get("unfinished"):
+        return "not saturated, so the throughput counts the whole run, the drain included"
+    if summary.get("falls_behind"):
+        return (
+            "falls behind the arrivals without being saturated: latency grew through the run, by "
+            f"{summary['latency_growth']:.2g} s per second of arrivals, and depends on how long the run is; the "
+            "throughput is neither that of the arrivals nor the most that can be served"
+        )
+    if rate >= (1 - CLOSE) * offered:
+        return "not saturated, so the throughput is that of the arrivals"
+    drained = f"the drain after the last arrival, {drain / whole:.0%} of the run" if drain and whole else "the drain"
+    if summary.get("falls_behind") is None:
+        return f"not saturated, and the run is too short to tell whether it keeps up: the throughput counts {drained}"
+    return f"not saturated, and keeps up; the throughput is below that of the arrivals for it counts {drained}"
 
 
 _WARNINGS = {

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from policies.errors import InputError
-from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim.context import Context, context_of
 from sim.draws import Draws
 from sim.metrics import Summary
 from sim.model import kv_capacity
-from sim.notes import engine_notes, notes_on
+from sim.notes import engine_notes, memory_notes, notes_on
+from sim.policy_failure import naming
 from sim.setting import Setting
 from sim.table import warnings
 from workloads.requests import Requests
@@ -51,10 +50,8 @@ class Trial:
         Raises:
             InputError: if the policy cannot be run.
         """
-        try:
+        with naming(name, self.policies[name]):
             return self.setting.simulate(requests, self.policies[name], warm_up=self.left_out).summary
-        except IllegalPlan as refusal:
-            raise InputError(f"policy {name}: the ledger refused its plan: {refusal}") from None
 
     def context(self, **more: Any) -> Context:
         """Return what it is tried on; `more` are other attributes of it."""
@@ -78,7 +75,8 @@ class Trial:
         costs = [hardware.cost_model(model, policy.traits) for policy in self.policies.values()]
         unmeasured = dict.fromkeys(what for cost in costs for what in cost.extrapolated)
         told = f"hardware={hardware.name}: not measured but extrapolated: {', '.join(unmeasured)}"
-        notes = [*notes_on(self.policies, self.draws.first), *self.draws.notes, *engine_notes(self.setting)]
+        notes = [*memory_notes(self.setting), *notes_on(self.policies, self.draws.first), *self.draws.notes]
+        notes += engine_notes(self.setting)
         return [*notes, told] if unmeasured else notes
 
     def warnings(self, runs: Mapping[str, Sequence[Summary]]) -> list[str]:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.chunked_prefill import ChunkedPrefill
-from sim.calibrated import Calibrated
 from sim.calibration.measurements import read_table
 from sim.engine_constants import EngineConstants
+from sim.hardware import Device
 from sim.model import Model
 from sim.simulation import simulate
 from workloads.traces import Trace
@@ -77,13 +77,13 @@ class Replay:
         measured: Its `METRICS`, seconds.
     """
 
-    def __init__(self, run: RealRun, folder: Path, gpus: Mapping[str, Calibrated], models: Mapping[str, Model]) -> None:
+    def __init__(self, run: RealRun, folder: Path, gpus: Mapping[str, Device], models: Mapping[str, Model]) -> None:
         """Read it.
 
         Args:
             run: Its settings.
             folder: Where its file lies.
-            gpus: Calibrated hardware by name.
+            gpus: Hardware by name.
             models: Models by name.
 
         Raises:

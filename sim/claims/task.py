@@ -17,6 +17,7 @@ from sim.claims.statements import CORRECT
 from sim.claims.verdict import Factor, Finding, Statement, in_words
 from sim.configuration import Settings
 from sim.named import named
+from sim.notes import memory_notes
 from sim.progress import Progress
 from sim.results import Draft, make_folder, write_summary, writing
 from workloads.sharegpt import ShareGPT
@@ -51,10 +52,14 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
         "seed": settings.seed,
         "size": settings.claims.size,
     }
-    write_summary(folder / "claims.json", facts | claims.as_json())
+    found = claims.as_json()
+    found["notes"] = [*memory_notes(settings), *found["notes"]]
+    write_summary(folder / "claims.json", facts | found)
     _write_runs(folder / "runs.parquet", claims)
     figures = write_figures(folder, claims)
     console.print(Text(f"{settings.model.name} on {settings.hardware.name}, engine {settings.engine.name}"))
+    for note in memory_notes(settings):
+        console.print(Text(f"- {note}"), soft_wrap=not console.is_terminal)
     for line in lines(claims):
         console.print(line)
     console.print(Text(f"Results: {folder}"), soft_wrap=not console.is_terminal)

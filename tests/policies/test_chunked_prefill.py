@@ -151,6 +151,9 @@ def test_the_last_admitted_is_preempted_goes_to_the_head_and_finds_its_own_block
     assert result.total("recomputed_tokens") == 16
     assert result.total("recomputed_pairs") == 16 * 17 // 2
     assert result.finish_s == [4, 6, 8]
+    chunks = result.engine.ledger.chunks
+    assert chunks.admitted == (45, 0), "nobody shares anything"
+    assert chunks.readmitted == (17 + 17, 16) and chunks.readmitted.rate == 16 / 34
     blind = run(requests_of([(0.0, 15, 4)] * 3), ChunkedPrefill(prefix_caching=False), kv_tokens=48)
     assert blind.log["prefill_tokens"].tolist() == [45, 0, 0, 0, 17, 0, 17, 0]
     assert blind.total("recomputed_tokens") == 32
@@ -185,7 +188,9 @@ def test_a_shared_prefix_is_computed_once_and_counted_once(ids: tuple[int, int],
     result = run(requests, ChunkedPrefill())
     assert result.log["prefill_tokens"].tolist() == [computed, 0]
     assert result.log["kv_tokens"].tolist() == [taken, taken]
-    assert result.engine.ledger.chunks.found_tokens == 80 - computed
+    chunks = result.engine.ledger.chunks
+    assert chunks.admitted == (80, 80 - computed)
+    assert chunks.readmitted == (0, 0) and chunks.readmitted.rate is None
 
 
 def test_a_prompt_that_is_all_there_has_its_last_block_computed_again() -> None:

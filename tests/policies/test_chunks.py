@@ -31,7 +31,13 @@ def state(ledger: Ledger) -> dict[str, Any]:
     return {
         "waiting": list(ledger.waiting),
         "rows": (list(batch.rows.items()), batch.clock, batch.offset_sum, set(batch.fresh)),
-        "chunks": (list(chunks.running), dict(chunks.partial), dict(chunks.computed_before), chunks.found_tokens),
+        "chunks": (
+            list(chunks.running),
+            dict(chunks.partial),
+            dict(chunks.computed_before),
+            chunks.admitted,
+            chunks.readmitted,
+        ),
         "progress": dict(ledger.progress),
         "memory": ledger.book.save(),
         "busy": (ledger.busy(0), list(ledger.prefilling)),
@@ -47,6 +53,7 @@ class ChunkMachine(RuleBasedStateMachine):
         self.jobs: dict[int, Job] = {}
         self.tokens: dict[int, int] = {}
         self.partial: set[int] = set()
+        self.dropped: set[int] = set()
         self.generated: dict[int, int] = {}
         self.flying: Plan | None = None
 
@@ -97,7 +104,8 @@ class ChunkMachine(RuleBasedStateMachine):
 
     def attempt(self, plan: Plan) -> None:
         before = state(self.ledger)
-        found = self.ledger.chunks.found_tokens
+        chunks = self.ledger.chunks
+        found = {again: lookups.found for again, lookups in ((False, chunks.admitted), (True, chunks.readmitted))}
         try:
             self.ledger.begin(0, plan)
         except IllegalPlan:
@@ -107,12 +115,13 @@ class ChunkMachine(RuleBasedStateMachine):
         for request in plan.drop:
             del self.tokens[request]
             self.partial.discard(request)
+            self.dropped.add(request)
         for job in plan.prefill:
             if job.id not in self.partial:
                 self.partial.add(job.id)
                 self.tokens[job.id] = self.ledger.chunks.partial[job.id][1]
-                found += self.tokens[job.id]
-        assert self.ledger.chunks.found_tokens == found
+                found[job.id in self.dropped] += self.tokens[job.id]
+        assert (chunks.admitted.found, chunks.readmitted.found) == (found[False], found[True])
 
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from policies.baton import Baton
 from real import stage, tasks
 from real.__main__ import main
 from real.network import Network
@@ -47,6 +48,22 @@ def tokens(folder: Path) -> list[list[int]]:
     """Return the generated tokens of every request."""
     generated: list[list[int]] = pq.read_table(folder / "generated.parquet")["tokens"].to_pylist()
     return generated
+
+
+def test_a_policy_that_goes_wrong_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raises(policy: Baton, view: Any, now: float, lane: int) -> Any:
+        raise ZeroDivisionError("theirs")
+
+    def silent(policy: Baton, view: Any, now: float, lane: int) -> Any:
+        return None
+
+    for plan, said in ((raises, "raised ZeroDivisionError: theirs"), (silent, "returned None, which is no policies")):
+        monkeypatch.setattr(Baton, "plan", plan)
+        assert real("+policy=baton", *SMALL) == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith("error: policy baton at ") and said in shown and shown.count("\n") == 1
 
 
 def test_one_policy_leaves_the_files_of_a_simulation_and_the_tokens(

@@ -19,6 +19,7 @@ from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
 from real import validate, validation_report
 from real.attribution import attribute
+from real.limits import judged
 from real.machine import machine_of
 from real.network import Network, random_network
 from real.options import ValidateOptions
@@ -76,7 +77,11 @@ def test_both_loads_are_predicted_measured_and_compared(network: Network, tmp_pa
         assert entry["ended_because"].startswith("its share of validate.limit_s=0 was spent; one round tells no ")
     out = StringIO()
     print_validation(Console(file=out, width=200), report)
-    assert all(text in out.getvalue() for text in ("small: 6 requests, all at once", "overlapped", "worst errors"))
+    assert all(
+        text in out.getvalue()
+        for text in ("small: 6 requests, all at once", "overlapped", "worst errors", "within the stated")
+    )
+    assert report["limits"] == judged(report)
     machine = machine_of(network, "sdpa").machine
     assert f"tiny_llama on {machine}, float32, KV memory 500 tokens; predicted by the profile " in out.getvalue()
     assert "\n1 round; its share" in out.getvalue()

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from policies.orca import Orca
+from policies.plan import IDLE
 from sim import __version__, run
 from sim.simulation import Simulation
 from tests.command_line import files, sim, summary
@@ -296,6 +298,47 @@ def test_an_interruption_saves_what_is_finished(
     assert sim("+policy=baton", "workload.num_requests=5", "timeline=true", "hydra.run.dir=other") == 130
     assert files(scratch / "other") == set()
     assert capsys.readouterr().err == "interrupted: no policy was finished, nothing was saved\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("policies=[orca,baton]",), "no request was served: every one was rejected, since the smallest of 5 needs "),
+        (("+policy=chunked_prefill", "replications=2"), "replication 0: no request was served: every one was rejected"),
+    ],
+)
+def test_a_run_that_serves_nobody_is_no_success(
+    options: tuple[str, ...], said: str, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sim(*options, "workload.num_requests=5", "kv_tokens=1000", "hydra.run.dir=out") == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: {said}") and shown.err.count("\n") == 1 and "there are 1,000; " in shown.err
+    assert shown.out == ""
+    if len(options) == 1:
+        assert shown.err.endswith(f"saved what was finished (orca, baton) in {scratch / 'out'}\n")
+        assert summary(scratch / "out")["policies"]["baton"]["rejected"] == 5
+
+
+def test_a_policy_that_serves_nobody_beside_one_that_does_is_told(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The prompt has room for its answer, but not for its prefill beside the batch."""
+    (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,60,40\n")
+    options = ("workload=trace", "workload.path=trace.csv", "workload.max_new_tokens=oracle", "kv_tokens=100")
+    assert sim("policies=[orca,baton_dedicated]", *options, "hydra.run.dir=out") == 0
+    shown = capsys.readouterr().out
+    assert "- baton_dedicated: no request was served, so there is nothing to compare." in shown
+    assert "baton_dedicated: not saturated" not in shown
+    assert sim("+policy=baton_dedicated", *options) == 2
+    assert "prompt + declared max_new_tokens, and room for its prefill beside that)" in capsys.readouterr().err
+
+
+def test_a_policy_that_plans_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Orca, "plan", lambda policy, view, now, lane: IDLE)
+    assert sim("+policy=orca", "workload.num_requests=5") == 2
+    assert "no request was served: orca left 5 requests unfinished and planned nothing" in capsys.readouterr().err
 
 
 def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from sim.configuration import Settings, build, read_settings, refuse_foreign
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.model import Model, kv_capacity
+from sim.notes import memory_notes
 from sim.table_file import with_tables
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -115,11 +116,45 @@ def test_kv_memory_is_what_the_weights_leave_free() -> None:
     assert settings().kv_tokens == kv_capacity(hardware, model)
 
 
-def test_a_model_that_does_not_fit_needs_kv_tokens() -> None:
-    large, small = load("model", "qwen3_32b"), load("hardware", "rtx4090")
-    with pytest.raises(InputError, match=r"model=qwen3_32b does not fit on hardware=rtx4090: 65\.5 GB"):
-        settings(model=large, hardware=small)
-    assert settings(model=large, hardware=small, kv_tokens=1000).kv_tokens == 1000
+@pytest.mark.parametrize(
+    ("model", "hardware", "remedy"),
+    [
+        ("llama2_70b", "h100_sxm", "138.0 GB of weights, 77.3 GB usable; give tensor_parallel=2, or choose another"),
+        ("qwen3_32b", "l40s", "65.5 GB of weights, 43.5 GB usable; give tensor_parallel=2, or choose another"),
+        ("qwen3_32b", "rtx4090", "choose another .tensor_parallel= needs one whose communication was measured"),
+        ("llama2_70b", "h100_sxm_datasheet", "choose another .tensor_parallel= needs one whose communication was"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_with_the_fewest_gpus_that_hold_it(
+    model: str, hardware: str, remedy: str
+) -> None:
+    groups = {"model": load("model", model), "hardware": load("hardware", hardware)}
+    with pytest.raises(InputError, match=rf"model={model} does not fit on hardware={hardware}: .*{remedy}"):
+        settings(**groups)
+    with pytest.raises(InputError, match=r"does not fit .* whatever kv_tokens=1000 says; .*hardware.memory_bytes="):
+        settings(**groups, kv_tokens=1000)
+    if "give tensor_parallel=2" in remedy:
+        assert settings(**groups, tensor_parallel=2).kv_tokens > 1000
+    groups["hardware"] = groups["hardware"] | {"memory_bytes": 2e11}
+    assert settings(**groups, kv_tokens=1000).kv_tokens == 1000, "a larger memory may be assumed, openly"
+
+
+def test_fewer_gpus_than_hold_a_model_are_not_proposed() -> None:
+    """67.5 GB of weights: two GPUs of 24 GB hold none of it, and neither do three; four do, and share its heads."""
+    small = load("hardware", "h100_sxm") | {"memory_bytes": 24e9}
+    with pytest.raises(InputError, match=r"GB usable; give tensor_parallel=4, or"):
+        settings(model=load("model", "codellama_34b"), hardware=small)
+    odd = load("model", "codellama_34b") | {"kv_heads": 1}
+    with pytest.raises(InputError, match="no number of GPUs for which hardware=h100_sxm was measured holds it"):
+        settings(model=odd, hardware=small)
+
+
+def test_more_kv_memory_than_there_is_is_said() -> None:
+    model, hardware = build(load("model", "llama3_8b"), "model"), build(load("hardware", "h100_sxm"), "hardware")
+    whole = int((hardware.memory_bytes - model.weight_bytes) // model.kv_bytes_per_token)
+    assert memory_notes(settings(kv_tokens=whole)) == []
+    (note,) = memory_notes(settings(kv_tokens=whole + 1))
+    assert note.startswith(f"kv_tokens={whole + 1} is more than there is: with the weights that is 85.9 GB, and")
 
 
 def test_max_batch_sets_every_policy() -> None:

@@ -69,14 +69,47 @@ def test_values_are_those_of_the_summaries() -> None:
     assert "goodput" not in text
     assert "baton: not saturated, so the throughput counts the whole run, the drain included." in text
     assert "All throughputs are those of the whole run" in text
-    by_the_clock = shown(chosen, context=replace(CONTEXT, arrivals="poisson, 2 requests/s"))
-    assert "baton: not saturated, so the throughput is that of the arrivals." in by_the_clock
     del chosen["baton"]
     rates = [float(summary["saturated_output_throughput"] or 0) for summary in chosen.values()]
     assert row(shown(chosen), "output tokens/s") == [f"{rate:,.0f}" for rate in rates]
     assert "Requests rejected because the KV memory can never hold them: baton 1,234." in text
     for said in ("max (cap 40)", "Something was sorted.", "/results", "comparison.png"):
         assert said in text
+
+
+@pytest.mark.parametrize(
+    ("rate", "falls_behind", "state", "said"),
+    [
+        (3.9, False, "no", "not saturated, so the throughput is that of the arrivals."),
+        (3.0, False, "no", "keeps up; the throughput is below that of the arrivals for it counts the drain after the "
+         "last arrival, 25% of the run."),
+        (3.0, None, "no", "the run is too short to tell whether it keeps up: the throughput counts the drain"),
+        (3.0, True, "falls behind", "latency grew through the run, by 0.33 s per second of arrivals, and depends on "
+         "how long the run is; the throughput is neither that of the arrivals nor the most that can be served."),
+    ],
+)  # fmt: skip
+def test_a_throughput_below_saturation_is_called_what_it_is(
+    rate: float, falls_behind: bool | None, state: str, said: str
+) -> None:
+    orca = dict(SUMMARIES["orca"])
+    orca |= {"offered_request_rate": 4.0, "request_throughput": rate, "drain_s": 25.0, "duration_s": 100.0}
+    orca |= {"saturated": False, "latency_growth": 1 / 3, "falls_behind": falls_behind}
+    text = shown({"orca": orca})
+    assert said in text
+    assert " ".join(row(text, "saturated")) == state
+    assert text.count("orca: ") == 1
+
+
+def test_short_latencies_are_told_in_milliseconds_with_three_digits() -> None:
+    """One unit for a row: milliseconds if no policy takes a second."""
+    quick, slow = dict(SUMMARIES["orca"]), dict(SUMMARIES["baton"])
+    quick |= {"mean_ttft_ms": 23.456, "p99_ttft_ms": 61.2, "mean_e2el_ms": 45.6, "p99_e2el_ms": 789.0}
+    slow |= {"mean_ttft_ms": 345.6, "p99_ttft_ms": 999.0, "mean_e2el_ms": 2345.0, "p99_e2el_ms": 9876.0}
+    text = shown({"orca": quick, "baton": slow}, 100)
+    assert row(text, "TTFT mean / p99, ms") == ["23.5", "/", "61.2", "346", "/", "999"]
+    assert row(text, "E2E mean / p99, s") == ["0.0456", "/", "0.79", "2.35", "/", "9.88"]
+    quick["mean_ttft_ms"] = 0.04567
+    assert row(shown({"orca": quick}), "TTFT mean / p99, ms")[0] == "0.0457"
 
 
 def test_what_a_reader_must_know_is_said_when_it_is_so() -> None:
