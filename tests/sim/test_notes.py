@@ -16,7 +16,7 @@ CASES = {
         ("prefill_first: KV memory is taken as answers grow", "Requests longer than the 8,192", "numbers of GPUs"),
     ),
     "rejected": (
-        ("policies=[orca,baton]", "kv_tokens=700", "workload.rate=1"),
+        ("policies=[orca,baton]", "kv_tokens=700", "workload.max_new_tokens=oracle", "workload.rate=0.3"),
         ("Requests rejected because the KV memory", "not saturated, so the throughput is that of the arrivals"),
     ),
     "engine": (
