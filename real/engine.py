@@ -91,7 +91,7 @@ class Engine:
         self.answers = Answers(self.requests, policy.traits.release_with_batch)
         self._sequences = Sequences(prompts)
         self.generated = self._sequences.generated
-        self.executor = executor_for(policy.traits, network, self.ledger, self._sequences)
+        self.executor = executor_for(policy, network, self.ledger, self._sequences)
         self._policy = policy
         self._traits = policy.traits
         self._view = View(self.ledger)

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from policies.errors import InputError
+from policies.execution import EAGER, Execution
 from real.architecture import LEARNED_POSITIONS, configuration
 from real.attention import NAME, Attention, BloomAttention, BloomStep, Step, alibi_slopes
 from real.packed_linear import pack_linears
@@ -31,6 +32,7 @@ class Network:
         attention: The product of queries, keys and values.
         tokenizer: What turns text into tokens; None for random weights.
         end_tokens: Tokens that end an answer; none for random weights.
+        execution: How its decode steps are run.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Network:
         attention: str = "sdpa",
         tokenizer: Any = None,
         end_tokens: frozenset[int] = frozenset(),
+        execution: Execution = EAGER,
     ) -> None:
         """Take a model over: its own attention gives way to the steps'.
 
@@ -49,6 +52,7 @@ class Network:
             attention: `sdpa` or `eager`.
             tokenizer: What turns text into tokens.
             end_tokens: Tokens that end an answer.
+            execution: How its decode steps are run.
 
         Raises:
             InputError: The kind of attention is unknown.
@@ -56,6 +60,7 @@ class Network:
         if attention not in ATTENTIONS:
             raise InputError(f"attention={attention}: choose one of {', '.join(ATTENTIONS)}")
         self.dimensions = dimensions
+        self.execution = execution
         self.module = module.eval()
         self.device = module.device
         self.dtype = module.dtype
@@ -102,7 +107,12 @@ class Network:
 
 
 def random_network(
-    model: Model, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa", seed: int = 0
+    model: Model,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    seed: int = 0,
+    execution: Execution = EAGER,
 ) -> Network:
     """Build a model of these dimensions with random weights.
 
@@ -116,7 +126,7 @@ def random_network(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
         torch.manual_seed(seed)
         module = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
-    return Network(module, model, attention)
+    return Network(module, model, attention, execution=execution)
 
 
 def device_of(name: str) -> torch.device:

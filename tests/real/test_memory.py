@@ -156,7 +156,7 @@ def test_more_than_the_machine_has_is_refused() -> None:
     model = network("tiny_llama")
     ledger = make_ledger(Orca(max_batch=2), 1 << 45, declared)
     with pytest.raises(InputError, match=r"the machine has no [\d,]+ bytes for KV memory; give less, kv_tokens="):
-        executor_for(Orca(max_batch=2).traits, model, ledger, Sequences([]))
+        executor_for(Orca(max_batch=2), model, ledger, Sequences([]))
 
 
 def test_a_second_lane_computes_at_the_same_time() -> None:
