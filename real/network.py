@@ -11,6 +11,7 @@ from policies.errors import InputError
 from policies.execution import EAGER, Execution
 from real.architecture import LEARNED_POSITIONS, configuration
 from real.attention import NAME, Attention, BloomAttention, BloomStep, Step, alibi_slopes
+from real.merged import merge_layers
 from real.packed_linear import pack_linears
 from real.streams import Streams
 from sim.model import Model
@@ -71,6 +72,8 @@ class Network:
         self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
         body: Any = module.base_model
         self._body = body
+        if dimensions.gated:
+            merge_layers(body)
         if self.device.type == "cpu":
             pack_linears(module, apart_from=module.get_input_embeddings())
         head = module.get_output_embeddings()
