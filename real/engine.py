@@ -105,6 +105,8 @@ class Engine:
         self._decoded_s = 0.0
         self._tokens = 0
         self._clock = clock or WallClock()
+        # A server records before it serves; here it is done when a shape first comes up.
+        self.executor.graphs.on_record = self._clock.skip
 
     def run(self) -> Answers:
         """Serve until every request has left, or nothing can happen any more.

@@ -1,14 +1,14 @@
 """Decode steps that are recorded once for each of a few shapes, and replayed on memory that stays where it is.
 
-On a GPU a recording is a CUDA graph: one launch instead of a thousand. On a CPU it is the list of operators that torch's
-tracer sees, run again on the same tensors: no faster, but a replay knows as little as a graph does of anything that is
-not in its buffers, which is how a machine without a GPU proves that a step can be recorded.
+On a GPU a recording is a CUDA graph: one launch instead of a thousand. On a CPU it is the list of operators that
+torch's tracer sees, run again on the same tensors: no faster, but a replay knows as little as a graph does of anything
+that is not in its buffers, which is how a machine without a GPU proves that a step can be recorded.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,18 +34,19 @@ class Decoded(NamedTuple):
     """What a decode step gives.
 
     Attributes:
-        logits: [rows, vocabulary].
+        logits: [rows, vocabulary]; None where nobody wants them: recordings would keep them all.
         tokens: The likeliest token of each row, -1 where its logits are no numbers, int64 [rows].
         seen: KV tokens that each row's query saw, int64 [rows].
         launches: Attention operators launched per layer.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     tokens: Tensor
     seen: Tensor
     launches: int
 
 
+Made = tuple[Tensor | None, Tensor, Tensor]
 Compute = Callable[[Inputs], Decoded]
 """A decode step, written so that nothing but the contents of tensors changes from one time to the next."""
 
@@ -57,13 +58,13 @@ class Recording:
         seconds: What it took to record; None: it was not yet.
     """
 
-    def __init__(self, compute: Compute, rows: int, device: torch.device, pool: object) -> None:
+    def __init__(self, compute: Compute, rows: int, device: torch.device, pool: Any) -> None:
         """Be ready to record a step of so many rows; on a GPU its memory comes from `pool`, which recordings share."""
         self._values = torch.zeros(2, rows, dtype=torch.int64, device=device)
         self._compute = compute
         self._pool = pool
         self._launches = 0
-        self._replay: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
+        self._replay: Callable[[], Made] | None = None
         self.seconds: float | None = None
 
     def __call__(self, ids: Sequence[int], lengths: Sequence[int]) -> Decoded:
@@ -80,23 +81,22 @@ class Recording:
             self.seconds = time.perf_counter() - start
         return Decoded(*self._replay(), self._launches)
 
-    def _run(self) -> tuple[Tensor, Tensor, Tensor]:
-        *made, self._launches = self._compute(Inputs(*self._values))
-        logits, tokens, seen = made
+    def _run(self) -> Made:
+        logits, tokens, seen, self._launches = self._compute(Inputs(*self._values))
         return logits, tokens, seen
 
-    def _traced(self) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
-        replay: Callable[[], tuple[Tensor, Tensor, Tensor]] = make_fx(lambda: self._run())()
+    def _traced(self) -> Callable[[], Made]:
+        replay: Callable[[], Made] = make_fx(lambda: self._run())()
         return replay
 
-    def _captured(self, pool: object) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+    def _captured(self, pool: Any) -> Callable[[], Made]:
         self._run()  # what is compiled, loaded or allocated at a first call cannot be captured
         graph = torch.cuda.CUDAGraph()
         # The other lane may allocate memory meanwhile: that is no error of this thread's capture.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             made = self._run()
 
-        def replay() -> tuple[Tensor, Tensor, Tensor]:
+        def replay() -> Made:
             graph.replay()
             return made
 
@@ -121,7 +121,9 @@ class Graphs:
         self.seconds = 0.0
         self.on_record: Callable[[float], None] = lambda seconds: None
 
-    def decode(self, shape: Hashable, rows: int, compute: Compute, ids: Sequence[int], lengths: Sequence[int]) -> Decoded:
+    def decode(
+        self, shape: Hashable, rows: int, compute: Compute, ids: Sequence[int], lengths: Sequence[int]
+    ) -> Decoded:
         """Compute a step of some shape, which is recorded if it was not yet."""
         recording = self._recordings.get(shape)
         if recording is None:

@@ -71,9 +71,7 @@ def _attend_split(
     place = (row * heads + head) * SPLITS + split
     tl.store(most + place, highest, mask=real_head)
     tl.store(total + place, weight, mask=real_head)
-    tl.store(
-        partial + place[:, None] * WIDTH + lane[None, :], sums, mask=real_head[:, None] & real_lane[None, :]
-    )
+    tl.store(partial + place[:, None] * WIDTH + lane[None, :], sums, mask=real_head[:, None] & real_lane[None, :])
 
 
 @triton.jit

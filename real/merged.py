@@ -1,7 +1,8 @@
 """Layers of Llama and Qwen with fewer, larger operators: the same products, launched less often.
 
-Queries, keys and values come from one matrix product, and so do the two halves of the gated feed-forward layer; a norm is
-one operator. Weights are joined layer by layer, so that none is there twice for long.
+Queries, keys and values come from one matrix product, queries and keys are turned together, and the two halves of the
+gated feed-forward layer are one product too; a norm is one operator. Weights are joined layer by layer, so that none is
+there twice for long.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from real.attention import Step
 
@@ -27,6 +27,18 @@ def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
     return made
 
 
+def rotated(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn heads by their positions (Su et al., RoFormer, 2021), halves of a head paired as in Llama.
+
+    Args:
+        values: [b, q, heads, head_dim].
+        cosines: [b, q, head_dim].
+        sines: [b, q, head_dim].
+    """
+    first, second = values.chunk(2, dim=-1)
+    return torch.addcmul(values * cosines[:, :, None], torch.cat((-second, first), dim=-1), sines[:, :, None])
+
+
 class MergedAttention(nn.Module):
     """Rotary attention with grouped queries, on a step of ours."""
 
@@ -37,22 +49,27 @@ class MergedAttention(nn.Module):
         self._head_dim: int = original.head_dim
         self._scale: float = original.scaling
         parts = [original.q_proj, original.k_proj, original.v_proj]
-        self._heads = [part.out_features // original.head_dim for part in parts]
+        self._heads, self._kv_heads, _ = (part.out_features // original.head_dim for part in parts)
         self.projection = joined(parts)
         self.output = original.o_proj
-        self.query_norm = Norm(original.q_norm) if hasattr(original, "q_norm") else nn.Identity()
-        self.key_norm = Norm(original.k_norm) if hasattr(original, "k_norm") else nn.Identity()
+        self.norms = nn.ModuleList(
+            [Norm(original.q_norm), Norm(original.k_norm)] if hasattr(original, "q_norm") else []
+        )
         original.q_proj = original.k_proj = original.v_proj = None
 
     def forward(
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *, step: Step, **unused: Any
     ) -> tuple[Tensor, None]:
         """Attend over [b, q, hidden] at positions whose cosines and sines are given."""
-        shape = hidden_states.shape[:2]
-        parts = self.projection(hidden_states).view(*shape, -1, self._head_dim).split(self._heads, dim=2)
-        query, key = self.query_norm(parts[0]).transpose(1, 2), self.key_norm(parts[1]).transpose(1, 2)
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        context = step.attend(self._layer, query, key, parts[2].transpose(1, 2), self._scale)
+        shape, heads, kv_heads = hidden_states.shape[:2], self._heads, self._kv_heads
+        projected = self.projection(hidden_states).view(*shape, -1, self._head_dim)
+        asking, value = projected.split([heads + kv_heads, kv_heads], dim=2)
+        if self.norms:
+            parts = zip(self.norms, asking.split([heads, kv_heads], dim=2), strict=True)
+            asking = torch.cat([norm(part) for norm, part in parts], dim=2)
+        query, key = rotated(asking, *position_embeddings).split([heads, kv_heads], dim=2)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        context = step.attend(self._layer, query, key, value, self._scale)
         return self.output(context.reshape(*shape, -1)), None
 
 

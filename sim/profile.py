@@ -188,6 +188,7 @@ class Profile(Device):
         machine: Its processor or GPU.
         dtype: Of weights and KV.
         attention: Implementation that transformers was asked for.
+        execution: How decode steps were run, `eager` or `graphs`.
         threads: Threads of a CPU operation.
         versions: Of the software, by name.
         date: When it was measured.
@@ -200,6 +201,7 @@ class Profile(Device):
     machine: str
     dtype: str
     attention: str
+    execution: str = "eager"
     threads: int
     versions: Mapping[str, str] = field(default_factory=dict)
     date: str
@@ -208,7 +210,18 @@ class Profile(Device):
 
     def __post_init__(self) -> None:
         """Refuse rates that are no positive numbers, facts that are no text, and what is no list of layouts."""
-        for option in ("name", "source", "model", "device", "machine", "dtype", "attention", "date", "measurements"):
+        for option in (
+            "name",
+            "source",
+            "model",
+            "device",
+            "machine",
+            "dtype",
+            "attention",
+            "execution",
+            "date",
+            "measurements",
+        ):
             if not isinstance(getattr(self, option), str):
                 raise InputError(f"hardware.{option}={getattr(self, option)}: must be text")
         if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:

@@ -206,7 +206,8 @@ class Executor(ABC):
         def compute(inputs: Inputs) -> Decoded:
             step, everybody = step_of(inputs.lengths), torch.arange(rows, device=inputs.ids.device)
             logits = self.network.forward(inputs.ids[:, None], step.positions[:, None], step, everybody)
-            return Decoded(logits, likeliest(logits), step.seen, step.launches)
+            kept = None if self.logits is None else logits
+            return Decoded(kept, likeliest(logits), step.seen, step.launches)
 
         with torch.inference_mode():
             if self.execution.recorded:
@@ -225,7 +226,7 @@ class Executor(ABC):
         """
         return self._chosen(requests, logits, likeliest(logits).tolist())
 
-    def _chosen(self, requests: Sequence[int], logits: Tensor, tokens: list[int]) -> dict[int, int]:
+    def _chosen(self, requests: Sequence[int], logits: Tensor | None, tokens: list[int]) -> dict[int, int]:
         if -1 in tokens:
             request = requests[tokens.index(-1)]
             at = len(self.sequences.generated.get(request, ())) + 1
@@ -233,7 +234,7 @@ class Executor(ABC):
                 f"model={self.network.dimensions.name} gave non-finite logits for token {at} of request {request}: "
                 f"try dtype=float32 instead of {str(self.network.dtype).removeprefix('torch.')}, or other weights"
             )
-        if self.logits is not None:
+        if self.logits is not None and logits is not None:
             for request, row in zip(requests, logits, strict=False):
                 self.logits.setdefault(request, []).append(row.clone())
         return dict(zip(requests, tokens, strict=True))

@@ -15,10 +15,10 @@ class PooledRowByRow(PooledRows):
     """One new token for each row of a table of slots, an attention operator each."""
 
     def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, int]:
-        each = [
-            self._attention.rows(query[row, None], keys, values, scale, self._lengths[row, None], self._table[row, None])
-            for row in range(len(query))
-        ]
+        each = []
+        for row in range(len(query)):
+            length, slots = self._lengths[row, None], self._table[row, None]
+            each.append(self._attention.rows(query[row, None], keys, values, scale, length, slots))
         return torch.cat(each), len(each)
 
 
@@ -42,8 +42,8 @@ class PooledRequestByRequest:
         out = torch.empty_like(query.transpose(1, 2))
         for place, slots in enumerate(self._held):
             token = slice(place, place + 1)
-            seen = (part[slots].transpose(0, 1)[None] for part in (keys, values))
-            out[:, token] = self._attention(query[:, :, token], *seen, scale)
+            seen_keys, seen_values = (part[slots].transpose(0, 1)[None] for part in (keys, values))
+            out[:, token] = self._attention(query[:, :, token], seen_keys, seen_values, scale)
         start = len(self._held)
         for slots in self._new:
             tokens = slice(start, start + len(slots))
