@@ -1,5 +1,6 @@
 """How the tensors of an iteration are laid out: one executor per layout, all behind one small interface."""
 
+from policies.errors import InputError
 from policies.ledger import Ledger
 from policies.policy import Traits
 from real.layouts.chunked import Chunked
@@ -23,6 +24,9 @@ def executor_for(traits: Traits, network: Network, ledger: Ledger, sequences: Se
         network: The model.
         ledger: Whose KV book says where rows lie and how large the rectangle is.
         sequences: The tokens; the executor reads them and leaves it to its caller to append what it generates.
+
+    Raises:
+        InputError: There is none for their layout.
     """
     kinds: dict[str, type[Executor]] = {
         "static": Static,
@@ -31,4 +35,8 @@ def executor_for(traits: Traits, network: Network, ledger: Ledger, sequences: Se
         "rectangle": Concatenated if traits.concatenates else Rectangular,
         "shared_rectangle": SharedRectangular,
     }
+    if traits.layout not in kinds:
+        raise InputError(
+            f"layout {traits.layout} (policy.attention=ragged) can only be simulated: use attention=padded"
+        )
     return kinds[traits.layout](network, ledger, sequences)
