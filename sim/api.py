@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from policies.errors import InputError
+from policies.execution import EAGER, Execution
 from policies.policy import Policy
 from sim.configuration import MAX_GPUS
 from sim.engine_constants import EngineConstants
+from sim.execution import check_execution
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model
@@ -59,6 +61,7 @@ class Setting:
         model: The model on it.
         kv_tokens: KV memory of a GPU in tokens; None: what the model leaves free.
         slo: What goodput is judged by; None: nothing.
+        execution: How decode steps are executed.
     """
 
     hardware: Device
@@ -66,6 +69,7 @@ class Setting:
     model: Model
     kv_tokens: int | None = None
     slo: SLO | None = None
+    execution: Execution = EAGER
 
     def simulate(self, requests: Requests, policy: Policy) -> Result:
         """Simulate one policy on these requests.
@@ -81,6 +85,7 @@ class Setting:
             kv_tokens=self.kv_tokens,
             slo=self.slo,
             frontend_s=self.engine.frontend_latency_s,
+            execution=self.execution,
         ).run()
 
     def compare(self, requests: Requests, policies: Mapping[str, Policy]) -> "Results":
@@ -154,8 +159,8 @@ def compare(
         policies: Names of conf/policy, or policies (or such names) by a name of your choice.
         max_batch: Most rows in the batch of every policy that is given by name; None: as its file says.
         seed: Of all random streams of a workload that is built here.
-        setting: What they run on: `hardware`, `engine`, `model`, `tensor_parallel`, `kv_tokens`, `slo`; see
-            `read_setting`.
+        setting: What they run on: `hardware`, `engine`, `model`, `tensor_parallel`, `kv_tokens`, `slo`,
+            `execution`; see `read_setting`.
 
     Raises:
         InputError: A name is unknown, a number is out of range, the DataFrame is not as it must be, the model does not
@@ -172,6 +177,7 @@ def read_setting(
     tensor_parallel: int = 1,
     kv_tokens: int | None = None,
     slo: SLO | None = None,
+    execution: Execution | str = EAGER,
 ) -> Setting:
     """Return what policies run on.
 
@@ -182,21 +188,27 @@ def read_setting(
         tensor_parallel: GPUs that share each layer.
         kv_tokens: KV memory of a GPU, in tokens; None: what the model leaves free.
         slo: What goodput is judged by; None: nothing.
+        execution: How decode steps are executed: `eager` or `graphs`.
 
     Raises:
-        InputError: A name is unknown, a number is out of range, or nothing is known of several such GPUs.
+        InputError: A name is unknown, a number is out of range, or nothing is known of several such GPUs or of
+            recorded steps on such an engine.
     """
     whole_number("tensor_parallel", tensor_parallel, 1, MAX_GPUS)
     if kv_tokens is not None:
         whole_number("kv_tokens", kv_tokens, 1, MAX_TOKENS)
     constants = named("engine", engine, EngineConstants)
     device = named("hardware", hardware, Device).deployed(constants, tensor_parallel)  # type: ignore[type-abstract]
+    engine = device.engine_on(constants)
+    execution = execution if isinstance(execution, Execution) else Execution(execution)
+    check_execution(execution, device, engine)
     return Setting(
         hardware=device,
-        engine=device.engine_on(constants),
+        engine=engine,
         model=model.dimensions() if isinstance(model, Pretrained) else named("model", model, Model),
         kv_tokens=kv_tokens,
         slo=slo,
+        execution=execution,
     )
 
 

@@ -20,6 +20,7 @@ from sim import __version__
 from sim.capacity_plots import near, write_capacity_plot
 from sim.configuration import Settings
 from sim.draws import Draws, at_rate, input_notes, output_warnings, simulated, warm_up_requests
+from sim.execution import execution_facts
 from sim.metrics import Summary
 from sim.options import ATTAINMENT
 from sim.progress import Progress
@@ -174,6 +175,7 @@ class Capacity:
             "kv_tokens": settings.kv_tokens,
             "engine": settings.engine.name,
             "tensor_parallel": settings.hardware.gpus,
+            **execution_facts(settings),
             "options": {name: asdict(policy) for name, policy in settings.policies.items()},
             "notes": self._notes(),
         }

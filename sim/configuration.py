@@ -7,9 +7,11 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from policies.errors import InputError
+from policies.execution import Execution
 from policies.policy import Policy
 from sim.claims.options import ClaimsOptions
 from sim.engine_constants import EngineConstants
+from sim.execution import check_execution
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, kv_capacity
@@ -39,7 +41,9 @@ FILES = ("timeline", "pictures", "report", "vllm_bench")
 OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", *FILES)
 """What every configuration may hold at its top."""
 
-SIMULATED = ("measured", "overlay", "claims", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
+SIMULATED = (
+    "measured", "overlay", "claims", "engine", "execution", "tensor_parallel", "kv_tokens", "stretch", "interval",
+)  # fmt: skip
 """What that of a simulation may hold beside them."""
 
 
@@ -93,6 +97,7 @@ class Settings(Compared):
         overlay: How task=overlay compares.
         hardware: The GPU, or those that share each layer, under the engine.
         engine: What runs on it.
+        execution: How decode steps are executed.
         model: The model on it.
         kv_tokens: KV memory of a GPU, in tokens.
         stretch: Whether promised iterations are run in one event.
@@ -104,6 +109,7 @@ class Settings(Compared):
     overlay: OverlayOptions
     hardware: Device
     engine: EngineConstants
+    execution: Execution
     model: Model
     kv_tokens: int
     stretch: bool
@@ -131,6 +137,8 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     assert gpus is not None
     hardware = read_object(config, "hardware", Device).deployed(engine, gpus)
     engine = hardware.engine_on(engine)
+    execution = Execution(config.get("execution", "eager"))
+    check_execution(execution, hardware, engine)
     model = read_model(config)
     if isinstance(model, Pretrained):
         model = model.dimensions()
@@ -140,6 +148,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         overlay=overlay,
         hardware=hardware,
         engine=engine,
+        execution=execution,
         model=model,
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),

@@ -11,6 +11,7 @@ from policies.plan import IllegalPlan
 from policies.policy import Policy
 from sim.comparison import notes_on
 from sim.configuration import Settings
+from sim.execution import execution_notes
 from sim.metrics import Summary
 from sim.run import engine_notes
 from sim.simulation import simulate
@@ -86,6 +87,7 @@ def simulated(settings: Settings, name: str, policy: Policy, requests: Requests)
             stretch=settings.stretch,
             frontend_s=settings.engine.frontend_latency_s,
             warm_up=warm_up_requests(settings, len(requests)),
+            execution=settings.execution,
         ).summary
     except IllegalPlan as refusal:
         raise InputError(f"policy {name}: the ledger refused its plan: {refusal}") from None
@@ -96,7 +98,7 @@ def input_notes(settings: Settings, draws: Draws) -> list[str]:
     costs = [settings.hardware.cost_model(settings.model, policy.traits) for policy in settings.policies.values()]
     unmeasured = dict.fromkeys(what for cost in costs for what in cost.extrapolated)
     told = f"hardware={settings.hardware.name}: not measured but extrapolated: {', '.join(unmeasured)}"
-    notes = [*notes_on(settings, draws.first), *draws.notes, *engine_notes(settings)]
+    notes = [*notes_on(settings, draws.first), *draws.notes, *engine_notes(settings), *execution_notes(settings)]
     return [*notes, told] if unmeasured else notes
 
 

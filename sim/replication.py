@@ -14,6 +14,7 @@ from rich.console import Console
 from sim import __version__
 from sim.configuration import Settings
 from sim.draws import Draws, input_notes, output_warnings, simulated, warm_up_requests
+from sim.execution import execution_facts
 from sim.interval import CONFIDENCE, Interval, interval, ratio_interval, verdict
 from sim.metrics import Summary, Value
 from sim.progress import Progress
@@ -180,6 +181,7 @@ class Replication:
             "kv_tokens": settings.kv_tokens,
             "engine": settings.engine.name,
             "tensor_parallel": settings.hardware.gpus,
+            **execution_facts(settings),
             "options": {name: asdict(policy) for name, policy in settings.policies.items()},
             "notes": self._notes(),
         }

@@ -7,6 +7,7 @@ from policies.policy import Policy
 from sim.calibrated import Calibrated
 from sim.comparison import Comparison
 from sim.configuration import Settings
+from sim.execution import execution_facts, execution_notes
 from sim.log import Slice
 from sim.metrics import Summary
 from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
@@ -35,11 +36,15 @@ class Run(Comparison):
             hardware=settings.hardware.name,
             model=settings.model,
             kv_tokens=settings.kv_tokens,
-            facts={"engine": settings.engine.name, "tensor_parallel": settings.hardware.gpus},
+            facts={
+                "engine": settings.engine.name,
+                "tensor_parallel": settings.hardware.gpus,
+                **execution_facts(settings),
+            },
         )
         self._settings = settings
         self._draws: dict[str, list[Summary]] = {}
-        self._notes += engine_notes(settings)
+        self._notes += [*engine_notes(settings), *execution_notes(settings)]
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""
@@ -62,6 +67,7 @@ class Run(Comparison):
                 stretch=settings.stretch,
                 frontend_s=settings.engine.frontend_latency_s,
                 sinks=[log, *([timeline] if timeline else []), show],
+                execution=settings.execution,
             )
             note = f"hardware={settings.hardware.name}: not measured but extrapolated: "
             if simulation.extrapolated and not any(known.startswith(note) for known in self._notes):
@@ -90,6 +96,7 @@ class Run(Comparison):
                     slo=settings.slo,
                     stretch=settings.stretch,
                     frontend_s=truth.engine.frontend_latency_s,
+                    execution=settings.execution,
                 )
                 summaries.append(result.summary)
                 progress.update(number + 1)

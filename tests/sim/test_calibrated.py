@@ -179,7 +179,7 @@ def test_stretches_take_what_their_steps_take_and_end_where_the_table_bends(
     cost: CalibratedCost, rows: int, length: int, steps: int
 ) -> None:
     kv = rows * length
-    growth, alike = cost.growth(rows, kv)
+    growth, alike = cost.growth(rows, kv, rows)
     assert alike >= 1
     later = int(min(steps, alike - 1))
     step = cost.decode_seconds(rows, kv + later * rows, 1, 0, 0, 0)
