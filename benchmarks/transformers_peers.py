@@ -29,7 +29,7 @@ def peer_model(model: Model, device: torch.device, dtype: torch.dtype, seed: int
 
 @torch.inference_mode()
 def generate(
-    model: Any, requests: Requests, prompts: Sequence[Sequence[int]], batch: int, *, static_cache: bool = False
+    model: Any, requests: Requests, prompts: Sequence[Sequence[int]], batch: int, static_cache: int | None = None
 ) -> float:
     """Serve static batches: padded on the left, each run until its longest answer ends.
 
@@ -38,20 +38,19 @@ def generate(
         requests: The workload; arrivals do not count.
         prompts: Tokens of every prompt.
         batch: Rows.
-        static_cache: Whether KV memory has one size for all batches, and prompts are padded to one length: then what
-            decodes is compiled where transformers does that, which is on GPUs, and compiled once.
+        static_cache: KV tokens per row that are allocated whatever the batch, prompts then padded to one length: what
+            decodes is compiled where transformers does that, which is on GPUs, and compiled once; None: as it grows.
     """
     longest_prompt = max(map(len, prompts))
-    most_new = int(requests.output_tokens.max())
     start = time.perf_counter()
     for first in range(0, len(prompts), batch):
         rows = prompts[first : first + batch]
-        width = longest_prompt if static_cache else max(map(len, rows))
+        width = max(map(len, rows)) if static_cache is None else longest_prompt
         ids, mask = _padded_left(rows, width, model.device)
         new = int(requests.output_tokens[first : first + batch].max())
         options: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-        if static_cache:
-            options |= {"cache_implementation": "static", "max_cache_len": longest_prompt + most_new}
+        if static_cache is not None:
+            options |= {"cache_implementation": "static", "max_cache_len": static_cache}
         made = model.generate(ids, attention_mask=mask, generation_config=GenerationConfig(**options))
         if made.shape[1] != width + new:
             raise RuntimeError(f"generate stopped after {made.shape[1] - width} of {new} tokens")
