@@ -170,7 +170,7 @@ def test_constants_that_nobody_measured_are_named(scratch: Path) -> None:
 
 
 def test_recorded_steps_are_told_of(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ("policies=[orca,baton_concatenate]", "workload.num_requests=20", "hardware=h100_sxm", "workload.rate=20")
+    few = ("policies=[baton,baton_concatenate]", "workload.num_requests=20", "hardware=h100_sxm", "engine=vllm")
     assert sim(*few, "hydra.run.dir=eager") == 0
     assert "bucket dummies" not in capsys.readouterr().out
     assert sim(*few, "execution=graphs", "hydra.run.dir=graphs") == 0
@@ -186,11 +186,11 @@ def test_recorded_steps_are_told_of(scratch: Path, capsys: pytest.CaptureFixture
         assert [told in note for note in graphs["notes"]].count(True) == 1 == shown.count(told)
         assert not any(told in note for note in eager["notes"])
     assert graphs["policies"]["baton_concatenate"] == eager["policies"]["baton_concatenate"]
-    assert graphs["policies"]["orca"]["mean_tpot_ms"] > eager["policies"]["orca"]["mean_tpot_ms"]
+    assert graphs["policies"]["baton"]["mean_tpot_ms"] > eager["policies"]["baton"]["mean_tpot_ms"]
     assert sim(*few, "execution=graphs", "replications=2", "warm_up=0", "hydra.run.dir=twice") == 0
     twice = summary(scratch / "twice")
     assert twice["execution"] == "graphs" and any("execution=graphs: recorded" in note for note in twice["notes"])
-    assert twice["policies"]["orca"]["idle_time_fraction_bucket_dummies"] > 0
+    assert twice["policies"]["baton"]["idle_time_fraction_bucket_dummies"] > 0
 
 
 def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) -> None:

@@ -19,7 +19,7 @@ from policies.run_to_completion import RunToCompletion
 from policies.work import Work
 from sim.cost import Roofline
 from sim.log import DTYPE, Slice
-from sim.tape import Asked, Committed, replay
+from sim.tape import Asked, Committed, Tape, replay
 from tests.runs import H100, LLAMA3_8B, random_requests, requests_of, run
 from tests.sim import small_run
 from tests.sim.test_metrics import assert_alike
@@ -32,11 +32,13 @@ DECODE = ("rows", "held_rows", "dummy_rows", "kv_read", "kv_held", "kv_padding",
 RECORDED = ("dummy_rows", "kv_dummy", "kv_held", "kv_padding", "attention_launches")
 """What recording may change."""
 
+Steps = list[tuple[int, ...]]
+
 LONG = random_requests(40, seed=1, rate=0.6, longest=600)
 SIZES = {1, 2, 4, *range(ROWS_STEP, 200, ROWS_STEP)}
 
 
-def steps_of(log: Slice) -> list[tuple[int, ...]]:
+def steps_of(log: Slice) -> Steps:
     """The columns of `DECODE` of every iteration that decodes."""
     return [tuple(int(record[name]) for name in DECODE) for record in log if record["rows"]]
 
@@ -49,14 +51,14 @@ def windows_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Of `THREE`, the columns of `DECODE`. Windows: 4, 5 and 6 columns; recorded 4, and then not 8 but 7, for a row has room
 # for 3 + 4 tokens. Dummies read the window where there is one, else one slot each.
-RECTANGLE = [(3, 0, 1, 11, 0, 1, 4, 1), (3, 0, 1, 14, 0, 7, 7, 1), (2, 0, 0, 11, 0, 3, 0, 1)]
-RAGGED = [(3, 0, 1, 11, 0, 0, 1, 1), (3, 0, 1, 14, 0, 0, 1, 1), (2, 0, 0, 11, 0, 0, 0, 1)]
-PER_REQUEST = [(3, 0, 1, 11, 0, 0, 1, 4), (3, 0, 1, 14, 0, 0, 1, 4), (2, 0, 0, 11, 0, 0, 0, 2)]
-STATIC = [(3, 0, 0, 11, 0, 1, 0, 1), (3, 0, 0, 14, 0, 7, 0, 1), (2, 1, 0, 11, 7, 3, 0, 1)]
-FULL = [(3, 0, 0, 11, 0, 0, 0, 1), (3, 0, 0, 14, 0, 0, 0, 1), (2, 0, 0, 11, 0, 0, 0, 1)]
-EAGER_RECTANGLE = [(3, 0, 0, 11, 0, 1, 0, 1), (3, 0, 0, 14, 0, 1, 0, 1), (2, 0, 0, 11, 0, 1, 0, 1)]
+RECTANGLE: Steps = [(3, 0, 1, 11, 0, 1, 4, 1), (3, 0, 1, 14, 0, 7, 7, 1), (2, 0, 0, 11, 0, 3, 0, 1)]
+RAGGED: Steps = [(3, 0, 1, 11, 0, 0, 1, 1), (3, 0, 1, 14, 0, 0, 1, 1), (2, 0, 0, 11, 0, 0, 0, 1)]
+PER_REQUEST: Steps = [(3, 0, 1, 11, 0, 0, 1, 4), (3, 0, 1, 14, 0, 0, 1, 4), (2, 0, 0, 11, 0, 0, 0, 2)]
+STATIC: Steps = [(3, 0, 0, 11, 0, 1, 0, 1), (3, 0, 0, 14, 0, 7, 0, 1), (2, 1, 0, 11, 7, 3, 0, 1)]
+FULL: Steps = [(3, 0, 0, 11, 0, 0, 0, 1), (3, 0, 0, 14, 0, 0, 0, 1), (2, 0, 0, 11, 0, 0, 0, 1)]
+EAGER_RECTANGLE: Steps = [(3, 0, 0, 11, 0, 1, 0, 1), (3, 0, 0, 14, 0, 1, 0, 1), (2, 0, 0, 11, 0, 1, 0, 1)]
 
-BY_HAND: dict[str, tuple[Policy, list[tuple[int, ...]]]] = {
+BY_HAND: dict[str, tuple[Policy, Steps]] = {
     "rectangle": (Baton(max_batch=8), RECTANGLE),
     "shared rectangle": (Orca(max_batch=8, layout="rectangular"), RECTANGLE),
     "ragged rectangle": (Baton(max_batch=8, attention="ragged"), RAGGED),
@@ -246,7 +248,7 @@ def test_a_taped_run_of_recorded_steps_is_replayed_as_one() -> None:
     counts: dict[str, Any] = {"attention_launches": 1, "dummy_rows": 1, "kv_dummy": 6}
     first = Work(rows=3, kv_read=12, kv_padding=6, inserted_rows=3, **counts)
     second = Work(rows=3, kv_read=15, kv_padding=3, **counts)
-    tape = [
+    tape: Tape = [
         Asked(0, 0.0, jobs, Plan(prefill=list(jobs))),
         Committed(0, 1.0, prefill, ()),
         Asked(0, 1.0, (), CARRY_ON_UNTIL_ARRIVAL),
