@@ -29,7 +29,7 @@ class Work(NamedTuple):
         recomputed_pairs: Those of the prefill pairs that belong to them.
         prefill_kv: KV tokens from before this iteration (of earlier chunks, or found in the prefix cache) that the
             prefilled chunks attended to, summed over chunks.
-        dummy_rows: Rows that a recorded decode step computed to fill up to its recorded shape; they serve nobody.
+        dummy_rows: Rows that a recorded decode step computed for nobody, to fill up the shape that was recorded.
         kv_dummy: KV slots that decode attention read for them.
     """
 
