@@ -207,6 +207,8 @@ def run(bench: Bench, facts: dict[str, Any], deadline: float, found: dict[str, A
             raise
         except Exception as error:  # whatever it is, the sections after it are not to blame
             bench.tell(f"failed: {record.failed(error)}")
+        finally:
+            bench.tell = tell
 
 
 def report(bench: Bench, found: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from real.machine import machine_of
 from real.options import ValidateOptions
 from real.validate import Validation
 from sim.calibration.catalogue import read_named
+from sim.results import make_folder
 from workloads.requests import Requests
 from workloads.reshape import capped
 
@@ -33,12 +34,13 @@ def measure(bench: Bench, record: Record, until: float) -> None:
         raise RuntimeError("there is no profile of recorded decode steps to validate")
     sizes, network = bench.sizes, bench.network(bench.models[0], GRAPHS)
     policies, workloads = compared(bench, sizes.batch), workloads_of(bench)
+    folder = make_folder(bench.folder / "validate")
     validation = Validation(
         network,
         policies,
         profile,
         workloads,
-        bench.folder,
+        folder,
         kv_tokens=kv_tokens_for(network, policies.values(), *workloads.values()),
         options=ValidateOptions(limit_s=max(0.0, until - time.perf_counter()), rounds=min(3, sizes.rounds)),
         seed=bench.seed,
@@ -50,7 +52,7 @@ def measure(bench: Bench, record: Record, until: float) -> None:
         record.add(kind=kind, error=error)
     record.say(
         profile=profile.name,
-        report="validation.json",
+        report="validate/validation.json",
         rounds=[load["rounds"] for load in report["loads"]],
         worst=worst(report),
     )
