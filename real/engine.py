@@ -116,9 +116,13 @@ class Engine:
         """
         self._streams.settle()
         self._clock.start()
-        with ThreadPoolExecutor(1) as thread:
-            while self._turn(thread):
-                pass
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                while self._turn(thread):
+                    pass
+        finally:
+            # They know the executor, which has the KV memory: a circle that nothing frees before it is collected.
+            self.executor.graphs.forget()
         self._log.flush()
         return self.answers
 
