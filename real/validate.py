@@ -226,8 +226,8 @@ class Validation:
         return (time.perf_counter() - self._started_s) / max(self._options.limit_s, 1e-9)
 
     def _predict(self, policy: Policy, requests: Requests) -> Summary:
-        model = self._network.dimensions
-        return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens).summary
+        model, execution = self._network.dimensions, self._network.execution
+        return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens, execution=execution).summary
 
     def _round(self, requests: Requests, prompts: Sequence[Sequence[int]], idle_possible: bool) -> dict[str, _Measured]:
         """Serve every policy once, in random order."""
