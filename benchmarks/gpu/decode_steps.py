@@ -8,7 +8,7 @@ written.
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +24,10 @@ from workloads.streams import stream
 EQUAL, SHAREGPT = "equal", "sharegpt"
 
 
-VARIANTS = (
-    ("baton_ragged", GRAPHS),
+TARGETED = ("baton_ragged", GRAPHS)
+"""Policy and execution that the target is for."""
+
+OTHERS = (
     ("orca", GRAPHS),
     ("orca_per_request", GRAPHS),
     ("baton", GRAPHS),
@@ -34,7 +36,7 @@ VARIANTS = (
     ("orca_per_request", EAGER),
     ("baton_ragged", EAGER),
 )
-"""Policies and executions, those first that matter most."""
+"""The others, those first that matter most."""
 
 
 class Cell(NamedTuple):
@@ -70,13 +72,19 @@ def measure(bench: Bench, record: Record, until: float) -> None:
     for place, model in enumerate(bench.models):
         now = time.perf_counter()
         model_until = now + (until - now) / (len(bench.models) - place)
-        cells = itertools.product(VARIANTS, (EQUAL, SHAREGPT), bench.sizes.step_batches)
-        for (name, execution), lengths, batch in cells:
-            cell = Cell(model, name, execution, lengths, batch)
+        for cell in cells_of(model, bench.sizes.step_batches):
             if time.perf_counter() > model_until:
                 record.left_out(str(cell))
             else:
                 _measure_cell(bench, record, cell)
+
+
+def cells_of(model: str, batches: Sequence[int]) -> list[Cell]:
+    """Return what is timed of a model: first all of the variant that has a target, then the others batch by batch."""
+    shapes = [*itertools.product((EQUAL, SHAREGPT), batches)]
+    first = [Cell(model, *TARGETED, lengths, batch) for lengths, batch in shapes]
+    by_batch = sorted(shapes, key=lambda shape: batches.index(shape[1]))
+    return first + [Cell(model, *variant, lengths, batch) for lengths, batch in by_batch for variant in OTHERS]
 
 
 def _measure_cell(bench: Bench, record: Record, cell: Cell) -> None:

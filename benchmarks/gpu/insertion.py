@@ -34,6 +34,9 @@ def measure(bench: Bench, record: Record, until: float) -> None:
     network = bench.network(bench.models[0], EAGER)
     record.say(model=bench.models[0], bandwidth=bench.bandwidth, factor=FACTOR, overhead_s=OVERHEAD_S)
     for tokens in bench.sizes.newcomers:
+        if time.perf_counter() > until:
+            record.left_out(f"{tokens:,} tokens")
+            continue
         wall, device = _insertions(bench, network, tokens)
         size = tokens * token_bytes(network)
         bound = FACTOR * size / bench.bandwidth + OVERHEAD_S

@@ -28,10 +28,10 @@ class Sizes:
     """
 
     exact_model: str = "small_llama"
-    exact_rows: int = 4
-    exact_requests: int = 24
+    exact_rows: int = 12
+    exact_requests: int = 36
     exact_tokens: int = 128
-    step_batches: tuple[int, ...] = (64, 1, 16, 4, 32, 8, 2)
+    step_batches: tuple[int, ...] = (64, 1, 16, 4, 32)
     steps: int = 24
     equal_tokens: int = 512
     longest: int = 1024

@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from benchmarks.gpu.bench import median
-from benchmarks.gpu.throughput import CONTINUOUS, STATIC
+from benchmarks.gpu.throughput import BATONS, CONTINUOUS, STATIC
 
 Found = Mapping[str, Any]
 """What a section has found."""
 
 STEP, CONTINUOUS_RATIO, STATIC_RATIO, CLAIMED = 1.35, 2.0, 3.0, 1.75
 ERRORS = {"throughput": 0.05, "mean TTFT": 0.08, "mean E2E": 0.08, "ratios": 0.03}
-OURS = ("baton", "baton_ragged")
-"""BATON as published, and with an attention that reads each row's own tokens."""
 
 
 class Line(NamedTuple):
@@ -91,7 +89,7 @@ def _exactness(found: Found) -> Iterator[Line]:
 def _throughput(found: Found) -> Iterator[Line]:
     speed = {row["name"]: row["median_tokens_per_s"] for row in found["rows"] if "seconds" in row}
     turns = {row["name"]: row["seconds"] for row in found["rows"] if "seconds" in row}
-    ours = _best(speed, OURS)
+    ours = _best(speed, BATONS)
     for peer, target in ((CONTINUOUS, CONTINUOUS_RATIO), (STATIC, STATIC_RATIO)):
         wanted, other = f"at least {target:g}", _best(speed, (peer,))
         if ours is None or other is None:
@@ -113,7 +111,7 @@ def _best(speed: Mapping[str, float], families: Iterable[str]) -> str | None:
 
 def _ratios(found: Found) -> Iterator[Line]:
     for execution in dict.fromkeys(row["execution"] for row in found["rows"]):
-        for one in OURS:
+        for one in BATONS:
             for other in ("orca_per_request", "orca"):
                 told = [*_by_batch(found, execution, one, other)]
                 if told:
