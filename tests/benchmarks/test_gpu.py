@@ -145,6 +145,7 @@ def test_a_section_that_fails_says_why_and_the_others_go_on(tmp_path: Path, monk
 
     def works(bench: Bench, record: Record, until: float) -> None:
         record.add(value=2)
+        assert json.loads((tmp_path / "good.json").read_text())["rows"] == [{"value": 2}], "not on disk at once"
 
     patched(monkeypatch, gpu.Section("bad", 1, fails), gpu.Section("good", 1, works))
     found: dict[str, Any] = {}
@@ -233,7 +234,7 @@ def test_the_table_says_what_was_wanted_and_what_was_found() -> None:
             ]
         },
         "insertion": {"rows": [{"tokens": 1024, "bound_s": 400e-6, "median_s": 401e-6}], "reason": "interrupted"},
-        "validation": {"rows": [{}], "worst": {"throughput": -0.049, "ratios": 0.031}},
+        "validation": {"rows": [{}], "worst": {"throughput": -0.049, "mean E2E": -0.081, "ratios": 0.031}},
     }  # fmt: skip
     assert lines(found) == [
         Line(
@@ -257,6 +258,7 @@ def test_the_table_says_what_was_wanted_and_what_was_found() -> None:
         Line("insertion of 1,024 tokens", "at most 400 us", "401 us", False),
         Line("insertion, the rest", "", "not measured: interrupted"),
         Line("error of the simulator, throughput", "within 5%", "-4.9% at worst", True),
+        Line("error of the simulator, mean E2E", "within 8%", "-8.1% at worst", False),
         Line("error of the simulator, ratios", "within 3%", "+3.1% at worst", False),
     ]  # fmt: skip
 
