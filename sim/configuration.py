@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 from policies.errors import InputError
@@ -104,6 +105,7 @@ class Settings(Compared):
         interval: Whether the simulation is repeated on hardware as it may truly be.
         task: What to do with all that.
         claims: How task=claims tries them.
+        measured: Results of `python -m real` that stand beside them, folders or files.
     """
 
     overlay: OverlayOptions
@@ -116,6 +118,7 @@ class Settings(Compared):
     interval: bool
     task: TaskOptions
     claims: ClaimsOptions
+    measured: tuple[Path, ...]
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -155,7 +158,16 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         interval=read_switch(config, "interval"),
         task=task,
         claims=read_options(config, "claims", ClaimsOptions),
+        measured=_paths(config.get("measured")) if task.task == "claims" else (),
     )
+
+
+def _paths(given: object) -> tuple[Path, ...]:
+    """Return the paths that `measured` names for task=claims."""
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(isinstance(path, str) and path for path in listed):
+        raise InputError(f"measured is {shown(given)}: give a folder or a file, or several as [A,B]")
+    return tuple(map(Path, listed))
 
 
 def check_overlay(config: Config, task: str, workload: Workload, overlay: OverlayOptions) -> None:
@@ -170,8 +182,8 @@ def check_overlay(config: Config, task: str, workload: Workload, overlay: Overla
         if workload.arrival != "trace" or workload.rate_multiplier not in (None, 1):
             raise InputError("task=overlay keeps the measured arrivals: leave out workload.arrival and its options")
         return
-    if config.get("measured") is not None and not isinstance(workload, Measured):
-        raise InputError(f"measured={config['measured']} has no use in task={task}: add task=overlay")
+    if config.get("measured") is not None and task != "claims" and not isinstance(workload, Measured):
+        raise InputError(f"measured={config['measured']} has no use in task={task}: add task=overlay or task=claims")
     if overlay != OverlayOptions():
         raise InputError(f"overlay.warmup={overlay.warmup} has no use in task={task}: add task=overlay")
 

@@ -6,7 +6,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from sim.api import Results, Setting
+from sim.claims.beside import Other, guessed, set_beside, where_measured
 from sim.claims.experiments import SCALES, Sampled, at_load, cases, preempting, sample
+from sim.claims.measurement import Measured, committed
 from sim.claims.options import Size
 from sim.claims.statements import CORRECT, statements
 from sim.claims.verdict import Finding, Statement, in_words
@@ -14,14 +16,13 @@ from sim.claims.verdict import Finding, Statement, in_words
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MEASURED = "not on a GPU"
-"""What stands beside a prediction until there is a measurement."""
+NOTHING = "nothing"
+"""What stands beside a prediction of which nothing was measured."""
 
 NOTES = (
     "The paper's own models, GPUs, data and figures were not available: every setting here is ours.",
-    "Predicted by simulation. No measurement on a GPU exists to set beside it.",
-    "Intervals are over runs with different random requests; how far the prediction of times may be off is in "
-    "docs/accuracy.md.",
+    "Intervals are over runs with different random requests, of measured results over what was repeated; how far the "
+    "prediction of times may be off is in docs/accuracy.md.",
     "near-zero is taken for at most 5 %, no additional memory for at most 2 % more; the abstract gives no numbers.",
     "The throughput of BATON with a GPU of its own for prefill is divided by the two GPUs it uses.",
     "Preemption and batch scaling are not in the abstract: they are said of the mechanism, and marked as design.",
@@ -37,12 +38,23 @@ class Claims:
         samples: Every setting, with the metrics of every run.
         at_load: Policies at 0.7 of what Orca can serve, one run each.
         preempting: BATON with and without preemption where KV memory is short, one run each.
+        measured: What was measured, machine by machine.
+        correct: The statement of correct outputs, of which nothing is simulated; None: nothing was measured either.
+        others: What was measured and no statement is of.
     """
 
     statements: Sequence[Statement]
     samples: Sequence[Sampled]
     at_load: Results
     preempting: Results
+    measured: Sequence[Measured] = ()
+    correct: Statement | None = None
+    others: Sequence[Other] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know, a sentence each."""
+        return (NOTES[0], where_measured(self.measured), *NOTES[1:])
 
     @property
     def table(self) -> "DataFrame":
@@ -68,11 +80,17 @@ class Claims:
         """Return what a file shall say, as JSON values."""
         return {
             "statements": [
-                row_of(statement) | {"findings": [_finding(finding) for finding in statement.findings]}
+                row_of(statement)
+                | {"findings": _findings(statement), "measured_findings": _findings(statement.measured)}
                 for statement in self.statements
             ],
-            "correct_outputs": CORRECT,
-            "notes": list(NOTES),
+            "correct_outputs": {
+                "statement": CORRECT,
+                **measured_row(self.correct),
+                "measured_findings": _findings(self.correct),
+            },
+            "other_measurements": [asdict(other) for other in self.others],
+            "notes": list(self.notes),
         }
 
 
@@ -87,23 +105,48 @@ def row_of(statement: Statement) -> dict[str, str]:
         "lowest": f"{in_words(low.found)}: {_words(low)}",
         "highest": f"{in_words(high.found)}: {_words(high)}",
         "settings": str(len(statement.findings)),
-        "measured": MEASURED,
         "verdict": statement.verdict.value,
         "when": statement.condition,
+        **measured_row(statement.measured),
     }
+
+
+def measured_row(measured: Statement | None) -> dict[str, str]:
+    """Return what a row says of what was measured: lowest and highest, beside what was predicted; the verdict."""
+    if measured is None:
+        return {"measured": NOTHING, "measured_verdict": "", "measured_when": ""}
+    ends = dict.fromkeys(map(_measured_words, (measured.lowest, measured.highest)))
+    return {
+        "measured": "; ".join(ends),
+        "measured_verdict": measured.verdict.value,
+        "measured_when": measured.condition,
+    }
+
+
+def _measured_words(finding: Finding) -> str:
+    return f"{in_words(finding.found)}{guessed(finding.predicted)}: {_words(finding)}, {finding.repeats}"
 
 
 def _words(finding: Finding) -> str:
     return ", ".join(f"{name} {value}" for name, value in finding.factors.items())
 
 
+def _findings(statement: Statement | None) -> list[dict[str, Any]]:
+    return [_finding(finding) for finding in statement.findings] if statement else []
+
+
 def _finding(finding: Finding) -> dict[str, Any]:
     values = {name: value if isfinite(value) else None for name, value in asdict(finding.found).items()}
-    return {"setting": dict(finding.factors), **values}
+    measured = {"predicted": finding.predicted, "repeats": finding.repeats} if finding.repeats else {}
+    return {"setting": dict(finding.factors), **values, **measured}
 
 
 def try_claims(
-    setting: Setting, size: Size = "quick", seed: int = 0, on_run: Callable[[int, int], None] = lambda done, of: None
+    setting: Setting,
+    size: Size = "quick",
+    seed: int = 0,
+    on_run: Callable[[int, int], None] = lambda done, of: None,
+    measured: Sequence[Measured] | None = None,
 ) -> Claims:
     """Simulate everything that the claims need; minutes if `full`.
 
@@ -112,6 +155,7 @@ def try_claims(
         size: `quick` or `full`.
         seed: Of the first run of every setting; the others have the numbers that follow.
         on_run: Hears of every run that is over: how many are, and of how many.
+        measured: What was measured, to be set beside; None: what the project holds.
 
     Raises:
         InputError: The hardware has no costs for the model, or the model does not fit.
@@ -128,8 +172,11 @@ def try_claims(
         on_run(done, total)
 
     samples = [sample(case, setting, seeds, count) for case in every]
+    measured = committed() if measured is None else measured
+    beside = set_beside(statements(samples), measured)
     return Claims(
-        statements=statements(samples),
+        **vars(beside),
+        measured=measured,
         samples=samples,
         at_load=at_load(setting, scale, seed),
         preempting=preempting(setting, scale, seed),

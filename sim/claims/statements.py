@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from sim.claims.experiments import BATONS, Sampled
+from sim.claims.measurement import RATIO
 from sim.claims.verdict import Bound, Finding, Statement
 from sim.interval import Interval, interval, ratio_interval
 
@@ -19,6 +20,9 @@ CORRECT = (
     "correct outputs: not a matter of simulation. On a real model on a CPU, tests/real/test_exact.py holds logits and "
     "greedy tokens of every policy against those of each request run alone, notebooks/03_simulated_and_real the tokens"
 )
+
+SAME_ANSWERS = "share of the requests answered with the same greedy tokens as under another policy"
+"""What is measured of correct outputs beside that."""
 
 ORCA_NAMES = {
     "orca_per_request": "one attention launch per request",
@@ -83,6 +87,7 @@ def _idle(samples: Sequence[Sampled]) -> Iterator[Statement]:
             quantity=quantity,
             bound=Bound(NEAR_ZERO),
             findings=_schools(samples, _mean(metric)),
+            metric=metric,
         )
 
 
@@ -120,6 +125,8 @@ def _throughput(samples: Sequence[Sampled]) -> Iterator[Statement]:
                 for sampled in _of(samples, "throughput")
                 for baton in BATONS
             ],
+            metric=RATIO,
+            to=orca,
         )
 
 

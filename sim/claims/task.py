@@ -1,6 +1,6 @@
 """`python -m sim task=claims`: tries every claim, prints the verdicts, and leaves figures and every number."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -9,10 +9,13 @@ from rich.text import Text
 
 from policies.errors import InputError
 from sim.api import Setting
+from sim.claims.beside import guessed, others_in_words
+from sim.claims.collect import collect
 from sim.claims.figures import write_figures
-from sim.claims.run import NOTES, Claims, row_of, try_claims
+from sim.claims.measurement import committed
+from sim.claims.run import Claims, measured_row, row_of, try_claims
 from sim.claims.statements import CORRECT
-from sim.claims.verdict import Statement
+from sim.claims.verdict import Factor, Finding, Statement, in_words
 from sim.configuration import Settings
 from sim.named import named
 from sim.progress import Progress
@@ -29,6 +32,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     """
     if settings.workload != named("workload", "sharegpt", ShareGPT):
         raise InputError("workload= has no use in task=claims, which has workloads of its own: leave it out")
+    measured = [*committed(), *collect(settings.measured)]
     make_folder(folder)
     setting = Setting(
         hardware=settings.hardware, engine=settings.engine, model=settings.model, kv_tokens=settings.kv_tokens
@@ -40,7 +44,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
             progress.update(done)
 
         try:
-            claims = try_claims(setting, settings.claims.size, settings.seed, show)
+            claims = try_claims(setting, settings.claims.size, settings.seed, show, measured)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted: nothing was saved") from None
     facts = {
@@ -55,7 +59,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     _write_runs(folder / "runs.parquet", claims)
     figures = write_figures(folder, claims)
     console.print(Text(f"{settings.model.name} on {settings.hardware.name}, engine {settings.engine.name}"))
-    for line in in_words(claims):
+    for line in lines(claims):
         console.print(line)
     console.print(Text(f"Results: {folder}"), soft_wrap=not console.is_terminal)
     console.print(Text(f"Figures: {', '.join(path.name for path in figures)}"), soft_wrap=not console.is_terminal)
@@ -66,16 +70,43 @@ def _write_runs(path: Path, claims: Claims) -> None:
         claims.runs().to_parquet(part)
 
 
-def in_words(claims: Claims) -> Iterator[Table | Text]:
+def lines(claims: Claims) -> Iterator[Table | Text]:
     """Yield the verdicts as a table, then what a reader must know."""
     table = Table(box=None, padding=(0, 0, 1, 2), pad_edge=False, header_style="bold")
     for name in ("statement", "quantity", "lowest and highest, 95 % CI", "verdict"):
         table.add_column(name, overflow="fold")
     for statement in claims.statements:
         table.add_row(*_cells(statement))
+        if statement.measured:
+            table.add_row(*_measured_cells(statement.measured))
     table.add_row("correct outputs (abstract)", CORRECT.removeprefix("correct outputs: "), "", "see the tests")
+    if claims.correct:
+        table.add_row(*_measured_cells(claims.correct))
     yield table
-    yield from (Text(f"- {note}") for note in NOTES)
+    yield from (Text(f"- {note}") for note in claims.notes)
+    others = list(others_in_words(claims.others))
+    if others:
+        yield Text("\nMeasured, and of none of these statements:")
+        yield from map(Text, others)
+
+
+def _measured_cells(measured: Statement) -> tuple[str, str, str, str]:
+    """Return the row of what was measured, to stand below that of what is predicted: what settings share, then ends."""
+    row, findings = measured_row(measured), measured.findings
+    shared = {
+        name: value
+        for name, value in findings[0].factors.items()
+        if all(one.factors[name] == value for one in findings)
+    }
+    ends = dict.fromkeys(_end(one, shared) for one in (measured.lowest, measured.highest))
+    verdict = f"{row['measured_verdict']}{': ' if row['measured_when'] else ''}{row['measured_when']}"
+    where = ", ".join(f"{name} {value}" for name, value in shared.items())
+    return "  the same, measured", where, "\n".join(ends), verdict
+
+
+def _end(finding: Finding, shared: Mapping[str, Factor]) -> str:
+    rest = ", ".join(f"{name} {value}" for name, value in finding.factors.items() if name not in shared)
+    return f"{in_words(finding.found)}{guessed(finding.predicted)}{': ' if rest else ''}{rest}"
 
 
 def _cells(statement: Statement) -> tuple[str, str, str, str]:

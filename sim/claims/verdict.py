@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isinf
 
 from sim.interval import Interval
 
@@ -43,10 +44,14 @@ class Finding:
     Attributes:
         factors: What the setting is, by name.
         found: The quantity and its confidence interval.
+        predicted: Of a quantity that was measured: what was predicted for the same setting; None: nothing.
+        repeats: Of a quantity that was measured: what was repeated, in words.
     """
 
     factors: Mapping[str, Factor]
     found: Interval
+    predicted: float | None = None
+    repeats: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,9 @@ class Statement:
         quantity: What is measured of it, and how.
         bound: What the statement says of the quantity.
         findings: The quantity in every setting that was tried, at least one.
+        metric: What the quantity is called where it is measured; empty: it is not.
+        to: The policy that it is a ratio to; None: it is none.
+        measured: The same statement of what was measured; None: nothing was.
     """
 
     text: str
@@ -66,6 +74,9 @@ class Statement:
     quantity: str
     bound: Bound
     findings: Sequence[Finding]
+    metric: str = ""
+    to: str | None = None
+    measured: "Statement | None" = None
 
     @property
     def holding(self) -> list[Finding]:
@@ -127,7 +138,9 @@ def _listed(values: Sequence[Factor]) -> str:
 
 
 def in_words(found: Interval, digits: int = 2) -> str:
-    """Return a quantity with its interval, as in `1.31 (1.27 to 1.35)`."""
+    """Return a quantity with its interval, as in `1.31 (1.27 to 1.35)`; without one if nothing bounds it."""
+    if isinf(found.high):
+        return f"{found.estimate:.{digits}f} (no interval)"
     if found.low == found.high:
         return f"{found.estimate:.{digits}f}"
     return f"{found.estimate:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
