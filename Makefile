@@ -1,9 +1,13 @@
 # Everything lives in .venv; set-up is done again only when pyproject.toml or constraints.txt change.
 
-.PHONY: demo test
+.PHONY: demo gpu test
 
 demo: .venv/demo.stamp
 	.venv/bin/python -m sim
+
+# Everything that is measured on one NVIDIA GPU, in ten minutes; see docs/gpu.md. make gpu GPU_OPTIONS='--budget 1800'
+gpu: .venv/gpu.stamp
+	.venv/bin/python -m benchmarks.gpu $(GPU_OPTIONS)
 
 test: .venv/test.stamp
 	.venv/bin/ruff check .
@@ -14,6 +18,10 @@ test: .venv/test.stamp
 
 .venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/gpu.stamp: .venv/bin/python pyproject.toml constraints.txt
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[real]'
 	touch $@
 
 .venv/test.stamp: .venv/bin/python pyproject.toml constraints.txt

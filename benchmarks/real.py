@@ -8,20 +8,21 @@ reported are medians over the rounds, of tokens per second and of ratios within 
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+from benchmarks.rounds import Contender, Turns, rounds
+from benchmarks.transformers_peers import generate, generate_batch, peer_model
 from policies.baton import Baton
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
-from real.architecture import configuration
 from real.attention import Step
 from real.engine import Engine
 from real.network import Network, random_network
@@ -41,9 +42,6 @@ POLICIES: dict[str, Policy] = {
     "orca per_request": Orca(max_batch=BATCH, attention="per_request"),
     "run_to_completion": RunToCompletion(max_batch=BATCH),
 }
-
-Contender = Callable[[], float]
-"""Serves all requests once; returns seconds."""
 
 
 def outside_forward(network: Network, serve: Contender) -> float:
@@ -69,40 +67,6 @@ def ours(policy: Policy, network: Network, requests: Requests, prompts: Sequence
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
-def generate(model: torch.nn.Module, requests: Requests, prompts: Sequence[Sequence[int]]) -> float:
-    """Static batches of transformers: padded on the left, each run until its longest answer ends."""
-    start = time.perf_counter()
-    for first in range(0, len(prompts), BATCH):
-        batch = prompts[first : first + BATCH]
-        longest = max(map(len, batch))
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in batch])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch])
-        new = int(requests.output_tokens[first : first + BATCH].max())
-        config = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0)
-        model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
-    return time.perf_counter() - start
-
-
-def generate_batch(model: torch.nn.Module, requests: Requests, prompts: Sequence[Sequence[int]]) -> float:
-    """Continuous batching of transformers; its start-up and warm-up are not counted."""
-    config = GenerationConfig(max_new_tokens=int(requests.output_tokens.max()), do_sample=False, eos_token_id=-1)
-    limits = ContinuousBatchingConfig(max_requests_per_batch=BATCH, num_blocks=64, max_batch_tokens=1024)
-    with model.continuous_batching_context_manager(  # type: ignore[operator]
-        generation_config=config, continuous_batching_config=limits, timeout=5
-    ) as manager:
-        start = time.perf_counter()
-        for prompt, new in zip(prompts, requests.output_tokens.tolist(), strict=True):
-            manager.add_request(list(prompt), max_new_tokens=new)
-        left = len(prompts)
-        while left:
-            result = manager.get_result(timeout=1)
-            left -= bool(result and result.is_finished())
-            if not manager.is_running():
-                raise SystemExit("transformers' continuous batching stopped early")
-        return time.perf_counter() - start
-
-
 def workload(count: int) -> Requests:
     """ShareGPT first turns, prompts and answers each scaled to 55 tokens on average."""
     full = ShareGPT(num_requests=count, arrival="all_at_once").build(seed=0)
@@ -124,8 +88,8 @@ def main() -> None:
     requests = workload(options.requests)
     prompts = random_prompts(requests, SMALL_LLAMA.vocabulary, seed=0)
     network = random_network(SMALL_LLAMA)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(configuration(SMALL_LLAMA), dtype=torch.float32).eval()
+    model = peer_model(SMALL_LLAMA, torch.device("cpu"), torch.float32)
+    limits = ContinuousBatchingConfig(max_requests_per_batch=BATCH, num_blocks=64, max_batch_tokens=1024)
     print(
         f"{len(requests)} requests, prompts {requests.prompt_tokens.mean():.0f} and answers "
         f"{requests.output_tokens.mean():.0f} tokens on average; {options.threads} threads, torch {torch.__version__}"
@@ -134,30 +98,23 @@ def main() -> None:
         name: (lambda policy=policy: ours(policy, network, requests, prompts))  # type: ignore[misc]
         for name, policy in POLICIES.items()
     }
-    contenders["generate"] = lambda: generate(model, requests, prompts)
-    contenders["generate_batch"] = lambda: generate_batch(model, requests, prompts)
-    print_table(rounds(contenders, options.rounds), int(requests.output_tokens.sum()))
+    contenders["generate"] = lambda: generate(model, requests, prompts, BATCH)
+    contenders["generate_batch"] = lambda: generate_batch(model, requests, prompts, limits)
+    turns = rounds(contenders, options.rounds, tell=partial(print, flush=True))
+    print_table(turns, int(requests.output_tokens.sum()))
     share = outside_forward(network, contenders["baton"])
     print(f"outside the model's forward, baton: {100 * share:.1f} % of a step (target: 5 %)")
 
 
-def rounds(contenders: dict[str, Contender], count: int) -> dict[str, list[float]]:
-    """Let everybody serve once per round, in an order that turns; return seconds by name."""
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for turn in range(count):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            taken[name].append(contenders[name]())
-            print(f"round {turn + 1}: {name} {taken[name][-1]:.2f} s", flush=True)
-    return taken
-
-
-def print_table(taken: dict[str, list[float]], tokens: int) -> None:
+def print_table(turns: Turns, tokens: int) -> None:
     """Print throughput, and how many times as fast BATON was."""
     print(f"{'':20}{'tokens/s':>10}{'baton is x times':>18}")
-    for name, seconds in taken.items():
-        speed = statistics.median(tokens / each for each in seconds)
-        ratio = statistics.median(np.divide(seconds, taken["baton"]))
+    for name in turns.taken:
+        if name in turns.failed:
+            print(f"{name:20}{turns.failed[name]}")
+            continue
+        speed = statistics.median(tokens / each for each in turns.seconds(name))
+        ratio = statistics.median(turns.ratios(name, "baton"))
         print(f"{name:20}{speed:>10.0f}{ratio:>18.2f}")
 
 

@@ -17,7 +17,7 @@ from policies.plan import (
     inserting,
     prefilling,
 )
-from policies.policy import Policy, Traits, require_choice, require_positive
+from policies.policy import Layout, Policy, Traits, require_choice, require_positive
 from policies.view import View
 
 PREFILL_LANE = 1
@@ -39,6 +39,8 @@ class Baton(Policy):
         prefill_ahead: How many requests may be prefilled before there is a row for them.
         embedding: `in_place`: a newcomer's KV is copied into a row of the batch; `direct`: it is prefilled in its row,
             without a copy; `concatenate`: the batch is one tensor that is made anew at every step, the control.
+        attention: What decode reads of a row: `padded`: the window of the longest, which is BATON as published;
+            `ragged`: its own tokens alone, by a length per row, which is ours.
     """
 
     prefill: Literal["inline", "overlapped", "dedicated"] = "inline"
@@ -46,6 +48,7 @@ class Baton(Policy):
     max_prefill: int | None = None
     prefill_ahead: int = 0
     embedding: Literal["in_place", "direct", "concatenate"] = "in_place"
+    attention: Literal["padded", "ragged"] = "padded"
 
     def __post_init__(self) -> None:
         """Refuse options that are unknown or out of range."""
@@ -62,6 +65,11 @@ class Baton(Policy):
             )
         if self.embedding == "concatenate" and self.reserve != "max":
             raise InputError("policy.embedding=concatenate needs policy.reserve=max: its batch parks no rows")
+        require_choice("attention", self.attention, ("padded", "ragged"))
+        if self.embedding == "concatenate" and self.attention != "padded":
+            raise InputError(
+                "policy.attention=ragged needs policy.embedding=in_place or direct: a batch that stays put"
+            )
 
     @property
     def traits(self) -> Traits:
@@ -72,7 +80,8 @@ class Baton(Policy):
             "dedicated": "separate",
         }
         concatenates = self.embedding == "concatenate"
-        return Traits("rectangle", "rectangle", self.reserve, lanes[self.prefill], concatenates=concatenates)
+        layout: Layout = "rectangle" if self.attention == "padded" else "ragged_rectangle"
+        return Traits(layout, "rectangle", self.reserve, lanes[self.prefill], concatenates=concatenates)
 
     def plan(self, view: View, now: float, lane: int) -> Plan:
         """Shape the batch, then prefill, then carry on; with two lanes, prefill has its own."""

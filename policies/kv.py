@@ -173,12 +173,18 @@ class Slots(Reserving):
 
 
 class StaticRectangle(Reserving):
-    """Run-to-completion: rows x (longest prompt + most new tokens), taken and freed with the whole batch."""
+    """Run-to-completion: rows x (longest prompt + most new tokens), taken and freed with the whole batch.
+
+    Attributes:
+        limit: Tokens that the memory holds.
+        used: Tokens taken.
+        capacity: Columns of the rectangle, 0 without one.
+    """
 
     def __init__(self, limit: int, batch: Batch) -> None:
         self.limit = limit
         self.copied = self.transient = 0
-        self.used = 0
+        self.used = self.capacity = 0
         self._batch = batch
         self._requests = 0
 
@@ -197,16 +203,17 @@ class StaticRectangle(Reserving):
         """Take the rectangle of a new batch."""
         if self._requests:
             raise KVShortage("a static batch takes no newcomer")
-        size = len(jobs) * (max(lengths) + max(job.max_new_tokens for job in jobs))
+        capacity = max(lengths) + max(job.max_new_tokens for job in jobs)
+        size = len(jobs) * capacity
         if size > self.limit:
             raise KVShortage(f"the batch needs {size} KV tokens, {self.limit} there")
-        self.used, self._requests = size, len(jobs)
+        self.used, self.capacity, self._requests = size, capacity, len(jobs)
 
     def release(self, job: Job, length: int) -> None:
         """Free the rectangle with its last request."""
         self._requests -= 1
         if not self._requests:
-            self.used = 0
+            self.used = self.capacity = 0
 
     def park(self, job: Job, length: int) -> int:
         """Refuse: a static batch keeps its rows."""
@@ -221,10 +228,10 @@ class StaticRectangle(Reserving):
         raise KVShortage("a static batch cannot resume a row")
 
     def save(self) -> object:
-        """Return the rectangle's size and its requests."""
-        return self.used, self._requests
+        """Return the rectangle and its requests."""
+        return self.used, self.capacity, self._requests
 
     def restore(self, saved: object) -> None:
-        """Set both back."""
+        """Set them back."""
         assert isinstance(saved, tuple)
-        self.used, self._requests = saved
+        self.used, self.capacity, self._requests = saved

@@ -9,7 +9,9 @@ from policies.plan import Plan
 from policies.queue import ORDERS
 from policies.view import View
 
-Layout = Literal["selective_fused", "selective_per_request", "rectangle", "shared_rectangle", "static"]
+Layout = Literal[
+    "selective_fused", "selective_per_request", "rectangle", "ragged_rectangle", "shared_rectangle", "static"
+]
 Memory = Literal["slots", "paged", "prefix_cache", "rectangle", "static"]
 Lanes = Literal["one", "shared", "separate"]
 

@@ -29,6 +29,8 @@ class Work(NamedTuple):
         recomputed_pairs: Those of the prefill pairs that belong to them.
         prefill_kv: KV tokens from before this iteration (of earlier chunks, or found in the prefix cache) that the
             prefilled chunks attended to, summed over chunks.
+        dummy_rows: Rows that a recorded decode step computed for nobody, to fill up the shape that was recorded.
+        kv_dummy: KV slots that decode attention read for them.
     """
 
     lane: int = 0
@@ -51,3 +53,5 @@ class Work(NamedTuple):
     recomputed_tokens: int = 0
     recomputed_pairs: int = 0
     prefill_kv: int = 0
+    dummy_rows: int = 0
+    kv_dummy: int = 0

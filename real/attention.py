@@ -145,6 +145,33 @@ class Attention:
         out = weighted.new_zeros(rows, *weighted.shape[1:]).index_add_(0, row, weighted)
         return (out / total[..., None]).to(value.dtype).view(rows, heads, width)
 
+    def rows(
+        self, query: Tensor, keys: Tensor, values: Tensor, scale: float, lengths: Tensor, table: Tensor | None = None
+    ) -> Tensor:
+        """Attend with one query per row over as many of its keys as the device knows it to have.
+
+        On a GPU no more than those are read. On a CPU a mask hides the others, which are read all the same.
+
+        Args:
+            query: [rows, heads, head_dim].
+            keys: [rows, kv_heads, capacity, head_dim]; with a table [slots, kv_heads, head_dim].
+            values: Like the keys.
+            scale: Factor of the scores.
+            lengths: Position of each query, which sees that many keys and its own, int64 [rows].
+            table: Slot of each token of each row, int64 [rows, capacity]; None: a row lies in its columns.
+
+        Returns:
+            [rows, heads, head_dim].
+        """
+        if query.is_cuda and not self._eager:
+            from real.kernels import attend_rows
+
+            return attend_rows(query, keys, values, scale, lengths, table, self._slopes)
+        if table is not None:
+            keys, values = keys[table].transpose(1, 2), values[table].transpose(1, 2)
+        mask = (torch.arange(keys.shape[2], device=lengths.device) <= lengths[:, None])[:, None, None]
+        return self(query[:, :, None], keys, values, scale, mask)[:, 0]
+
     def _biased(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         groups = query.shape[1] // key.shape[1]
         if groups > 1:

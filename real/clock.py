@@ -18,6 +18,10 @@ class WallClock:
         """Seconds since the start."""
         return time.perf_counter() - self._start_s
 
+    def skip(self, seconds: float) -> None:
+        """Take so much time, just passed, as not having been."""
+        self._start_s += seconds
+
     def sleep_until(self, moment: float) -> None:
         """Let the time pass until then."""
         time.sleep(max(0.0, moment - self.now()))

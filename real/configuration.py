@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.errors import InputError
+from policies.execution import EXECUTIONS, Execution
 from real.options import ProfileOptions, ValidateOptions
 from sim.configuration import Compared, Config, read_compared, read_count, read_model, read_object, read_options
 from sim.hardware import Device
@@ -37,6 +38,7 @@ OPTIONS = (
     "device",
     "dtype",
     "attention",
+    "execution",
     "threads",
     "memory_bytes",
     "kv_tokens",
@@ -61,6 +63,7 @@ class Settings(Compared):
         device: `cpu`, `cuda`, `cuda:N` or `auto`.
         dtype: Type of weights and KV; None: the model's own.
         attention: Implementation of attention.
+        execution: How decode steps are run.
         threads: Threads of a CPU operation; None: as torch chooses.
         memory_bytes: Memory to use; None: what the device has.
         kv_tokens: KV memory, in tokens; None: what fits.
@@ -79,6 +82,7 @@ class Settings(Compared):
     device: str
     dtype: str | None
     attention: str
+    execution: Execution
     threads: int | None
     memory_bytes: int | None
     kv_tokens: int | None
@@ -105,6 +109,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     choice("task", config.get("task"), TASKS)
     choice("dtype", config.get("dtype"), DTYPES)
     choice("attention", config.get("attention"), ATTENTIONS)
+    choice("execution", config.get("execution"), EXECUTIONS)
     number("time_scale", config.get("time_scale"), 0, 1e6)
     number("length_scale", config.get("length_scale"), 1e-4, 1)
     _refuse_unused(config)
@@ -129,6 +134,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         device=_text(config, "device"),
         dtype=None if config["dtype"] == "auto" else config["dtype"],
         attention=config["attention"],
+        execution=Execution(config["execution"]),
         threads=read_count(config, "threads", optional=True, most=4096),
         memory_bytes=read_count(config, "memory_bytes", optional=True, most=MAX_BYTES),
         kv_tokens=read_count(config, "kv_tokens", optional=True),

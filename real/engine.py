@@ -91,7 +91,7 @@ class Engine:
         self.answers = Answers(self.requests, policy.traits.release_with_batch)
         self._sequences = Sequences(prompts)
         self.generated = self._sequences.generated
-        self.executor = executor_for(policy.traits, network, self.ledger, self._sequences)
+        self.executor = executor_for(policy, network, self.ledger, self._sequences)
         self._policy = policy
         self._traits = policy.traits
         self._view = View(self.ledger)
@@ -105,6 +105,8 @@ class Engine:
         self._decoded_s = 0.0
         self._tokens = 0
         self._clock = clock or WallClock()
+        # A server records before it serves; here it is done when a shape first comes up.
+        self.executor.graphs.on_record = self._clock.skip
 
     def run(self) -> Answers:
         """Serve until every request has left, or nothing can happen any more.
@@ -114,9 +116,13 @@ class Engine:
         """
         self._streams.settle()
         self._clock.start()
-        with ThreadPoolExecutor(1) as thread:
-            while self._turn(thread):
-                pass
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                while self._turn(thread):
+                    pass
+        finally:
+            # They know the executor, which has the KV memory: a circle that nothing frees before it is collected.
+            self.executor.graphs.forget()
         self._log.flush()
         return self.answers
 

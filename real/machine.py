@@ -41,6 +41,7 @@ class Machine:
         machine: Name of the processor or GPU.
         dtype: Of weights and KV.
         attention: Implementation of attention.
+        execution: How decode steps are run, `eager` or `graphs`.
         threads: Threads of a CPU operation.
         versions: Of the software, by name.
     """
@@ -49,12 +50,13 @@ class Machine:
     machine: str
     dtype: str
     attention: str
+    execution: str
     threads: int
     versions: dict[str, str]
 
     def differences(self, profile: Profile) -> Iterator[str]:
         """Yield in words what was otherwise when a profile was taken."""
-        for name in ("device", "machine", "dtype", "attention", "threads"):
+        for name in ("device", "machine", "dtype", "attention", "execution", "threads"):
             if name == "threads" and self.device != "cpu":
                 continue
             here, there = getattr(self, name), getattr(profile, name)
@@ -72,6 +74,7 @@ def machine_of(network: Network, attention: str) -> Machine:
         machine=name_of(network.device),
         dtype=str(network.dtype).removeprefix("torch."),
         attention=attention,
+        execution=network.execution.name,
         threads=torch.get_num_threads(),
         versions={name: version(name) for name in ("torch", "transformers")},
     )

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from policies.errors import InputError
+from policies.execution import WINDOW_STEP
 from policies.policy import Policy
+from policies.rectangle import HEADROOM
 from real.network import Network
 from workloads.requests import Requests
 
@@ -31,6 +33,7 @@ class Needs:
         slot: Of activations, per computed token slot.
         read: Of attention's copies in a decode step, per KV token that it reads.
         fixed: Of activations, whatever is computed.
+        recorded: Of recorded decode steps, which keep their activations apart from those of other iterations.
         slots: Most token slots that one iteration computes, if KV memory allows.
         reads: Most KV tokens that one decode step reads, if KV memory allows.
         lanes: Iterations that run at once.
@@ -44,6 +47,7 @@ class Needs:
     slot: int
     read: int
     fixed: int
+    recorded: int
     slots: int
     reads: int
     lanes: int
@@ -54,7 +58,8 @@ class Needs:
     def total(self, kv_tokens: int) -> int:
         """Bytes of a run with so much KV memory: no iteration computes, or reads, more slots than there are."""
         slots, reads = min(self.slots, kv_tokens), min(self.reads, kv_tokens)
-        return self.weights + kv_tokens * self.token + self.lanes * (self.fixed + slots * self.slot + reads * self.read)
+        computed = self.lanes * (self.fixed + slots * self.slot + reads * self.read)
+        return self.weights + kv_tokens * self.token + computed + self.recorded
 
     def most_kv_tokens(self, budget: int, wanted: int) -> int:
         """The most KV tokens, up to `wanted`, with which a run needs at most `budget` bytes; 0 if there are none."""
@@ -84,12 +89,21 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
     feed_forward = (3 if model.gated else 2) * model.intermediate
     scores = model.heads * window * (4 + value)
     logits = rows * model.vocabulary * (4 + value)
+    token = 2 * model.layers * model.kv_heads * model.head_dim * value
+    slot = (4 * model.hidden + 2 * heads + feed_forward) * value + scores
+    read = 2 * heads_apart * value + model.heads * 5 * 4 + _INDICES
+    recorded = 0
+    if network.execution.recorded:
+        # A recording reads the whole table of slots, or capacity of a rectangle, and a slot that is nobody's.
+        columns = -(-(window + HEADROOM) // WINDOW_STEP) * WINDOW_STEP
+        recorded = logits + rows * slot + rows * columns * read + token
     return Needs(
         weights=network.weight_bytes,
-        token=2 * model.layers * model.kv_heads * model.head_dim * value,
-        slot=(4 * model.hidden + 2 * heads + feed_forward) * value + scores,
-        read=2 * heads_apart * value + model.heads * 5 * 4 + _INDICES,
-        fixed=logits,
+        token=token,
+        slot=slot,
+        read=read,
+        fixed=logits + token,
+        recorded=recorded,
         slots=rows * (window if recomputes else max(int(requests.prompt_tokens.max()) for requests in workloads)),
         reads=rows * window,
         lanes=2 if any(policy.traits.lanes != "one" for policy in policies) else 1,

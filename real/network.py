@@ -8,8 +8,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from policies.errors import InputError
+from policies.execution import EAGER, Execution
 from real.architecture import LEARNED_POSITIONS, configuration
 from real.attention import NAME, Attention, BloomAttention, BloomStep, Step, alibi_slopes
+from real.merged import merge_layers
 from real.packed_linear import pack_linears
 from real.streams import Streams
 from sim.model import Model
@@ -31,6 +33,7 @@ class Network:
         attention: The product of queries, keys and values.
         tokenizer: What turns text into tokens; None for random weights.
         end_tokens: Tokens that end an answer; none for random weights.
+        execution: How its decode steps are run.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Network:
         attention: str = "sdpa",
         tokenizer: Any = None,
         end_tokens: frozenset[int] = frozenset(),
+        execution: Execution = EAGER,
     ) -> None:
         """Take a model over: its own attention gives way to the steps'.
 
@@ -49,6 +53,7 @@ class Network:
             attention: `sdpa` or `eager`.
             tokenizer: What turns text into tokens.
             end_tokens: Tokens that end an answer.
+            execution: How its decode steps are run.
 
         Raises:
             InputError: The kind of attention is unknown.
@@ -56,6 +61,7 @@ class Network:
         if attention not in ATTENTIONS:
             raise InputError(f"attention={attention}: choose one of {', '.join(ATTENTIONS)}")
         self.dimensions = dimensions
+        self.execution = execution
         self.module = module.eval()
         self.device = module.device
         self.dtype = module.dtype
@@ -66,6 +72,8 @@ class Network:
         self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
         body: Any = module.base_model
         self._body = body
+        if dimensions.gated:
+            merge_layers(body)
         if self.device.type == "cpu":
             pack_linears(module, apart_from=module.get_input_embeddings())
         head = module.get_output_embeddings()
@@ -102,7 +110,12 @@ class Network:
 
 
 def random_network(
-    model: Model, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa", seed: int = 0
+    model: Model,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    seed: int = 0,
+    execution: Execution = EAGER,
 ) -> Network:
     """Build a model of these dimensions with random weights.
 
@@ -116,7 +129,7 @@ def random_network(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
         torch.manual_seed(seed)
         module = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
-    return Network(module, model, attention)
+    return Network(module, model, attention, execution=execution)
 
 
 def device_of(name: str) -> torch.device:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from policies.errors import InputError
+from policies.execution import EAGER, Execution
 from real.network import DTYPES, Network, device_of
 from sim.pretrained import Pretrained
 
@@ -66,7 +67,11 @@ def _complaint(error: Exception) -> str:
 
 
 def pretrained_network(
-    source: Pretrained, device: str = "cpu", dtype: str | None = None, attention: str = "sdpa"
+    source: Pretrained,
+    device: str = "cpu",
+    dtype: str | None = None,
+    attention: str = "sdpa",
+    execution: Execution = EAGER,
 ) -> Network:
     """Load a model with its own weights.
 
@@ -75,6 +80,7 @@ def pretrained_network(
         device: Where to.
         dtype: Type of its weights; None: as they are on disk.
         attention: `sdpa` or `eager`.
+        execution: How its decode steps are run.
 
     Raises:
         InputError: It is not there, cannot be had, is not supported, or has no weights in safetensors.
@@ -108,6 +114,7 @@ def pretrained_network(
         attention,
         _tokenizer(folder),
         _end_tokens(module),
+        execution,
     )
 
 

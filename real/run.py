@@ -15,9 +15,10 @@ from real.serving import Serving
 from real.stage import set_up
 from sim.comparison import Comparison
 from sim.model import Model
-from sim.progress import Progress
+from sim.progress import Progress, duration
 from sim.results import IterationWriter, make_folder
 from sim.timeline import Timeline
+from workloads.demand import counted
 
 
 class Run(Comparison):
@@ -62,7 +63,9 @@ class Run(Comparison):
                 time_scale=settings.time_scale,
                 stop_at_end_token=not isinstance(settings.model, Model),
                 sinks=[log, *([timeline] if timeline else [])],
-                on_step=lambda finished, tokens, now: progress.update(finished, now, tokens),
+                on_step=lambda finished, tokens, now: progress.update(
+                    finished, now, tokens, _recorded(*serving.recorded)
+                ),
             )
             try:
                 serving.run()
@@ -71,6 +74,8 @@ class Run(Comparison):
             if timeline:
                 timeline.close(serving.served, serving.answers)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
+        if serving.recorded[0]:
+            self._notes.append(f"{name}: {_recorded(*serving.recorded)}, while the clock stood still")
         result = serving.result()
         if stopped is not None:
             result.summary["partial"] = True
@@ -81,3 +86,8 @@ class Run(Comparison):
             raise InputError(f"policy {name}: the GPU's memory is full; give less, kv_tokens= or memory_bytes=")
         if stopped is not None:
             raise stopped
+
+
+def _recorded(count: int, seconds: float) -> str:
+    """Return in words what was recorded, nothing if nothing was."""
+    return f"{counted(count, 'shape')} of decode steps recorded in {duration(seconds)}" if count else ""

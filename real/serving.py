@@ -84,6 +84,12 @@ class Serving:
             self._log.flush()
 
     @property
+    def recorded(self) -> tuple[int, float]:
+        """Shapes of decode steps that were recorded so far, and the seconds that it took, which no clock counts."""
+        graphs = self._engine.executor.graphs
+        return graphs.count, graphs.seconds
+
+    @property
     def served(self) -> Requests:
         """The workload as it was served: arrivals on the clock, answers as long as they became."""
         return self._engine.served()

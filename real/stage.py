@@ -85,14 +85,14 @@ def load(settings: Settings) -> Network:
             f"memory on device={device}; choose another, or dtype=bfloat16"
         )
     if not isinstance(source, Model):
-        return pretrained_network(source, settings.device, settings.dtype, settings.attention)
+        return pretrained_network(source, settings.device, settings.dtype, settings.attention, settings.execution)
     if settings.dtype is None and model.bytes_per_value not in _DTYPE_BY_BYTES:
         raise InputError(
             f"model.bytes_per_value={model.bytes_per_value}: weights are served with 2 or 4 bytes each; give one of "
             f"them, or dtype={'|'.join(DTYPES)}"
         )
     dtype = settings.dtype or _DTYPE_BY_BYTES[model.bytes_per_value]
-    return random_network(model, settings.device, dtype, settings.attention, settings.seed)
+    return random_network(model, settings.device, dtype, settings.attention, settings.seed, settings.execution)
 
 
 def warmed(settings: Settings, network: Network) -> Bench:

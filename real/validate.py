@@ -230,9 +230,16 @@ class Validation:
         return (time.perf_counter() - self._started_s) / max(self._options.limit_s, 1e-9)
 
     def _predict(self, name: str, requests: Requests) -> Summary:
-        model, policy = self._network.dimensions, self._policies[name]
+        network, policy = self._network, self._policies[name]
         with naming(name, policy):
-            return simulate(requests, policy, self._profile, model, kv_tokens=self._kv_tokens).summary
+            return simulate(
+                requests,
+                policy,
+                self._profile,
+                network.dimensions,
+                kv_tokens=self._kv_tokens,
+                execution=network.execution,
+            ).summary
 
     def _round(self, requests: Requests, prompts: Sequence[Sequence[int]], idle_possible: bool) -> dict[str, _Measured]:
         """Serve every policy once, in random order."""

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 from warnings import warn
 
 from policies.errors import InputError
+from policies.execution import Execution
 from policies.policy import Policy
 from sim.capacities import Capacities, Finding, unit_draws
 from sim.configuration import MAX_GPUS, read_seed
 from sim.draws import Draws
 from sim.engine_constants import EngineConstants
+from sim.execution import execution_of
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, check_kv_tokens
@@ -117,8 +119,8 @@ def compare(
         warm_up: Share of the requests, the first to arrive, that replications do not count; None: 0.1.
         max_batch: Most rows in the batch of every policy that is given by name; None: as its file says.
         seed: Of all random streams of a workload that is built here; of the first replication.
-        setting: What they run on: `hardware`, `engine`, `model`, `tensor_parallel`, `kv_tokens`, `slo`; see
-            `read_setting`.
+        setting: What they run on: `hardware`, `engine`, `model`, `tensor_parallel`, `kv_tokens`, `slo`,
+            `execution`; see `read_setting`.
 
     Raises:
         InputError: A name is unknown, a number is out of range, the DataFrame is not as it must be, the model does not
@@ -189,6 +191,7 @@ def read_setting(
     tensor_parallel: int = 1,
     kv_tokens: int | None = None,
     slo: SLO | None = None,
+    execution: Execution | str | None = None,
 ) -> Setting:
     """Return what policies run on.
 
@@ -199,25 +202,30 @@ def read_setting(
         tensor_parallel: GPUs that share each layer.
         kv_tokens: KV memory of a GPU, in tokens; None: what the model leaves free.
         slo: What goodput is judged by; None: nothing.
+        execution: How decode steps are executed: `eager` or `graphs`; None: as the hardware was profiled, or eager.
 
     Raises:
-        InputError: A name is unknown, a number is out of range, nothing is known of several such GPUs, or KV memory
-            is given for a model that does not fit. Of more KV memory than there is, it is warned.
+        InputError: A name is unknown, a number is out of range, nothing is known of several such GPUs or of recorded
+            steps on such an engine, or KV memory is given for a model that does not fit. Of more KV memory than there
+            is, it is warned.
     """
     whole_number("tensor_parallel", tensor_parallel, 1, MAX_GPUS)
     if kv_tokens is not None:
         whole_number("kv_tokens", kv_tokens, 1, MAX_TOKENS)
     constants = named("engine", engine, EngineConstants)
     device = named("hardware", hardware, Device).deployed(constants, tensor_parallel)  # type: ignore[type-abstract]
+    engine = device.engine_on(constants)
+    chosen = execution_of(execution, device, engine)
     dimensions = model.dimensions() if isinstance(model, Pretrained) else named("model", model, Model)
     if kv_tokens is not None and (note := check_kv_tokens(device, dimensions, kv_tokens)):
         warn(note, stacklevel=3)
     return Setting(
         hardware=device,
-        engine=device.engine_on(constants),
+        engine=engine,
         model=dimensions,
         kv_tokens=kv_tokens,
         slo=slo or NO_SLO,
+        execution=chosen,
     )
 
 

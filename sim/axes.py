@@ -51,6 +51,7 @@ _CAUSE_STYLES = (
     ("#E69F00", "...."),
     ("#F0E442", "\\\\\\\\"),
     ("#D55E00", "xxxx"),
+    ("#56B4E9", "++++"),
 )
 
 CAUSE_COLOURS = tuple(colour for colour, _ in _CAUSE_STYLES)

@@ -27,7 +27,8 @@ PARTS = ("queue", "prefill", "ready", "decode", "stall", "padding", "preemption"
 - decode: iterations of the batch that it was in, as they would take without prefill and without padding
 - stall: what others' prefill added to them: iterations that only prefill, what a prefill beside decode costs, and what
   a prefill on another lane of the same GPU slows
-- padding: prompts padded, KV slots read beyond a row's own, finished rows computed, in iterations it took part in
+- padding: prompts padded, KV slots read beyond a row's own, finished rows and dummies computed, in iterations it took
+  part in
 - preemption: from its last token before it left the batch to its return, its recomputation included
 - release: from its last token until its batch ends, where answers leave with their batch
 """

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from policies.errors import InputError
 from policies.work import Work
 from sim.calibrated import Calibrated
-from sim.cost import Array, CostModel, Demand, computed_slots
+from sim.cost import Array, CostModel, Demand, computed_rows, computed_slots, decode_kv
 from sim.curve import Line
 from sim.kernels import HEAD_DIM, QUERY_HEADS, prompt_surface
 from sim.model import Model
@@ -172,9 +172,9 @@ class CalibratedCost(CostModel):
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and faster."""
         (
             _, live, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
-            kv_read, kv_held, kv_padding, copied, host, launches, _, _, past,
+            kv_read, kv_held, kv_padding, copied, host, launches, _, _, past, dummies, kv_dummy,
         ) = work  # fmt: skip
-        rows, kv = live + held, kv_read + kv_held + kv_padding
+        rows, kv = live + held + dummies, kv_read + kv_held + kv_padding + kv_dummy
         queries = tokens + padding + insertion
         if not prompts and not queries:
             return self.decode_seconds(rows, kv, launches, copied, host, 0)
@@ -194,7 +194,7 @@ class CalibratedCost(CostModel):
         return seconds + self._step_s
 
     def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
-        """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it, and faster."""
+        """Duration of a decode step that computes `rows` rows and reads `kv` tokens: `seconds` of it, and faster."""
         seconds = self._step_s
         if rows:
             fixed, attention = self._steps.get(rows) or self._step(rows)
@@ -235,7 +235,7 @@ class CalibratedCost(CostModel):
 
     def parts(self, work: Work) -> dict[str, Array]:
         """Return what each part adds to each of many iterations, in seconds, were the host never late."""
-        rows, prompts = np.asarray(work.rows + work.held_rows), np.asarray(work.prefill_rows)
+        rows, prompts = np.asarray(computed_rows(work)), np.asarray(work.prefill_rows)
         slots = np.asarray(computed_slots(work), dtype=np.float64)
         launches = np.maximum(np.asarray(work.attention_launches) - 1, 0) * self._launch_s
         return {
@@ -248,7 +248,7 @@ class CalibratedCost(CostModel):
         }
 
     def _decode_each(self, rows: npt.NDArray[Any], work: Work) -> Array:
-        kv = np.asarray(work.kv_read + work.kv_held + work.kv_padding, dtype=np.float64)
+        kv = np.asarray(decode_kv(work), dtype=np.float64)
         seconds = np.zeros(rows.shape)
         for count in np.unique(rows[rows > 0]).tolist():
             which = rows == count
@@ -276,14 +276,17 @@ class CalibratedCost(CostModel):
         total[some] = np.maximum(self.model.layers * seconds, (kv + tokens) * self._kv_read_s)
         return total
 
-    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
         """How much longer, in seconds, each decode step takes than the one before, and for how many steps."""
         if not rows:
             return 0.0, math.inf
         fixed, attention = self._step(rows)
-        context = kv / rows
+        if not added:
+            return 0.0, math.inf
+        context, longer = kv / rows, added / rows
         slope, end = attention.piece(context)
-        steps = math.inf if end == math.inf else math.floor(end - context) + 1
+        slope *= longer
+        steps = math.inf if end == math.inf else math.floor((end - context) / longer) + 1
         late = self._host_floor_s - fixed - attention(context)
         if late < 0 or not late:
             return slope, steps
@@ -302,15 +305,15 @@ class CalibratedCost(CostModel):
         """FLOPs that were computed, whoever they served."""
         model = self.model
         pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
-        pairs += work.kv_read + work.kv_held + work.kv_padding
-        sampled = work.rows + work.held_rows + work.prefill_rows
+        pairs += decode_kv(work)
+        sampled = computed_rows(work) + work.prefill_rows
         linear = computed_slots(work) * model.layers * model.layer_parameters + sampled * model.head_parameters
         return float(2 * linear + pairs * model.attention_flops_per_pair)
 
     def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
         """Return which of many iterations are larger than any that a table was measured with."""
-        rows = np.asarray(work.rows + work.held_rows, dtype=np.float64)
-        kv = np.asarray(work.kv_read + work.kv_held + work.kv_padding, dtype=np.float64)
+        rows = np.asarray(computed_rows(work), dtype=np.float64)
+        kv = np.asarray(decode_kv(work), dtype=np.float64)
         decode, chunks, longest = self._decode, self.hardware.chunks, self.hardware.prompts[0].tokens[-1]
         scale = self._shard.kv_heads / decode.kv_heads
         outside = computed_slots(work) > self.hardware.matrices.tokens[-1]

@@ -11,6 +11,7 @@ from policies.errors import InputError
 from policies.policy import Policy, Traits
 from sim.claims.options import ClaimsOptions
 from sim.engine_constants import EngineConstants
+from sim.execution import execution_of
 from sim.hardware import Device
 from sim.metrics import SLO
 from sim.model import Model, check_kv_tokens, kv_capacity
@@ -43,7 +44,9 @@ FILES = ("timeline", "pictures", "report", "vllm_bench")
 OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", *FILES)
 """What every configuration may hold at its top."""
 
-SIMULATED = ("measured", "overlay", "claims", "engine", "tensor_parallel", "kv_tokens", "stretch", "interval")
+SIMULATED = (
+    "measured", "overlay", "claims", "engine", "execution", "tensor_parallel", "kv_tokens", "stretch", "interval",
+)  # fmt: skip
 """What that of a simulation may hold beside them."""
 
 
@@ -129,6 +132,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     assert gpus is not None
     hardware = read_object(config, "hardware", Device).deployed(engine, gpus)
     engine = hardware.engine_on(engine)
+    execution = execution_of(config.get("execution"), hardware, engine)
     model = read_model(config)
     if isinstance(model, Pretrained):
         model = model.dimensions()
@@ -140,6 +144,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         overlay=overlay,
         hardware=hardware,
         engine=engine,
+        execution=execution,
         model=model,
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
         stretch=read_switch(config, "stretch"),

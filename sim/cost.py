@@ -36,8 +36,18 @@ class Demand(NamedTuple):
 
 
 def computed_slots(work: Work) -> Any:
-    """Token slots that went through the linear layers, padding and finished rows counted. Takes counts or arrays."""
-    return work.rows + work.held_rows + work.prefill_tokens + work.prefill_padding + work.insertion_padding
+    """Token slots that went through the linear layers, whether they served anybody. Takes counts or arrays."""
+    return computed_rows(work) + work.prefill_tokens + work.prefill_padding + work.insertion_padding
+
+
+def computed_rows(work: Work) -> Any:
+    """Rows that a decode step computed, finished ones and dummies counted. Takes counts or arrays."""
+    return work.rows + work.held_rows + work.dummy_rows
+
+
+def decode_kv(work: Work) -> Any:
+    """KV slots that decode attention read, for whomever. Takes counts or arrays."""
+    return work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy
 
 
 class CostModel(ABC):
@@ -65,7 +75,7 @@ class CostModel(ABC):
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
 
     def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
-        """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it."""
+        """Duration of a decode step that computes `rows` rows and reads `kv` tokens for them: `seconds` of it."""
         return self.seconds(
             Work(
                 rows=rows,
@@ -82,10 +92,10 @@ class CostModel(ABC):
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
 
     @abstractmethod
-    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
         """How much longer, in seconds, each decode step takes than the one before, and for how many steps that holds.
 
-        The first of these steps decodes `rows` rows and reads `kv` tokens, each later one `rows` tokens more.
+        The first of these steps computes `rows` rows and reads `kv` tokens, each later one `added` tokens more.
         """
 
     @abstractmethod
@@ -106,11 +116,11 @@ class CostModel(ABC):
         return linear + pairs * model.attention_flops_per_pair
 
     def moved_bytes(self, work: Work) -> Any:
-        """Bytes read or written in GPU memory, padding counted. Takes counts or arrays."""
+        """Bytes read or written in GPU memory, padding and dummies counted. Takes counts or arrays."""
         model = self.model
         weights = (model.layers * model.layer_parameters + model.head_parameters) * model.bytes_per_value
         slots = computed_slots(work)
-        kv = work.kv_read + work.kv_held + work.kv_padding + work.prefill_kv + 2 * work.kv_copied
+        kv = decode_kv(work) + work.prefill_kv + 2 * work.kv_copied
         return (slots > 0) * weights + kv * model.kv_bytes_per_token
 
     def link_seconds(self, tokens: int) -> float:
@@ -144,13 +154,14 @@ class Roofline(CostModel):
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
         (
             _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
-            kv_read, kv_held, kv_padding, copied, host, launches, _, _, prefill_kv,
+            kv_read, kv_held, kv_padding, copied, host, launches, _, _, prefill_kv, dummies, kv_dummy,
         ) = work  # fmt: skip
-        seconds = self._step_s + (kv_read + kv_held + kv_padding) * self._kv_s
-        slots = rows + held + tokens + padding + insertion
+        seconds = self._step_s + (kv_read + kv_held + kv_padding + kv_dummy) * self._kv_s
+        rows += held + dummies
+        slots = rows + tokens + padding + insertion
         if slots:
             layers, layers_read = slots * self._layers_flops_s, self._layers_read_s
-            head, head_read = (rows + held + prompts) * self._head_flops_s, self._head_read_s
+            head, head_read = (rows + prompts) * self._head_flops_s, self._head_read_s
             seconds += self._pass_s + (layers if layers > layers_read else layers_read)
             seconds += head if head > head_read else head_read
         if prompts:
@@ -164,7 +175,7 @@ class Roofline(CostModel):
         return seconds
 
     def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
-        """Duration of a decode step of `rows` rows that reads `kv` tokens: `seconds` of it, and faster."""
+        """Duration of a decode step that computes `rows` rows and reads `kv` tokens: `seconds` of it, and faster."""
         layers, layers_read = rows * self._layers_flops_s, self._layers_read_s
         head, head_read = rows * self._head_flops_s, self._head_read_s
         seconds = self._step_s + kv * self._kv_s
@@ -178,10 +189,10 @@ class Roofline(CostModel):
 
     def seconds_each(self, work: Work) -> Array:
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
-        kv = work.kv_read + work.kv_held + work.kv_padding
+        kv = decode_kv(work)
         pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
         slots = computed_slots(work)
-        sampled = work.rows + work.held_rows + work.prefill_rows
+        sampled = computed_rows(work) + work.prefill_rows
         layers = self._pass_s + np.maximum(slots * self._layers_flops_s, self._layers_read_s)
         head = np.maximum(sampled * self._head_flops_s, self._head_read_s)
         launches = np.maximum(work.attention_launches - 1, 0)
@@ -190,20 +201,21 @@ class Roofline(CostModel):
         attention = np.maximum(pairs * self._pair_s, work.prefill_kv * self._kv_read_s)
         return np.asarray(fixed + kv * self._kv_s + attention + moved, dtype=np.float64)
 
-    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
         """How much longer each decode step takes than the one before: always the same."""
-        return rows * self._kv_s, math.inf
+        return added * self._kv_s, math.inf
 
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource; neither exceeds `seconds`."""
         (
             _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
-            kv_read, kv_held, kv_padding, copied, _, _, _, _, prefill_kv,
+            kv_read, kv_held, kv_padding, copied, _, _, _, _, prefill_kv, dummies, kv_dummy,
         ) = work  # fmt: skip
-        kv = kv_read + kv_held + kv_padding
+        kv = kv_read + kv_held + kv_padding + kv_dummy
         pairs += padding_pairs + insertion_pairs
-        slots = rows + held + tokens + padding + insertion
-        flops_s = slots * self._layers_flops_s + (rows + held + prompts) * self._head_flops_s
+        rows += held + dummies
+        slots = rows + tokens + padding + insertion
+        flops_s = slots * self._layers_flops_s + (rows + prompts) * self._head_flops_s
         flops_s += (pairs + kv) * self._pair_s
         traffic_s = (kv + prefill_kv) * self._kv_read_s + copied * self._copy_s
         if slots:

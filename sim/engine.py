@@ -17,6 +17,7 @@ from simpy.events import Event, Timeout
 
 from policies.batch import Batch
 from policies.concatenated import Concatenated
+from policies.execution import EAGER, Execution
 from policies.job import Job
 from policies.kv import KVBook, Slots, StaticRectangle
 from policies.ledger import Ledger
@@ -32,7 +33,7 @@ from policies.prefix_cache import PrefixCache
 from policies.queue import Predictor, declared, make_queue
 from policies.rectangle import Rectangle
 from sim.answers import Answers
-from sim.cost import CostModel
+from sim.cost import CostModel, computed_rows, decode_kv
 from sim.log import IterationLog
 from sim.loop import DECODE, PREFILL, Loop
 from sim.task import Task
@@ -79,6 +80,7 @@ class Engine(Loop):
         predictor: Predictor = declared,
         stretch: bool = True,
         frontend_s: float = 0.0,
+        execution: Execution = EAGER,
     ) -> None:
         """Prepare a run.
 
@@ -92,9 +94,10 @@ class Engine(Loop):
             predictor: What `sjf` orders by.
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
             frontend_s: How long after a request is sent the scheduler sees it.
+            execution: How decode steps are executed.
         """
         ledger = make_ledger(policy, kv_tokens, predictor, remote_kv_tokens or kv_tokens)
-        super().__init__(requests, policy, cost, log, ledger, stretch, frontend_s)
+        super().__init__(requests, policy, cost, log, ledger, stretch, frontend_s, execution)
         self.link_busy_s = 0.0
         self._env = simpy.Environment()
         self._two_lanes = self._traits.lanes != "one"
@@ -158,9 +161,10 @@ class Engine(Loop):
             steps = min(steps, 1 + ledger.book.further_steps())
         if steps > 1:
             work = task.work
-            task.growth, alike = self._cost.growth(
-                work.rows + work.held_rows, work.kv_read + work.kv_held + work.kv_padding
-            )
+            added = work.rows + work.held_rows
+            if self._window_left is not None:
+                steps, added, task.fixed_window = min(steps, self._window_left(ledger, 0)), 0, True
+            task.growth, alike = self._cost.growth(computed_rows(work), decode_kv(work), added)
             task.steps = self._steps(task.plan, task.start, task.first, task.growth, int(min(steps, alike)))
             task.left = task.elapsed(task.steps)
 

@@ -15,6 +15,7 @@ SLOTS = {
     "prefill_padding": "prefill_padding",
     "finished_rows": "held_rows",
     "insertion_padding": "insertion_padding",
+    "bucket_dummies": "dummy_rows",
     "recomputation": "recomputed_tokens",
 }
 """Causes of idle token slots, and the field of `Work` that counts them."""
@@ -24,6 +25,7 @@ CAUSES = {
     "insertion_padding": ("insertion_padding", "insertion_padding_pairs"),
     "finished_rows": ("held_rows", "kv_held"),
     "kv_padding": ("kv_padding",),
+    "bucket_dummies": ("dummy_rows", "kv_dummy"),
 }
 """Causes of wasted time, and the fields of `Work` that are zero without them."""
 
@@ -104,7 +106,7 @@ class IdleTime:
         by_cause: dict[str, Array | None] = {}
         for cause, fields in CAUSES.items():
             guilty = np.flatnonzero(sum(getattr(work, field) for field in fields))
-            work = _without(work, *fields)
+            work = without_waste(work, *fields)
             by_cause[cause] = self._take_away(guilty, work, cost)
         guilty = np.flatnonzero(work.recomputed_tokens)
         work = work._replace(
@@ -129,8 +131,7 @@ class IdleTime:
         shared = np.flatnonzero((work.prefill_rows > 0) & (work.lane == 0) & (live > 0))
         alone = work.rows[shared] == 0
         left = _take(work, shared)
-        # Launches beyond the first are one per query; without the prefill its queries have none.
-        launches = np.maximum(left.attention_launches - left.prefill_rows, np.minimum(left.attention_launches, 1))
+        launches = _fewer_launches(left, left.prefill_rows)
         left = _without(left, "prefill_rows", "prefill_tokens", "prefill_pairs", "prefill_kv")._replace(
             attention_launches=launches
         )
@@ -139,6 +140,18 @@ class IdleTime:
         lost[shared] = cost[shared] - decoding
         cost[shared] = decoding
         return lost
+
+
+def without_waste(work: Work, *fields: str) -> Work:
+    """Return many iterations without what the fields of a cause in `CAUSES` count."""
+    if "dummy_rows" in fields:
+        work = work._replace(attention_launches=_fewer_launches(work, work.dummy_rows))
+    return _without(work, *fields)
+
+
+def _fewer_launches(work: Any, queries: Any) -> Any:
+    """Attention launches without so many queries: those beyond the first are one per query."""
+    return np.maximum(work.attention_launches - queries, np.minimum(work.attention_launches, 1))
 
 
 def _without(work: Work, *fields: str) -> Work:

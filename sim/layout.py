@@ -1,4 +1,7 @@
-"""What an iteration computes under each layout: plan and state in, `Work` out."""
+"""What an iteration computes under each layout: plan and state in, `Work` out.
+
+How it is executed counts too. What is said here holds for eager steps; `sim.recorded` says what recorded ones add.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -11,8 +14,12 @@ from policies.work import Work
 Count = Callable[[Ledger, Plan, int], Work]
 """Counts the work of a plan that a ledger has just begun on a lane."""
 
-Step = tuple[int, int, int, int, int, int]
-"""What a decode step computes: `rows`, `held_rows`, `kv_read`, `kv_held`, `kv_padding` and `attention_launches`."""
+Step = tuple[int, int, int, int, int, int, int, int]
+"""What a decode step computes: `rows`, `held_rows`, `kv_read`, `kv_held`, `kv_padding`, `attention_launches`,
+`dummy_rows` and `kv_dummy`."""
+
+CountStep = Callable[[Ledger, int], Step]
+"""Counts a decode step that changes nothing else, so many steps after the one that a ledger has just begun."""
 
 _Prompts = tuple[int, int, int, int, int, int]
 """What a prefill computes, padding apart: prompts, tokens, pairs, longest, recomputed tokens and pairs."""
@@ -55,26 +62,26 @@ def _chunks(ledger: Ledger, plan: Plan) -> tuple[int, int, int, int, int, int]:
     return len(plan.prefill), count, pairs, again, again_pairs, before
 
 
-def fused_step(ledger: Ledger) -> Step:
+def fused_step(ledger: Ledger, later: int = 0) -> Step:
     """Each row over its own KV, in one attention kernel."""
     batch = ledger.batch
     rows = len(batch.rows)
-    return rows, 0, rows * (batch.clock + 1) + batch.offset_sum, 0, 0, 1
+    return rows, 0, rows * (batch.clock + 1 + later) + batch.offset_sum, 0, 0, 1, 0, 0
 
 
-def per_request_step(ledger: Ledger) -> Step:
+def per_request_step(ledger: Ledger, later: int = 0) -> Step:
     """Each row over its own KV, in an attention kernel of its own."""
     batch = ledger.batch
     rows = len(batch.rows)
-    return rows, 0, rows * (batch.clock + 1) + batch.offset_sum, 0, 0, rows
+    return rows, 0, rows * (batch.clock + 1 + later) + batch.offset_sum, 0, 0, rows, 0, 0
 
 
-def padded_step(ledger: Ledger) -> Step:
+def padded_step(ledger: Ledger, later: int = 0) -> Step:
     """Every row, held ones too, over the window of the longest."""
     batch = ledger.batch
-    rows, held, window = len(batch.rows), len(batch.held), batch.longest + 1
-    kv = rows * (batch.clock + 1) + batch.offset_sum
-    return rows, held, kv, held * window, rows * window - kv, 1
+    rows, held, window = len(batch.rows), len(batch.held), batch.longest + 1 + later
+    kv = rows * (batch.clock + 1 + later) + batch.offset_sum
+    return rows, held, kv, held * window, rows * window - kv, 1, 0, 0
 
 
 def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -89,9 +96,8 @@ def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
     elif plan[0]:
         prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan[0])
     prefill, launches, host = (prompts, tokens, pairs), 1 if rows or prompts else 0, ledger.host_tokens
-    return _new(
-        Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, again, again_pairs, before)
-    )
+    counts = (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches)
+    return _new(Work, (*counts, again, again_pairs, before, 0, 0))
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -104,17 +110,24 @@ def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Rows padded to the window in decode, prompts padded to the longest in prefill; never both in one iteration."""
     copied, host = ledger.book.copied, ledger.host_tokens
     if plan[4]:
-        rows, held, kv, kv_held, padding, _ = padded_step(ledger)
-        inserted = ledger.inserted
-        return _new(
-            Work, (lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0, 0)
-        )
+        rows, held, kv, kv_held, padding, *_ = padded_step(ledger)
+        counts = (lane, rows, held, ledger.inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1)
+        return _new(Work, (*counts, 0, 0, 0, 0, 0))
     prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
     slots = prompts * longest
     padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
     prefill = (prompts, tokens, pairs, padding, padding_pairs)
     launches = 1 if prompts else 0
-    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs, 0))
+    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs, 0, 0, 0))
+
+
+def ragged_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
+    """A rectangle of which decode attention reads each row's own tokens alone; prompts are padded all the same."""
+    if not plan[4]:
+        return rectangle(ledger, plan, lane)
+    rows, _, kv, *_ = fused_step(ledger)
+    counts = (lane, rows, 0, ledger.inserted, 0, 0, 0, 0, 0, 0, 0, kv, 0, 0, ledger.book.copied, ledger.host_tokens, 1)
+    return _new(Work, (*counts, 0, 0, 0, 0, 0))
 
 
 def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -134,21 +147,23 @@ def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     padding_pairs = (rows + prompts) * longest * window - rows * window - pairs
     copied, host = ledger.book.copied, ledger.host_tokens
     counts = (lane, rows, 0, ledger.inserted, prompts, tokens, pairs, 0, 0, padding, padding_pairs)
-    return _new(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, again, again_pairs, 0))
+    return _new(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, again, again_pairs, 0, 0, 0))
 
 
 COUNTS: dict[Layout, Count] = {
     "selective_fused": selective_fused,
     "selective_per_request": selective_per_request,
     "rectangle": rectangle,
+    "ragged_rectangle": ragged_rectangle,
     "static": rectangle,
     "shared_rectangle": shared_rectangle,
 }
 
-STEPS: dict[Layout, Callable[[Ledger], Step]] = {
+STEPS: dict[Layout, CountStep] = {
     "selective_fused": fused_step,
     "selective_per_request": per_request_step,
     "rectangle": padded_step,
+    "ragged_rectangle": fused_step,
     "static": padded_step,
     "shared_rectangle": padded_step,
 }

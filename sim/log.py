@@ -10,22 +10,24 @@ import numpy.typing as npt
 from policies.work import Work
 from sim.task import Task
 
-HEAD = ("start_s", "duration_s", "first_s", "steps", "waiting", "kv_tokens", "live_rows")
+HEAD = ("start_s", "duration_s", "first_s", "steps", "waiting", "kv_tokens", "live_rows", "fixed_window")
 """Columns before the fields of `Work`.
 
 A record is `steps` like iterations in a row: the first took `first_s`, each later one a constant longer than the one
 before, all together `duration_s`. `kv_read` and `kv_held` are those of the first; they grow by `rows` and `held_rows`
-with each. As the record began, `waiting` requests were in the queue, `kv_tokens` of KV memory were taken, and the batch
-had `live_rows`, whether this record decodes them or not.
+with each. Where `fixed_window` is 1 they all read the same window, as recorded steps do: `kv_read` grows by `rows`,
+`kv_padding` falls by as much, `kv_held` stays. As the record began, `waiting` requests were in the queue, `kv_tokens`
+of KV memory were taken, and the batch had `live_rows`, whether this record decodes them or not.
 """
 
 COLUMNS = HEAD + Work._fields
 DTYPE = np.dtype([(name, "<f8" if name.endswith("_s") else "<i8") for name in COLUMNS])
 _SIZE = DTYPE.itemsize
 _ROWS = ("rows", "held_rows", "inserted_rows")
-_DECODE = ("lane", *_ROWS, "kv_read", "kv_held", "kv_padding", "kv_copied", "kv_host", "attention_launches")
+_KV = ("kv_read", "kv_held", "kv_padding", "kv_copied", "kv_host")
+_DECODE = ("lane", *_ROWS, *_KV, "attention_launches", "dummy_rows", "kv_dummy")
 SLICE = 65_536
-"""Records per slice (13 MB)."""
+"""Records per slice (16 MB)."""
 _CACHED = 1024
 """Records that a processor's cache holds."""
 
@@ -46,8 +48,8 @@ class IterationLog:
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
-        self._record = struct.Struct("<3d4q" + "q" * len(Work._fields))
-        self._decode = struct.Struct("<3d4q" + "".join("q" if name in _DECODE else "8x" for name in Work._fields))
+        self._record = struct.Struct("<3d5q" + "q" * len(Work._fields))
+        self._decode = struct.Struct("<3d5q" + "".join("q" if name in _DECODE else "8x" for name in Work._fields))
         assert self._record.size == self._decode.size == DTYPE.itemsize
         self._buffer = bytearray(SLICE * self._record.size)
         self._end = len(self._buffer)
@@ -57,7 +59,7 @@ class IterationLog:
 
     def append(self, task: Task, duration: float, first: float, steps: int) -> None:
         """Record the first `steps` iterations of a task, of which the first took `first` seconds."""
-        head = (task.start, duration, first, steps, task.waiting, task.kv, task.live)
+        head = (task.start, duration, first, steps, task.waiting, task.kv, task.live, task.fixed_window)
         self._pack(self._buffer, self._place, *head, *task.work)
         self._place += _SIZE
         if self._place == self._end:
@@ -66,9 +68,9 @@ class IterationLog:
     def add(
         self, start: float, duration: float, first: float, steps: int, waiting: int, kv: int, live: int, work: Work
     ) -> None:
-        """Record iterations, all columns given."""
+        """Record iterations that read no fixed window, all other columns given."""
         place = self._place
-        self._pack(self._buffer, place, start, duration, first, steps, waiting, kv, live, *work)
+        self._pack(self._buffer, place, start, duration, first, steps, waiting, kv, live, 0, *work)
         self._place = place = place + _SIZE
         if place == self._end:
             self.flush()
@@ -119,8 +121,10 @@ def expand(records: Slice) -> Slice:
     growth = (out["duration_s"] - out["steps"] * out["first_s"]) / pairs
     out["start_s"] += index * out["first_s"] + growth * index * (index - 1) / 2
     out["duration_s"] = out["first_s"] = out["first_s"] + growth * index
+    fixed = out["fixed_window"]
     out["kv_read"] += index * out["rows"]
-    out["kv_held"] += index * out["held_rows"]
+    out["kv_padding"] -= index * out["rows"] * fixed
+    out["kv_held"] += index * out["held_rows"] * (1 - fixed)
     out["inserted_rows"][index > 0] = 0
     out["steps"] = 1
     return out

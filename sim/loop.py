@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from policies.execution import EAGER, Execution
 from policies.job import Job
 from policies.ledger import Ledger
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, THROUGH_ARRIVALS, UNTIL_ARRIVAL, Plan
@@ -15,8 +16,9 @@ from policies.policy import Policy
 from policies.view import View
 from sim.answers import Answers
 from sim.cost import CostModel
-from sim.layout import COUNTS, STEPS, Step
+from sim.layout import Step
 from sim.log import IterationLog
+from sim.recorded import counting
 from sim.source import source_of
 from sim.task import elapsed, steps_until
 from workloads.requests import Requests
@@ -41,6 +43,7 @@ class Loop(ABC):
         ledger: Ledger,
         stretch: bool,
         frontend_s: float = 0.0,
+        execution: Execution = EAGER,
     ) -> None:
         """Prepare a run; see `sim.engine.Engine`."""
         self._frontend_s = frontend_s
@@ -50,8 +53,7 @@ class Loop(ABC):
         self._traits = policy.traits
         self._view = View(ledger)
         self._cost = cost
-        self._count = COUNTS[self._traits.layout]
-        self._count_step = STEPS[self._traits.layout]
+        self._count, self._count_step, self._window_left = counting(self._traits, execution)
         self._log = log
         self._stretch = stretch
         self._trusts = stretch and not ledger.book.grows and not self._traits.concatenates
@@ -126,7 +128,7 @@ class Loop(ABC):
         if rearranged:
             self._rearranged(plan)
         batch, book = ledger.batch, ledger.book
-        most, step = answers.next_finish - batch.clock, self._count_step(ledger)
+        most, step = answers.next_finish - batch.clock, self._count_step(ledger, 0)
         if (
             rearranged or book.copied or (ledger.inserted and self._cost.counts_insertions)
         ):  # those that follow are like each other, but not like this one
@@ -135,14 +137,15 @@ class Loop(ABC):
             if most > 1 and self._is_steady(plan, self._now):
                 if self._source.next_s <= self._now:
                     self._admit(self._now)
-                rows, held, kv, kv_held, padding, launches = step
-                step = rows, held, kv + rows, kv_held + held, padding, launches
-                steps += self._run_steps(plan, self._now, most - 1, step)
+                most = most - 1 if self._window_left is None else min(most - 1, self._window_left(ledger, 1))
+                steps += self._run_steps(plan, self._now, most, self._count_step(ledger, 1))
         else:
             if not plan[7] or not self._stretch:
                 most = 1
             elif book.grows:
                 most = min(most, 1 + book.further_steps())
+            if self._window_left is not None:
+                most = min(most, self._window_left(ledger, 0))
             steps = self._run_steps(plan, now, most, step, ledger.inserted)
         self._decoded_s = end = self._now
         ended = answers.ending(batch.clock + steps, end)
@@ -163,18 +166,20 @@ class Loop(ABC):
     ) -> int:
         """Run and log at most so many iterations like `step` in a row; return how many."""
         ledger, cost = self.ledger, self._cost
-        rows, held, kv, kv_held, padding, launches = step
-        first = seconds = cost.decode_seconds(rows + held, kv + kv_held + padding, launches, copied, host, inserted)
+        rows, held, kv, kv_held, padding, launches, dummies, kv_dummy = step
+        computed, read = rows + held + dummies, kv + kv_held + padding + kv_dummy
+        first = seconds = cost.decode_seconds(computed, read, launches, copied, host, inserted)
+        fixed = self._window_left is not None
         if most > 1:
-            growth, alike = cost.growth(rows + held, kv + kv_held + padding)
+            growth, alike = cost.growth(computed, read, 0 if fixed else rows + held)
             most = self._steps(plan, now, first, growth, most if most < alike else int(alike))
             seconds = elapsed(first, growth, most)
         else:
             most = 1
         self._now = now + seconds
         self._log.add_decode(
-            now, seconds, first, most, len(ledger.waiting), ledger.book.used + transient, rows,
-            DECODE, rows, held, inserted, kv, kv_held, padding, copied, host, launches,
+            now, seconds, first, most, len(ledger.waiting), ledger.book.used + transient, rows, fixed,
+            DECODE, rows, held, inserted, kv, kv_held, padding, copied, host, launches, dummies, kv_dummy,
         )  # fmt: skip
         return most
 

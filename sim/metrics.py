@@ -14,7 +14,7 @@ from policies.work import Work
 from sim.answers import Answers
 from sim.breakdown import Breakdown, split
 from sim.busy import BusyTime
-from sim.cost import CostModel
+from sim.cost import CostModel, decode_kv
 from sim.idle import STALL, IdleTime, IdleTokens, Losses
 from sim.intertoken import InterTokenLatency
 from sim.lag import lag
@@ -144,7 +144,7 @@ class Metrics:
         self._decode_steps += int(records["steps"][records["rows"] > 0].sum())
         self._row_steps += round((work.rows * steps).sum())
         self._kv_padding += round((work.kv_padding * steps).sum())
-        self._kv_read += round(((work.kv_read + work.kv_held + work.kv_padding) * steps).sum())
+        self._kv_read += round((decode_kv(work) * steps).sum())
         self._kv_host += round((work.kv_host * steps).sum())
         self._kv_copied += round((work.kv_copied * steps).sum())
 
@@ -287,7 +287,12 @@ def mean_work(records: Slice | Fields) -> Work:
     """Return the mean iteration of each record, every field float64 [n]: what a cost linear in KV is exact for."""
     later: Any = (records["steps"] - 1) / 2
     work: Any = Work._make(np.asarray(field, dtype=np.float64) for field in work_of(records))
-    mean: Work = work._replace(kv_read=work.kv_read + later * work.rows, kv_held=work.kv_held + later * work.held_rows)
+    fixed = records["fixed_window"]
+    mean: Work = work._replace(
+        kv_read=work.kv_read + later * work.rows,
+        kv_held=work.kv_held + later * work.held_rows * (1 - fixed),
+        kv_padding=work.kv_padding - later * work.rows * fixed,
+    )
     return mean
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from policies.errors import InputError
 from policies.policy import Traits
 from policies.work import Work
-from sim.cost import Array, CostModel, Demand, computed_slots
+from sim.cost import Array, CostModel, Demand, computed_rows, computed_slots, decode_kv
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
 from sim.model import Model
@@ -28,10 +28,10 @@ PHASES = ("decode", "prefill", "mixed", "any")
 
 COUNTS: dict[str, Callable[[Any], Any]] = {
     "iterations": lambda work: work.rows * 0 + 1,
-    "rows": lambda work: work.rows + work.held_rows,
+    "rows": computed_rows,
     "slots": computed_slots,
     "prompts": lambda work: work.prefill_rows,
-    "kv": lambda work: work.kv_read + work.kv_held + work.kv_padding,
+    "kv": decode_kv,
     "pairs": lambda work: work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs,
     "launches": lambda work: work.attention_launches,
     "inserted_rows": lambda work: work.inserted_rows,
@@ -188,6 +188,7 @@ class Profile(Device):
         machine: Its processor or GPU.
         dtype: Of weights and KV.
         attention: Implementation that transformers was asked for.
+        execution: How decode steps were run, `eager` or `graphs`.
         threads: Threads of a CPU operation.
         versions: Of the software, by name.
         date: When it was measured.
@@ -200,6 +201,7 @@ class Profile(Device):
     machine: str
     dtype: str
     attention: str
+    execution: str = "eager"
     threads: int
     versions: Mapping[str, str] = field(default_factory=dict)
     date: str
@@ -208,7 +210,18 @@ class Profile(Device):
 
     def __post_init__(self) -> None:
         """Refuse rates that are no positive numbers, facts that are no text, and what is no list of layouts."""
-        for option in ("name", "source", "model", "device", "machine", "dtype", "attention", "date", "measurements"):
+        for option in (
+            "name",
+            "source",
+            "model",
+            "device",
+            "machine",
+            "dtype",
+            "attention",
+            "execution",
+            "date",
+            "measurements",
+        ):
             if not isinstance(getattr(self, option), str):
                 raise InputError(f"hardware.{option}={getattr(self, option)}: must be text")
         if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:
@@ -308,8 +321,8 @@ class MeasuredCost(CostModel):
         """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
         if work.prefill_rows or not (work.rows or work.held_rows):
             return max(0.0, sum(term.total(work) for term in self._terms[phase_of(work)]))
-        fixed, kv_s = self._step(work.rows + work.held_rows)
-        seconds = fixed + (work.kv_read + work.kv_held + work.kv_padding) * kv_s
+        fixed, kv_s = self._step(work.rows + work.held_rows + work.dummy_rows)
+        seconds = fixed + (work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy) * kv_s
         for term in self._launches:
             seconds += term.total(work)
         if work.inserted_rows or work.kv_copied or work.kv_host:
@@ -342,9 +355,9 @@ class MeasuredCost(CostModel):
                 outside |= phases[fit.phase] & (COUNTS[count](work) > measured[-1])
         return outside
 
-    def growth(self, rows: int, kv: int) -> tuple[float, float]:
+    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
         """How much longer each decode step takes than the one before: always the same."""
-        return rows * self._step(rows).kv_s, math.inf
+        return added * self._step(rows).kv_s, math.inf
 
     def demand(self, work: Work) -> Demand:
         """Half of the measured slowdown times the time alone, so that two lanes together show the whole of it."""

@@ -47,13 +47,14 @@ class Progress:
         self._due = self._started + (DELAY_S if self._terminal else PLAIN_INTERVAL_S)
         self._bar: Bar | None = None
 
-    def update(self, finished: int, now_s: float | None = None, tokens: int | None = None) -> None:
+    def update(self, finished: int, now_s: float | None = None, tokens: int | None = None, remark: str = "") -> None:
         """Tell how much is finished; cheap enough for every slice of a log.
 
         Args:
             finished: How many.
             now_s: The simulated time, or that since the start of a run on the clock; None: neither matters.
             tokens: What a run on the clock has generated.
+            remark: What else there is to say.
         """
         now = time.monotonic()
         if now < self._due:
@@ -65,7 +66,7 @@ class Progress:
             paces = [f"{tokens / now_s:,.0f} tokens/s"]
         elif now_s is not None:
             paces = [f"{duration(now_s)} simulated", f"{rate:,.0f} {self._unit}/s"]
-        facts = ", ".join([*paces, f"{left} left"])
+        facts = ", ".join([*paces, f"{left} left", *([remark] if remark else [])])
         if self._terminal:
             self._due = now + 0.1
             self._draw(finished, facts)

@@ -8,6 +8,7 @@ from policies.policy import Policy
 from sim.calibrated import Calibrated
 from sim.comparison import Comparison
 from sim.configuration import Settings
+from sim.execution import execution_facts, execution_notes
 from sim.log import Slice
 from sim.metrics import Summary
 from sim.notes import engine_notes, memory_notes
@@ -36,11 +37,20 @@ class Run(Comparison):
             hardware=settings.hardware.name,
             model=settings.model,
             kv_tokens=settings.kv_tokens,
-            facts={"engine": settings.engine.name, "tensor_parallel": settings.hardware.gpus},
+            facts={
+                "engine": settings.engine.name,
+                "tensor_parallel": settings.hardware.gpus,
+                **execution_facts(settings),
+            },
         )
         self._settings = settings
         self._draws: dict[str, list[Summary]] = {}
-        self._notes = [*memory_notes(settings), *self._notes, *engine_notes(settings)]
+        self._notes = [
+            *memory_notes(settings),
+            *self._notes,
+            *engine_notes(settings),
+            *execution_notes(settings, settings.policies),
+        ]
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""

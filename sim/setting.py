@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from policies.execution import EAGER, Execution
 from policies.policy import Policy
 from sim.engine_constants import EngineConstants
 from sim.hardware import Device
@@ -43,6 +44,7 @@ class Setting:
         model: The model on it.
         kv_tokens: KV memory of a GPU in tokens; None: what the model leaves free.
         slo: What goodput is judged by.
+        execution: How decode steps are executed.
         stretch: Whether promised iterations are run in one event; the results do not depend on it.
     """
 
@@ -51,6 +53,7 @@ class Setting:
     model: Model
     kv_tokens: int | None = None
     slo: SLO = NO_SLO
+    execution: Execution = EAGER
     stretch: bool = True
 
     def simulation(
@@ -78,6 +81,7 @@ class Setting:
             frontend_s=self.engine.frontend_latency_s,
             warm_up=warm_up,
             sinks=sinks,
+            execution=self.execution,
         )
 
     def simulate(self, requests: Requests, policy: Policy, *, warm_up: int = 0) -> Result:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from policies.execution import EAGER, Execution
 from policies.job import Job
 from policies.policy import Policy
 from policies.queue import Predictor, declared
@@ -123,6 +124,7 @@ class Simulation:
         frontend_s: float = 0.0,
         warm_up: int = 0,
         sinks: Sequence[Sink] = (),
+        execution: Execution = EAGER,
     ) -> None:
         """Prepare a run.
 
@@ -137,6 +139,7 @@ class Simulation:
             frontend_s: How long after a request is sent the scheduler sees it.
             warm_up: How many requests, the first to arrive, metrics do not count; see `sim.warm_up`.
             sinks: What else hears the iteration log, slice by slice.
+            execution: How decode steps are executed.
 
         Raises:
             InputError: The model does not fit on the GPU and `kv_tokens` is not given, or the hardware has no costs for
@@ -156,6 +159,7 @@ class Simulation:
             predictor=predictor_of(policy, requests),
             stretch=stretch,
             frontend_s=frontend_s,
+            execution=execution,
         )
         self.answers: Answers = self._engine.answers
         warming.watch(self.answers)
@@ -200,10 +204,11 @@ def simulate(
     stretch: bool = True,
     frontend_s: float = 0.0,
     warm_up: int = 0,
+    execution: Execution = EAGER,
 ) -> Result:
     """Simulate one policy; see `Simulation` for the arguments and errors."""
     options: dict[str, Any] = {"kv_tokens": kv_tokens, "slo": slo, "stretch": stretch, "frontend_s": frontend_s}
-    options["warm_up"] = warm_up
+    options |= {"warm_up": warm_up, "execution": execution}
     return Simulation(requests, policy, hardware, model, **options).run()
 
 
@@ -216,9 +221,8 @@ def compare(
     kv_tokens: int | None = None,
     slo: SLO | None = None,
     stretch: bool = True,
+    execution: Execution = EAGER,
 ) -> dict[str, Result]:
     """Simulate several policies on the very same requests; return their results by name."""
-    return {
-        name: simulate(requests, policy, hardware, model, kv_tokens=kv_tokens, slo=slo, stretch=stretch)
-        for name, policy in policies.items()
-    }
+    options: dict[str, Any] = {"kv_tokens": kv_tokens, "slo": slo, "stretch": stretch, "execution": execution}
+    return {name: simulate(requests, policy, hardware, model, **options) for name, policy in policies.items()}

@@ -18,6 +18,7 @@ from workloads.requests import Requests
 Kind = Literal["prefill", "decode", "finished", "stalled"]
 
 _PADDED = ("rectangle", "static", "shared_rectangle")
+"""Layouts in which decode reads a window; prompts are padded in these and in the ragged rectangle."""
 
 
 class Cell(NamedTuple):
@@ -122,7 +123,7 @@ class _Watched(Policy):
 
 
 def steps_of(requests: Requests, policy: Policy, setting: Setting) -> Steps:
-    """Simulate a policy, iteration by iteration.
+    """Simulate a policy, iteration by iteration, every step eager: a cell is a row that is somebody's.
 
     A request keeps its row from its prefill on, though an engine may move rows into holes.
 
@@ -132,8 +133,10 @@ def steps_of(requests: Requests, policy: Policy, setting: Setting) -> Steps:
         setting: What it runs on.
 
     Raises:
-        InputError: The policy prefills on a lane of its own, or as `Setting.simulate`.
+        InputError: The policy prefills on a lane of its own, decode steps are recorded, or as `Setting.simulate`.
     """
+    if setting.execution.recorded:
+        raise InputError(f"execution={setting.execution.name}: steps are drawn eager, without dummy rows; use eager")
     if policy.traits.lanes != "one":
         raise InputError("a policy that prefills on a lane of its own has no single order of iterations to draw")
     watched = _Watched(policy=policy, max_batch=policy.max_batch, order=policy.order, predictor=policy.predictor)
@@ -190,8 +193,9 @@ def _seat(seats: dict[int, int], present: Iterable[int]) -> None:
 
 def _prefill_cells(step: int, now: _Seen, seats: Mapping[int, int], traits: Traits) -> Iterator[Cell]:
     longest = max(now.prompts.values(), default=0)
+    padded = traits.layout in (*_PADDED, "ragged_rectangle")
     for request, tokens in now.prompts.items():
-        yield Cell(step, seats[request], request, "prefill", longest if traits.layout in _PADDED else tokens, tokens)
+        yield Cell(step, seats[request], request, "prefill", longest if padded else tokens, tokens)
 
 
 def _decode_cells(

@@ -16,7 +16,9 @@ from sim.prediction_interval import ENDS, LEVEL
 Value = float | int | bool | None
 Summary = Mapping[str, Value]
 
-CAUSES = ("stall", "prefill_padding", "insertion_padding", "finished_rows", "kv_padding", "recomputation")
+CAUSES = (
+    "stall", "prefill_padding", "insertion_padding", "finished_rows", "kv_padding", "recomputation", "bucket_dummies",
+)  # fmt: skip
 """Causes of idle computation, as the summary names them after `idle_time_fraction_`."""
 
 WIDEST_NAME = 28

@@ -7,6 +7,7 @@ decides: when it was, which jobs had been seen, and which requests ended.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from policies.execution import EAGER, Execution
 from policies.job import Job
 from policies.plan import Plan
 from policies.policy import Policy
@@ -14,7 +15,7 @@ from policies.queue import Predictor, declared
 from policies.view import View
 from policies.work import Work
 from sim.engine import make_ledger
-from sim.layout import COUNTS
+from sim.recorded import counting
 
 
 class Asked(NamedTuple):
@@ -70,7 +71,12 @@ class Difference(NamedTuple):
 
 
 def replay(
-    tape: Iterable[Asked | Committed], policy: Policy, kv_tokens: int, predictor: Predictor = declared
+    tape: Iterable[Asked | Committed],
+    policy: Policy,
+    kv_tokens: int,
+    predictor: Predictor = declared,
+    *,
+    execution: Execution = EAGER,
 ) -> list[Difference]:
     """Run a tape through the simulator's state; return where its plans or its work differ, at the first such event.
 
@@ -79,9 +85,10 @@ def replay(
         policy: What decided.
         kv_tokens: KV memory of the run, in tokens.
         predictor: What `sjf` orders by.
+        execution: How the decode steps of the run were executed.
     """
     ledger = make_ledger(policy, kv_tokens, predictor)
-    view, count = View(ledger), COUNTS[policy.traits.layout]
+    view, count = View(ledger), counting(policy.traits, execution).work
     begun: dict[int, Work] = {}
     for index, event in enumerate(tape):
         if isinstance(event, Committed):

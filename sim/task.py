@@ -19,6 +19,7 @@ class Task:
         first: Seconds of its first iteration, alone on the GPU.
         growth: Seconds by which each iteration is longer than the one before.
         steps: Iterations it covers.
+        fixed_window: Whether they all read one window, as recorded steps do, rather than one that grows.
         left: Seconds still to run, alone on the GPU, as of `since`.
         since: When `left` was last brought up to date.
         slowdown: How many times slower than alone it has run since.
@@ -32,6 +33,7 @@ class Task:
     __slots__ = (
         "event",
         "first",
+        "fixed_window",
         "growth",
         "kv",
         "left",
@@ -53,6 +55,7 @@ class Task:
         self.first = self.left = first
         self.growth = 0.0
         self.steps = 1
+        self.fixed_window = False
         self.slowdown = 1.0
         self.waiting = len(ledger.waiting)
         book = ledger.book

@@ -29,7 +29,7 @@ STALL = 2
 PHASES = ("queued", "prefill", "ready", "decode")
 _TRACKS = {0: "lane 0: batch", 1: "lane 1: prefill", STALL: "stalled rows"}
 _COUNTS = ("steps", "rows", "held_rows", "inserted_rows", "prefill_rows", "prefill_tokens", "prefill_padding")
-_SHOWN = (*_COUNTS, "insertion_padding", "kv_read", "kv_padding", "kv_copied", "kv_host")
+_SHOWN = (*_COUNTS, "insertion_padding", "kv_read", "kv_padding", "kv_copied", "kv_host", "dummy_rows", "kv_dummy")
 _NAMES = np.array(["move KV", "decode", "prefill", "mixed"])
 
 Ticks = npt.NDArray[np.int64]

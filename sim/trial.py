@@ -9,6 +9,7 @@ import numpy as np
 from policies.policy import Policy
 from sim.context import Context, context_of
 from sim.draws import Draws
+from sim.execution import execution_facts, execution_notes
 from sim.metrics import Summary
 from sim.model import kv_capacity
 from sim.notes import engine_notes, memory_notes, notes_on
@@ -67,6 +68,7 @@ class Trial:
     def facts(self, **more: Any) -> dict[str, Any]:
         """Return what `summary.json` says of it; `more` are other attributes of the context."""
         facts = {"engine": self.setting.engine.name, "tensor_parallel": self.setting.hardware.gpus}
+        facts |= execution_facts(self.setting)
         return self.context(**more).facts(self.policies, **facts)
 
     def notes(self) -> list[str]:
@@ -76,7 +78,7 @@ class Trial:
         unmeasured = dict.fromkeys(what for cost in costs for what in cost.extrapolated)
         told = f"hardware={hardware.name}: not measured but extrapolated: {', '.join(unmeasured)}"
         notes = [*memory_notes(self.setting), *notes_on(self.policies, self.draws.first), *self.draws.notes]
-        notes += engine_notes(self.setting)
+        notes += [*engine_notes(self.setting), *execution_notes(self.setting, self.policies)]
         return [*notes, told] if unmeasured else notes
 
     def warnings(self, runs: Mapping[str, Sequence[Summary]]) -> list[str]:

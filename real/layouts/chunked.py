@@ -67,6 +67,8 @@ class Chunked(Fused):
         decoding = list(self._rows) if plan.decode else []
         if not decoding and not plan.prefill:
             return Outcome(Work(lane), {})
+        if not plan.prefill and self.execution.recorded:
+            return self._recorded(decoding)
         return self._compute_chunks(lane, decoding, plan.prefill, plan.tokens)
 
     def _grow(self, request: int, tokens: int) -> Tensor:

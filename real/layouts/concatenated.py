@@ -44,9 +44,9 @@ class Append:
 class Concatenated(Executor):
     """A batch that is concatenated anew when rows join or leave, and column by column as it decodes."""
 
-    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without rows."""
-        super().__init__(network, ledger, sequences)
+        super().__init__(network, ledger, sequences, max_batch)
         self._kv: list[Tensor] = []
         self._rows: list[int] = []
         self._live: dict[int, int] = {}

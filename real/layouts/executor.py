@@ -5,9 +5,9 @@ Counts come from the tensors: their shapes, their masks, what was copied. The le
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from mmap import mmap
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from policies.job import Job
 from policies.ledger import Ledger
 from policies.plan import Plan
 from policies.work import Work
+from real.attention import Step
 from real.errors import NonFinite
+from real.graphs import Decoded, Graphs, Inputs
 from real.network import Network
 from real.sequences import Sequences
 
@@ -68,18 +70,58 @@ def causal_pairs(tokens: int) -> int:
     return tokens * (tokens + 1) // 2
 
 
+def likeliest(logits: Tensor) -> Tensor:
+    """Return the likeliest token of each row of logits [n, vocabulary], -1 where they are no numbers, int64 [n]."""
+    best, tokens = logits.max(dim=-1)
+    return torch.where(best.isfinite(), tokens, -1)
+
+
+class DecodeStep(Step, Protocol):
+    """A step of one token per row.
+
+    Attributes:
+        positions: Of the tokens, int64 [rows].
+        seen: KV tokens that each row's query sees, int64 [rows].
+        launches: Attention operators that were launched in the first layer.
+    """
+
+    positions: Tensor
+    seen: Tensor
+    launches: int
+
+
+class Rows(NamedTuple):
+    """What a decode step computed, row by row.
+
+    Attributes:
+        tokens: The next token of every request.
+        seen: KV tokens that each row's query saw, dummy rows last.
+        dummies: Rows that were computed for nobody.
+        launches: Attention operators launched per layer.
+    """
+
+    tokens: dict[int, int]
+    seen: list[int]
+    dummies: int
+    launches: int
+
+
 class Executor(ABC):
     """Runs plans on a network, with the KV memory of one run.
 
     Attributes:
         logits: If set to a dict before the run, the logits behind every token are kept here, by request.
+        graphs: Decode steps that were recorded.
     """
 
-    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without rows."""
         self.network = network
         self.ledger = ledger
         self.sequences = sequences
+        self.max_batch = max_batch
+        self.execution = network.execution
+        self.graphs = Graphs(network.device)
         self.logits: dict[int, list[Tensor]] | None = None
         self._dropped: dict[int, int] = {}
 
@@ -138,21 +180,61 @@ class Executor(ABC):
             return torch.frombuffer(pages, dtype=dtype).view(shape)
         return torch.zeros(*shape, dtype=dtype, device=self.network.device)
 
+    def decode(
+        self,
+        requests: Sequence[int],
+        ids: Sequence[int],
+        lengths: Sequence[int],
+        rows: int,
+        shape: Hashable,
+        step_of: Callable[[Tensor], DecodeStep],
+    ) -> Rows:
+        """Compute one token of each request, by a recorded step where steps are recorded.
+
+        Args:
+            requests: Whose rows they are, row by row.
+            ids: Token of each.
+            lengths: Tokens of each in KV memory.
+            rows: Rows to compute; those beyond the requests are dummies.
+            shape: What tells this step from others of this executor that must be recorded apart.
+            step_of: Returns the step for lengths [rows] on the device.
+
+        Raises:
+            NonFinite: The model gave logits that are no numbers.
+        """
+
+        def compute(inputs: Inputs) -> Decoded:
+            step, everybody = step_of(inputs.lengths), torch.arange(rows, device=inputs.ids.device)
+            logits = self.network.forward(inputs.ids[:, None], step.positions[:, None], step, everybody)
+            kept = None if self.logits is None else logits
+            return Decoded(kept, likeliest(logits), step.seen, step.launches)
+
+        with torch.inference_mode():
+            if self.execution.recorded:
+                decoded = self.graphs.decode(shape, rows, compute, ids, lengths)
+            else:
+                decoded = compute(Inputs(*self.tensor([ids, lengths])))
+            tokens, seen = torch.stack([decoded.tokens, decoded.seen]).tolist()
+        chosen = self._chosen(requests, decoded.logits, tokens[: len(ids)])
+        return Rows(chosen, seen, rows - len(ids), decoded.launches)
+
     def sample(self, requests: Sequence[int], logits: Tensor) -> dict[int, int]:
         """Choose the likeliest token of each request from logits [n, vocabulary].
 
         Raises:
             NonFinite: The logits of a request are no numbers.
         """
-        best, tokens = logits.max(dim=-1)
-        if not bool(best.isfinite().all()):
-            request = requests[int((~best.isfinite()).nonzero()[0])]
+        return self._chosen(requests, logits, likeliest(logits).tolist())
+
+    def _chosen(self, requests: Sequence[int], logits: Tensor | None, tokens: list[int]) -> dict[int, int]:
+        if -1 in tokens:
+            request = requests[tokens.index(-1)]
             at = len(self.sequences.generated.get(request, ())) + 1
             raise NonFinite(
                 f"model={self.network.dimensions.name} gave non-finite logits for token {at} of request {request}: "
                 f"try dtype=float32 instead of {str(self.network.dtype).removeprefix('torch.')}, or other weights"
             )
-        if self.logits is not None:
-            for request, row in zip(requests, logits, strict=True):
+        if self.logits is not None and logits is not None:
+            for request, row in zip(requests, logits, strict=False):
                 self.logits.setdefault(request, []).append(row.clone())
-        return dict(zip(requests, tokens.tolist(), strict=True))
+        return dict(zip(requests, tokens, strict=True))

@@ -14,7 +14,7 @@ from policies.ledger import Ledger
 from policies.plan import Plan
 from policies.rectangle import Rectangle
 from policies.work import Work
-from real.layouts.executor import Executor, Outcome, Prompts
+from real.layouts.executor import Executor, Outcome, Prompts, Rows
 from real.layouts.prefill import prefill_group
 from real.network import Network
 from real.sequences import Sequences
@@ -22,16 +22,16 @@ from real.streams import crossing
 
 
 class Decode:
-    """One new token for each of the first rows of a rectangle."""
+    """One new token for each of the first rows of a rectangle, attending over the window that all of them share."""
 
-    def __init__(self, executor: Executor, buffer: Tensor, lengths: Tensor) -> None:
+    def __init__(self, executor: Executor, buffer: Tensor, lengths: Tensor, window: int) -> None:
         """Decode rows 0 to n - 1 of `buffer` [layers, 2, rows, kv_heads, capacity, head_dim], `lengths` [n]."""
         self._attention = executor.network.attention
         self._rows = torch.arange(len(lengths), device=lengths.device)
-        self._lengths = lengths
-        window = int(lengths.max()) + 1
+        self._lengths = self.positions = lengths
         self._view = buffer[:, :, : len(lengths), :, :window]
-        self.mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
+        self._mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
+        self.seen = self._mask.sum(dim=(1, 2, 3))
         self.launches = 0
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -40,15 +40,27 @@ class Decode:
         keys[self._rows, :, self._lengths] = key[:, :, 0]
         values[self._rows, :, self._lengths] = value[:, :, 0]
         self.launches += layer == 0
-        return self._attention(query, keys, values, scale, self.mask)
+        return self._attended(query, keys, values, scale)
+
+    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        return self._attention(query, keys, values, scale, self._mask)
+
+
+class RaggedDecode(Decode):
+    """The same, each row attending over its own columns only."""
+
+    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        return self._attention.rows(query[:, :, 0], keys, values, scale, self._lengths)[:, None]
 
 
 class Rectangular(Executor):
     """An in-place batch KV cache, beside it what is prefilled and what is parked in host memory."""
 
-    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+    step = Decode
+
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without a rectangle."""
-        super().__init__(network, ledger, sequences)
+        super().__init__(network, ledger, sequences, max_batch)
         assert isinstance(ledger.book, Rectangle)
         self.book = ledger.book
         self._buffer = self._allocate(0, 0)
@@ -140,6 +152,7 @@ class Rectangular(Executor):
         shape = self.book.rows, self.book.capacity
         if shape == (self._buffer.shape[2], self._buffer.shape[4]):
             return 0
+        self.graphs.forget()
         rows = {request: self._row(request) for request in self._place}
         if not rows:
             self._buffer = self._allocate(0, 0)  # the old one may go before the new one comes
@@ -155,22 +168,38 @@ class Rectangular(Executor):
     def _decode(self) -> tuple[Work, dict[int, int]]:
         requests = sorted(self._place, key=self._place.__getitem__)
         assert [self._place[request] for request in requests] == list(range(len(requests)))
-        lengths = self.tensor([self._length[request] for request in requests])
-        ids = self.tensor([self.sequences.last(request) for request in requests])
-        step = Decode(self, self._buffer, lengths)
-        logits = self.network.forward(ids[:, None], lengths[:, None], step, torch.arange(len(ids), device=ids.device))
-        tokens = self.sample(requests, logits)
-        read = int(step.mask.sum())
+        lengths = [self._length[request] for request in requests]
+        count, (most, capacity) = len(requests), (self._buffer.shape[2], self._buffer.shape[4])
+        rows, window = self.execution.rows(count, most), self._window(max(lengths) + 1, capacity)
+        made = self.decode(
+            requests,
+            [*map(self.sequences.last, requests)],
+            lengths,
+            rows,
+            (rows, window),
+            lambda lengths: self.step(self, self._buffer, lengths, window),
+        )
+        read = sum(made.seen[:count])
         inserted = len(self._fresh)
         self._grow(requests)
         work = Work(
-            rows=len(ids),
+            rows=count,
             inserted_rows=inserted,
             kv_read=read,
-            kv_padding=step.mask.numel() - read,
-            attention_launches=step.launches,
+            attention_launches=made.launches,
+            dummy_rows=made.dummies,
+            **self._not_read(made, read, window),
         )
-        return work, tokens
+        return work, made.tokens
+
+    def _window(self, window: int, capacity: int) -> int:
+        """Columns of the view that a step is given."""
+        return self.execution.window(window, capacity)
+
+    def _not_read(self, made: Rows, read: int, window: int) -> dict[str, int]:
+        """Count the KV slots that were read and hold nothing of a request's."""
+        live = len(made.tokens)
+        return {"kv_padding": live * window - read, "kv_dummy": made.dummies * window}
 
     def _grow(self, requests: Sequence[int]) -> None:
         for request in requests:
@@ -201,6 +230,18 @@ class Rectangular(Executor):
 
     def _mixed(self, prompts: Prompts) -> tuple[Work, dict[int, int]]:
         raise NotImplementedError("a rectangle of its own decodes or prefills; only a shared one does both at once")
+
+
+class RaggedRectangular(Rectangular):
+    """The same memory under an attention that reads as much of each row as there is."""
+
+    step = RaggedDecode
+
+    def _window(self, window: int, capacity: int) -> int:
+        return capacity if self.execution.recorded else window
+
+    def _not_read(self, made: Rows, read: int, window: int) -> dict[str, int]:
+        return {"kv_dummy": sum(made.seen) - read}
 
 
 class Shared:

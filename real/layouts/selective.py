@@ -14,7 +14,7 @@ from policies.ledger import Ledger
 from policies.plan import Plan
 from policies.work import Work
 from real.attention import Step
-from real.layouts.executor import Executor, Outcome, Prompts
+from real.layouts.executor import Executor, Outcome, Prompts, Rows
 from real.network import Network
 from real.sequences import Sequences
 
@@ -34,9 +34,9 @@ class SelectiveStep(Step, Protocol):
 class Selective(Executor):
     """Flattens rows and newcomers into one sequence of tokens; where their KV lies is the subclass's matter."""
 
-    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without requests."""
-        super().__init__(network, ledger, sequences)
+        super().__init__(network, ledger, sequences, max_batch)
         self._length: dict[int, int] = {}
         self._rows: dict[int, None] = {}
         self._fresh: set[int] = set()
@@ -69,6 +69,8 @@ class Selective(Executor):
             self._open(job.id, length, job.prompt_tokens + job.max_new_tokens)
             self._length[job.id] = length
         decoding = list(self._rows) if plan.decode else []
+        if decoding and not plan.prefill and self.execution.recorded:
+            return self._recorded(decoding)
         outcome = self._compute(lane, decoding, prompts) if decoding or plan.prefill else Outcome(Work(lane), {})
         for request in prompts.requests:
             self._rows[request] = None
@@ -85,6 +87,25 @@ class Selective(Executor):
         del self._length[request]
         self._rows.pop(request, None)
         self._fresh.discard(request)
+
+    def _decode(self, decoding: list[int]) -> Rows:
+        """Compute one token of each row, by a recorded step."""
+        raise NotImplementedError("memory that comes and goes with every request cannot be recorded")
+
+    def _recorded(self, decoding: list[int]) -> Outcome:
+        made = self._decode(decoding)
+        work = Work(
+            rows=len(decoding),
+            inserted_rows=len(self._fresh),
+            kv_read=sum(made.seen[: len(decoding)]),
+            attention_launches=made.launches,
+            dummy_rows=made.dummies,
+            kv_dummy=sum(made.seen[len(decoding) :]),
+        )
+        self._fresh.clear()
+        for request in decoding:
+            self._length[request] += 1
+        return Outcome(work, made.tokens)
 
     def _compute(self, lane: int, decoding: list[int], prompts: Prompts) -> Outcome:
         ids = self.tensor([*map(self.sequences.last, decoding), *(token for row in prompts.ids for token in row)])
@@ -143,9 +164,9 @@ class RequestByRequest:
 class PerRequest(Selective):
     """What an Orca on top of a framework does: one attention call per request, its KV in a tensor of its own."""
 
-    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without requests."""
-        super().__init__(network, ledger, sequences)
+        super().__init__(network, ledger, sequences, max_batch)
         self._kv: dict[int, Tensor] = {}
 
     @property

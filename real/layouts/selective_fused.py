@@ -11,8 +11,9 @@ from torch import Tensor
 
 from policies.ledger import Ledger
 from policies.paged import BLOCK, Paged
-from real.layouts.executor import Executor, Prompts
+from real.layouts.executor import Executor, Prompts, Rows
 from real.layouts.selective import Selective, SelectiveStep
+from real.layouts.slot_table import SlotTable
 from real.network import Network
 from real.sequences import Sequences
 
@@ -73,15 +74,48 @@ class Ragged:
         return self._attention(queries, new_keys, new_values, scale)[self._real]
 
 
-class Fused(Selective):
-    """One attention operator per layer, KV in a pool of slots."""
+class PooledRows:
+    """One new token for each row of a table of slots."""
 
-    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+    def __init__(self, executor: Executor, pool: Tensor, table: Tensor, lengths: Tensor) -> None:
+        """Decode rows whose tokens lie where `table` [rows, columns] says; row r has `lengths[r]` of them."""
+        self._attention = executor.network.attention
+        self._pool = pool
+        self._table = table
+        self._lengths = self.positions = lengths
+        self._written = table.gather(1, lengths[:, None])[:, 0]
+        self.seen = lengths + 1
+        self.launches = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Store every new token's key and value in its slot, and attend over each row's own."""
+        keys, values = self._pool[layer]
+        keys.index_copy_(0, self._written, key[:, :, 0])
+        values.index_copy_(0, self._written, value[:, :, 0])
+        attended, launches = self._attended(query[:, :, 0], keys, values, scale)
+        if layer == 0:
+            self.launches = launches
+        return attended[:, None]
+
+    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, int]:
+        return self._attention.rows(query, keys, values, scale, self._lengths, self._table), 1
+
+
+class Fused(Selective):
+    """One attention operator per layer, KV in a pool of slots.
+
+    The slot behind those of the KV book is nobody's: dummy rows write there.
+    """
+
+    rows = PooledRows
+
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start with an empty pool, as large as the KV book allows."""
-        super().__init__(network, ledger, sequences)
+        super().__init__(network, ledger, sequences, max_batch)
         model = network.dimensions
         slots = ledger.book.limit
-        self._pool = self.zeros(model.layers, 2, slots, model.kv_heads, model.head_dim)
+        self._pool = self.zeros(model.layers, 2, slots + 1, model.kv_heads, model.head_dim)
+        self._table = SlotTable(max_batch, slots, network.device)
         self._free = list(range(slots - 1, -1, -1))
         self._grows = isinstance(ledger.book, Paged)
         self._slots: dict[int, Tensor] = {}
@@ -89,7 +123,7 @@ class Fused(Selective):
     @property
     def kv_slots(self) -> int:
         """KV tokens that requests hold slots for."""
-        return self._pool.shape[2] - len(self._free)
+        return self._pool.shape[2] - 1 - len(self._free)
 
     def _take(self, count: int) -> Tensor:
         taken = self._free[-count:]
@@ -103,11 +137,34 @@ class Fused(Selective):
     def _close(self, request: int) -> None:
         self._free += self._slots.pop(request).tolist()
 
-    def _step(self, decoding: list[int], prompts: Prompts) -> SelectiveStep:
-        held = [self._length[request] for request in decoding]
-        for request, length in zip(decoding, held, strict=True):
-            if length == len(self._slots[request]):
+    def _grow_rows(self, decoding: list[int]) -> None:
+        """Take a block for every row whose slots are full."""
+        for request in decoding:
+            if self._length[request] == len(self._slots[request]):
                 self._slots[request] = torch.cat([self._slots[request], self._take(BLOCK)])
+
+    def _decode(self, decoding: list[int]) -> Rows:
+        self._grow_rows(decoding)
+        if self._table.hold({request: self._slots[request] for request in decoding}):
+            self.graphs.forget()
+        rows = self.execution.rows(len(decoding), self.max_batch)
+        requests = self._table.requests
+        return self.decode(
+            requests,
+            [*map(self.sequences.last, requests)],
+            [self._length[request] for request in requests],
+            rows,
+            rows,
+            lambda lengths: self.rows(self, self._pool, self._table.slots[:rows], lengths),
+        )
+
+    def _step(self, decoding: list[int], prompts: Prompts) -> SelectiveStep:
+        self._grow_rows(decoding)
+        held = [self._length[request] for request in decoding]
         slots = [self._slots[request][: length + 1] for request, length in zip(decoding, held, strict=True)]
         new = [self._slots[request][:length] for request, length in zip(prompts.requests, prompts.lengths, strict=True)]
-        return Ragged(self, self._pool, slots, torch.cat([*(row[-1:] for row in slots), *new]), prompts.lengths)
+        return self._mixed_step(slots, new)
+
+    def _mixed_step(self, held: list[Tensor], new: list[Tensor]) -> SelectiveStep:
+        written = torch.cat([*(row[-1:] for row in held), *new])
+        return Ragged(self, self._pool, held, written, list(map(len, new)))

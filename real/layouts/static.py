@@ -14,35 +14,56 @@ from real.sequences import Sequences
 
 
 class Columns:
-    """All rows compute the same columns [first, first + q) of the rectangle."""
+    """All rows compute the first columns of the rectangle."""
 
-    def __init__(self, executor: Executor, buffer: Tensor, padding: Tensor, first: int, count: int) -> None:
+    def __init__(self, executor: Executor, buffer: Tensor, padding: Tensor, count: int) -> None:
         """Compute `count` columns of `buffer`; row r begins at column `padding[r]`."""
         self._attention = executor.network.attention
-        self._view = buffer[:, :, :, :, : first + count]
-        self._first = first
-        column = torch.arange(first + count, device=padding.device)
-        query = column[first:, None]
+        self._view = buffer[:, :, :, :, :count]
+        column = torch.arange(count, device=padding.device)
+        query = column[:, None]
         # A padding query sees itself: seeing nothing would make it a NaN, and its value would spread from there.
-        self.mask = ((column <= query) & ((column >= padding[:, None, None]) | (column == query)))[:, None]
+        self._mask = ((column <= query) & ((column >= padding[:, None, None]) | (column == query)))[:, None]
         self.positions = (query.T - padding[:, None]).clamp(min=0, max=executor.network.last_position)
         self.launches = 0
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Write the columns, and attend over all up to them."""
+        """Write the columns, and attend over all up to each."""
         keys, values = self._view[layer]
-        keys[:, :, self._first :] = key
-        values[:, :, self._first :] = value
+        keys[:], values[:] = key, value
         self.launches += layer == 0
-        return self._attention(query, keys, values, scale, self.mask)
+        return self._attention(query, keys, values, scale, self._mask)
+
+
+class Column:
+    """All rows compute the next column of the rectangle."""
+
+    def __init__(self, executor: Executor, buffer: Tensor, padding: Tensor, lengths: Tensor, window: int) -> None:
+        """Compute one column of `buffer`; row r begins at column `padding[r]` and holds `lengths[r]` tokens."""
+        self._attention = executor.network.attention
+        self._view = buffer[:, :, :, :, :window]
+        self._column = (padding + lengths)[:1]
+        column = torch.arange(window, device=padding.device)
+        self._mask = ((column <= self._column) & (column >= padding[:, None]))[:, None, None]
+        self.seen = self._mask.sum(dim=(1, 2, 3))
+        self.positions = lengths.clamp(min=0, max=executor.network.last_position)
+        self.launches = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Write the column, and attend over all up to it."""
+        keys, values = self._view[layer]
+        keys.index_copy_(2, self._column, key)
+        values.index_copy_(2, self._column, value)
+        self.launches += layer == 0
+        return self._attention(query, keys, values, scale, self._mask)
 
 
 class Static(Executor):
     """A batch that takes no newcomer. Rows that have ended go on computing, and what they generate is thrown away."""
 
-    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences) -> None:
+    def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without a batch."""
-        super().__init__(network, ledger, sequences)
+        super().__init__(network, ledger, sequences, max_batch)
         self._rows: list[int] = []
         self._live: set[int] = set()
         self._fresh: set[int] = set()
@@ -60,6 +81,7 @@ class Static(Executor):
         self._fresh.difference_update(requests)
         if not self._live:
             self._rows = []
+            self.graphs.forget()
             del self._buffer
 
     @property
@@ -73,12 +95,13 @@ class Static(Executor):
         rows, self._columns = ids.shape
         self._rows = prompts.requests
         self._live, self._fresh = set(self._rows), set(self._rows)
+        self._lengths = prompts.lengths
         self._padding = self._columns - self.tensor(prompts.lengths)
         self._buffer = self.zeros(model.layers, 2, rows, model.kv_heads, self._columns + new_tokens, model.head_dim)
-        step = Columns(self, self._buffer, self._padding, 0, self._columns)
+        step = Columns(self, self._buffer, self._padding, self._columns)
         ends = torch.arange(1, rows + 1, device=ids.device) * self._columns - 1
         tokens = self.sample(self._rows, self.network.forward(ids, step.positions, step, ends))
-        self._last = self.tensor(list(tokens.values()))
+        self._last = tokens
         counts = prompts.counts()
         padding = ids.numel() - counts["prefill_tokens"]
         padding_pairs = rows * causal_pairs(self._columns) - counts["prefill_pairs"]
@@ -88,22 +111,29 @@ class Static(Executor):
         return Outcome(work, tokens)
 
     def _decode(self) -> Outcome:
-        step = Columns(self, self._buffer, self._padding, self._columns, 1)
-        everybody = torch.arange(len(self._rows), device=self._last.device)
-        tokens = self.sample(self._rows, self.network.forward(self._last[:, None], step.positions, step, everybody))
-        self._last = self.tensor(list(tokens.values()))
+        count, capacity = len(self._rows), self._buffer.shape[4]
+        window = self.execution.window(self._columns + 1, capacity)
+        made = self.decode(
+            self._rows,
+            list(self._last.values()),
+            self._lengths,
+            count,
+            window,
+            lambda lengths: Column(self, self._buffer, self._padding, lengths, window),
+        )
+        self._last = made.tokens
         self._columns += 1
-        seen = step.mask.sum(dim=(1, 2, 3)).tolist()
-        read = sum(count for request, count in zip(self._rows, seen, strict=True) if request in self._live)
-        live, window = len(self._live), step.mask.shape[-1]
+        self._lengths = [length + 1 for length in self._lengths]
+        read = sum(seen for request, seen in zip(self._rows, made.seen, strict=True) if request in self._live)
+        live = len(self._live)
         work = Work(
             rows=live,
-            held_rows=len(self._rows) - live,
+            held_rows=count - live,
             inserted_rows=len(self._fresh),
             kv_read=read,
-            kv_held=(len(self._rows) - live) * window,
+            kv_held=(count - live) * window,
             kv_padding=live * window - read,
-            attention_launches=step.launches,
+            attention_launches=made.launches,
         )
         self._fresh.clear()
-        return Outcome(work, {request: token for request, token in tokens.items() if request in self._live})
+        return Outcome(work, {request: token for request, token in made.tokens.items() if request in self._live})

@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from policies.execution import EAGER, Execution
 from real.architecture import configuration
 from real.network import Network, random_network
 from sim.model import Model
@@ -24,9 +25,9 @@ def dimensions(name: str) -> Model:
 
 
 @cache
-def network(name: str, attention: str = "sdpa") -> Network:
+def network(name: str, attention: str = "sdpa", execution: Execution = EAGER) -> Network:
     """Return the model with random weights, in the hands of our layouts."""
-    return random_network(dimensions(name), attention=attention)
+    return random_network(dimensions(name), attention=attention, execution=execution)
 
 
 @cache

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policies.execution import EAGER, Execution
 from policies.policy import Policy
 from real.clock import WallClock
 from real.engine import Engine
@@ -36,6 +37,9 @@ class StepClock(WallClock):
         self._now += self._tick
         return self._now
 
+    def skip(self, seconds: float) -> None:
+        pass
+
     def sleep_until(self, moment: float) -> None:
         self._now = max(self._now, moment)
 
@@ -58,6 +62,7 @@ def real_run(
     kv_tokens: int = 4000,
     attention: str = "sdpa",
     watch: Callable[[Engine], None] = lambda engine: None,
+    execution: Execution = EAGER,
 ) -> RealRun:
     """Serve requests; arrivals are in ticks: two for every iteration, one for every other question."""
     prompts = random_prompts(requests, dimensions(model).vocabulary, seed=1)
@@ -66,7 +71,7 @@ def real_run(
     engine = Engine(
         requests,
         policy,
-        network(model, attention),
+        network(model, attention, execution),
         prompts,
         IterationLog(lambda part: slices.append(part.copy())),
         kv_tokens,

@@ -37,7 +37,7 @@ def operators_of_a_decode_step(policy: Policy, rows: int) -> Counter[str]:
     requests = requests_of([(0.0, 5 + row, 9) for row in range(rows)])
     ledger = make_ledger(policy, 4000, declared)
     sequences = Sequences([[1] * (5 + row) for row in range(rows)])
-    executor = executor_for(policy.traits, network("tiny_llama"), ledger, sequences)
+    executor = executor_for(policy, network("tiny_llama"), ledger, sequences)
     jobs = next(chunks_of(requests))
     ledger.submit(jobs)
     plan = Plan(prefill=jobs)

@@ -15,6 +15,7 @@ HERE = Machine(
     machine="a processor, 2 cores",
     dtype="float32",
     attention="sdpa",
+    execution="eager",
     threads=2,
     versions={"torch": "2.13.0", "transformers": "5.23.0"},
 )

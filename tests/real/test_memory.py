@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from policies.baton import Baton
 from policies.errors import InputError
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.queue import declared
@@ -104,9 +105,10 @@ class Live(TorchDispatchMode):
 
 
 @cache
-def wide(dtype: str, attention: str) -> Network:
+def wide(dtype: str, attention: str, execution: Execution = EAGER) -> Network:
     """Return a model with many queries to a key: what attention copies is most of what it needs."""
-    return random_network(replace(dimensions("tiny_llama"), heads=16, kv_heads=2), dtype=dtype, attention=attention)
+    shape = replace(dimensions("tiny_llama"), heads=16, kv_heads=2)
+    return random_network(shape, dtype=dtype, attention=attention, execution=execution)
 
 
 LAYOUTS = {
@@ -118,17 +120,21 @@ SHAPES = {"long answers": [(0.0, 2, 24)] * 4 + [(0.0, 2, 5)], "long prompts": [(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "attention", "shape"),
+    ("dtype", "attention", "shape", "execution"),
     [
-        ("float32", "sdpa", "long answers"),
-        ("bfloat16", "sdpa", "long answers"),
-        ("float32", "eager", "long answers"),
-        ("float32", "sdpa", "long prompts"),
+        ("float32", "sdpa", "long answers", EAGER),
+        ("bfloat16", "sdpa", "long answers", EAGER),
+        ("float32", "eager", "long answers", EAGER),
+        ("float32", "sdpa", "long prompts", EAGER),
+        ("float32", "sdpa", "long answers", GRAPHS),
+        ("float32", "eager", "long answers", GRAPHS),
     ],
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tensors_never_hold_more_than_was_said(layout: str, dtype: str, attention: str, shape: str) -> None:
-    model, requests = wide(dtype, attention), requests_of(SHAPES[shape])
+def test_tensors_never_hold_more_than_was_said(
+    layout: str, dtype: str, attention: str, shape: str, execution: Execution
+) -> None:
+    model, requests = wide(dtype, attention, execution), requests_of(SHAPES[shape])
     policy = replace(LAYOUTS[layout], max_batch=4)
     prompts = random_prompts(requests, model.dimensions.vocabulary, 0)
     needs = needs_of(model, [policy], requests)
@@ -156,7 +162,7 @@ def test_more_than_the_machine_has_is_refused() -> None:
     model = network("tiny_llama")
     ledger = make_ledger(Orca(max_batch=2), 1 << 45, declared)
     with pytest.raises(InputError, match=r"the machine has no [\d,]+ bytes for KV memory; give less, kv_tokens="):
-        executor_for(Orca(max_batch=2).traits, model, ledger, Sequences([]))
+        executor_for(Orca(max_batch=2), model, ledger, Sequences([]))
 
 
 def test_a_second_lane_computes_at_the_same_time() -> None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
+from policies.execution import EAGER, Execution
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
@@ -102,7 +103,13 @@ def make_requests(count: int = 120, rate: float = 80.0, longest: int = 40, seed:
     return Requests(**(arrays | columns))
 
 
-def run(policy: Policy, requests: Requests, kv_tokens: int = 100_000, stretch: bool = True) -> Run:
+def run(
+    policy: Policy,
+    requests: Requests,
+    kv_tokens: int = 100_000,
+    stretch: bool = True,
+    execution: Execution = EAGER,
+) -> Run:
     """Simulate."""
-    engine, log = logged_run(requests, policy, COST, kv_tokens, stretch=stretch)
+    engine, log = logged_run(requests, policy, COST, kv_tokens, stretch=stretch, execution=execution)
     return Run(policy, requests, engine.answers, log)

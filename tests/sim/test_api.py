@@ -12,6 +12,7 @@ import pytest
 import sim
 from policies.baton import Baton
 from policies.errors import InputError
+from policies.execution import GRAPHS
 from sim import capacity, compare, comparison, simulate
 from sim.__main__ import main
 from sim.api import read_requests
@@ -111,6 +112,13 @@ def test_policies_are_names_or_objects() -> None:
     assert simulate(FEW, Baton(max_batch=4), engine="ideal").summary == results["mine"].summary
 
 
+def test_recorded_steps_are_asked_for_by_name_or_object() -> None:
+    named, given = (compare(FEW, ["orca"], execution=execution)["orca"] for execution in ("graphs", GRAPHS))
+    assert named.summary == given.summary
+    assert named.summary["idle_token_fraction_bucket_dummies"]
+    assert not compare(FEW, ["orca"])["orca"].summary["idle_token_fraction_bucket_dummies"]
+
+
 def test_the_summary_has_a_row_per_policy_and_a_column_per_metric() -> None:
     results = compare(FEW, ["run_to_completion", "orca"])
     frame = results.summary
@@ -133,6 +141,8 @@ def test_the_summary_has_a_row_per_policy_and_a_column_per_metric() -> None:
         ({"kv_tokens": 0}, "kv_tokens is 0: give a whole number from 1"),
         ({"tensor_parallel": 3}, "tensor_parallel=3: communication of hardware=h100_sxm was not measured"),
         ({"max_batch": 0}, "policy.max_batch=0: must be a whole number"),
+        ({"execution": "fast"}, "execution=fast: unknown; choose one of eager, graphs"),
+        ({"execution": "graphs", "engine": "transformers_eager"}, "execution=graphs: engine=transformers_eager"),
         ({"workload": FRAME.drop(columns="prompt_tokens")}, "DataFrame: no column prompt_tokens: add or rename it"),
         ({"workload": FRAME.head(0)}, "DataFrame: has columns but no rows"),
         (

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
 from policies.errors import InputError
+from policies.execution import Execution
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.work import Work
@@ -149,6 +150,8 @@ def works(draw: st.DrawFn) -> Work:
         rows=rows,
         kv_read=rows * length,
         kv_padding=draw(st.integers(0, 1000)) if rows else 0,
+        dummy_rows=draw(st.integers(0, 7)) if rows else 0,
+        kv_dummy=draw(st.integers(0, 1000)) if rows else 0,
         prefill_rows=len(parts),
         prefill_tokens=sum(c for c, _ in parts),
         prefill_pairs=sum(c * p + c * (c + 1) // 2 for c, p in parts),
@@ -175,25 +178,26 @@ def test_no_iteration_beats_the_gpu(cost: CalibratedCost, work: Work) -> None:
     assert cost.moved_bytes(work) / cost.hardware.memory_bandwidth <= demand.traffic_s * rounding
 
 
-@given(costs, st.integers(1, 256), st.integers(1, 5000), st.integers(0, 3000))
+@given(costs, st.integers(1, 256), st.integers(1, 5000), st.integers(0, 3000), st.integers(0, 7))
 def test_stretches_take_what_their_steps_take_and_end_where_the_table_bends(
-    cost: CalibratedCost, rows: int, length: int, steps: int
+    cost: CalibratedCost, live: int, length: int, steps: int, dummies: int
 ) -> None:
-    kv = rows * length
-    growth, alike = cost.growth(rows, kv)
+    rows, kv = live + dummies, live * length + dummies
+    growth, alike = cost.growth(rows, kv, live)
     assert alike >= 1
     later = int(min(steps, alike - 1))
-    step = cost.decode_seconds(rows, kv + later * rows, 1, 0, 0, 0)
+    step = cost.decode_seconds(rows, kv + later * live, 1, 0, 0, 0)
     assert step == pytest.approx(cost.decode_seconds(rows, kv, 1, 0, 0, 0) + later * growth, rel=1e-9)
 
 
 @pytest.mark.parametrize("policy", [ChunkedPrefill(max_batch=8), Orca(max_batch=8), Baton(max_batch=8)])
 @pytest.mark.parametrize("engine", [VLLM, EAGER], ids=["vllm", "eager"])
-def test_results_do_not_depend_on_stretching(policy: Policy, engine: EngineConstants) -> None:
+@pytest.mark.parametrize("execution", [Execution("eager"), Execution("graphs")], ids=lambda execution: execution.name)
+def test_results_do_not_depend_on_stretching(policy: Policy, engine: EngineConstants, execution: Execution) -> None:
     cost = GPUS["h100_sxm"].deployed(engine, 1).cost_model(LLAMA3_8B, policy.traits)
     requests = random_requests(40, rate=20.0, longest=600)
-    one, log = logged_run(requests, policy, cost, 100_000)
-    other, steps = logged_run(requests, policy, cost, 100_000, stretch=False)
+    one, log = logged_run(requests, policy, cost, 100_000, execution=execution)
+    other, steps = logged_run(requests, policy, cost, 100_000, execution=execution, stretch=False)
     assert list(one.answers.finish_s) == pytest.approx(list(other.answers.finish_s), rel=1e-9)
     assert log["steps"].sum() == len(steps) > 2 * len(log)
 

@@ -158,6 +158,30 @@ def test_constants_that_nobody_measured_are_named(scratch: Path) -> None:
         assert sum(note.startswith(said) for note in summary(scratch / folder)["notes"]) == notes
 
 
+def test_recorded_steps_are_told_of(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("policies=[baton,baton_concatenate]", "workload.num_requests=20", "hardware=h100_sxm", "engine=vllm")
+    assert sim(*few, "hydra.run.dir=eager") == 0
+    assert "bucket dummies" not in capsys.readouterr().out
+    assert sim(*few, "execution=graphs", "hydra.run.dir=graphs") == 0
+    shown = capsys.readouterr().out
+    assert "bucket dummies" in shown
+    eager, graphs = summary(scratch / "eager"), summary(scratch / "graphs")
+    assert "execution" not in eager and graphs["execution"] == "graphs"
+    for told in (
+        "execution=graphs: recorded decode steps compute 1, 2, 4 or a multiple of 8 rows",
+        "baton_concatenate: a batch that is made anew at every step cannot be recorded",
+        "engine=vllm: its constants were fitted without counting what fills steps up",
+    ):
+        assert [told in note for note in graphs["notes"]].count(True) == 1 == shown.count(told)
+        assert not any(told in note for note in eager["notes"])
+    assert graphs["policies"]["baton_concatenate"] == eager["policies"]["baton_concatenate"]
+    assert graphs["policies"]["baton"]["mean_tpot_ms"] > eager["policies"]["baton"]["mean_tpot_ms"]
+    assert sim(*few, "execution=graphs", "replications=2", "warm_up=0", "hydra.run.dir=twice") == 0
+    twice = summary(scratch / "twice")
+    assert twice["execution"] == "graphs" and any("execution=graphs: recorded" in note for note in twice["notes"])
+    assert twice["policies"]["baton"]["idle_time_fraction_bucket_dummies"] > 0
+
+
 def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) -> None:
     rows = "".join(f"0,10,{output}\n" for output in (30, 10, 20))
     (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
@@ -216,6 +240,16 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("hardware._target_=os.system", "hardware._target_=os.system is refused"),
         ("hardware=rtx4090 model=qwen3_32b", "model=qwen3_32b does not fit on hardware=rtx4090"),
         ("+policy=baton policy.prefill=foo", "policy.prefill=foo: unknown; choose one of inline, "),
+        (
+            "+policy=baton_concatenate policy.attention=ragged",
+            "policy.attention=ragged needs policy.embedding=in_place or direct",
+        ),
+        ("execution=graph", "execution=graph: unknown; choose one of eager, graphs"),
+        ("execution=graphs task=claims", "execution='graphs' has no use in task=claims"),
+        (
+            "execution=graphs engine=transformers_eager",
+            "execution=graphs: engine=transformers_eager launches every kernel",
+        ),
         ("hardware=nowhere.yaml", "hardware=nowhere.yaml: cannot be read (No such file or directory)"),
         ("model=hf", "model.path is missing: give model.path=FOLDER"),
         ("model=hf model.path=nowhere", "model.path=nowhere: there is no nowhere/config.json"),

@@ -72,8 +72,9 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
 
 def test_the_groups_are_complete() -> None:
     assert [file.stem for file in FILES["policy"]] == [
-        "baton", "baton_concatenate", "baton_dedicated", "baton_direct", "baton_overlapped", "baton_window",
-        "chunked_prefill", "orca", "orca_per_request", "orca_rectangular", "prefill_first", "run_to_completion",
+        "baton", "baton_concatenate", "baton_dedicated", "baton_direct", "baton_overlapped", "baton_ragged",
+        "baton_window", "chunked_prefill", "orca", "orca_per_request", "orca_rectangular", "prefill_first",
+        "run_to_completion",
     ]  # fmt: skip
     gpus = ["a100_sxm", "h100_sxm", "h200_sxm", "l40s", "rtx4090", "rtx_pro_6000"]
     assert {file.stem for file in FILES["hardware"]} == {*gpus, *(f"{gpu}_datasheet" for gpu in gpus)}

@@ -35,6 +35,8 @@ works = (
         recomputed_tokens=st.just(0),
         recomputed_pairs=st.just(0),
         prefill_kv=st.integers(0, 10**5),
+        dummy_rows=counts,
+        kv_dummy=st.integers(0, 10**5),
     )
     .filter(lambda work: work.prefill_rows > 0 or work.prefill_pairs + work.prefill_padding_pairs == 0)
     .filter(lambda work: work.prefill_rows > 0 or work.insertion_padding_pairs + work.prefill_kv == 0)
@@ -67,7 +69,7 @@ def test_a_decode_step_grows_by_the_kv_that_its_rows_add(rows: int, length: int,
     first = Work(rows=rows, kv_read=rows * length, attention_launches=1)
     later = first._replace(kv_read=rows * (length + steps))
     assert COST.seconds(later) == pytest.approx(
-        COST.seconds(first) + steps * COST.growth(rows, rows * length)[0], rel=1e-12
+        COST.seconds(first) + steps * COST.growth(rows, rows * length, rows)[0], rel=1e-12
     )
 
 
@@ -129,7 +131,15 @@ def test_kv_memory_is_what_the_weights_leave() -> None:
 @given(works)
 def test_a_decode_step_costs_what_its_work_costs(work: Work) -> None:
     moved = {"kv_copied": work.kv_copied, "kv_host": work.kv_host, "attention_launches": work.attention_launches}
-    rows, kv = work.rows + 1, work.kv_read + work.kv_held + work.kv_padding
-    decode = Work(rows=rows, kv_read=work.kv_read, kv_held=work.kv_held, kv_padding=work.kv_padding, **moved)
-    counts = rows, kv, work.attention_launches, work.kv_copied, work.kv_host, 0
+    rows, dummies = work.rows + 1, {"dummy_rows": work.dummy_rows, "kv_dummy": work.kv_dummy}
+    kv = {"kv_read": work.kv_read, "kv_held": work.kv_held, "kv_padding": work.kv_padding}
+    decode = Work(rows=rows, **kv, **moved, **dummies)
+    counts = (
+        rows + work.dummy_rows,
+        sum(kv.values()) + work.kv_dummy,
+        work.attention_launches,
+        work.kv_copied,
+        work.kv_host,
+        0,
+    )
     assert COST.decode_seconds(*counts) == COST.seconds(decode)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.baton import Baton
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.job import Job
 from policies.orca import Orca
 from policies.plan import CARRY_ON, IDLE, IllegalPlan, Plan
@@ -118,11 +119,12 @@ def test_steady_promises_are_kept(variant: str, workload: str, kv_tokens: int) -
     assert stretched.answers.preemptions == plain.answers.preemptions
 
 
+@pytest.mark.parametrize("execution", [EAGER, GRAPHS], ids=lambda execution: execution.name)
 @pytest.mark.parametrize("rate", [None, 5.0, 50.0])
-def test_no_free_compute_with_two_lanes(rate: float | None) -> None:
+def test_no_free_compute_with_two_lanes(rate: float | None, execution: Execution) -> None:
     """Two lanes on one GPU never compute or move more per second than the GPU can."""
     requests = random_requests(30, seed=6, rate=rate, longest=80)
-    result = run(requests, Baton(max_batch=4, prefill="overlapped"), REAL_TIME)
+    result = run(requests, Baton(max_batch=4, prefill="overlapped"), REAL_TIME, execution=execution)
     cost = Roofline(REAL_TIME, LLAMA3_8B)
     spans = [(r["start_s"], r["start_s"] + r["duration_s"], cost.demand(work_of_record(r))) for r in result.log]
     overlapping = 0

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.orca import Orca
 from policies.run_to_completion import RunToCompletion
 from policies.work import Work
@@ -25,6 +26,10 @@ def defined_losses(record: Any) -> dict[str, float]:
     work = work_at(record)
     cost = COST.seconds(work)
     lost = {cause: cost - COST.seconds(work._replace(**dict.fromkeys(fields, 0))) for cause, fields in CAUSES.items()}
+    if work.dummy_rows:
+        launches = work.rows if work.attention_launches > 1 else 1
+        none = work._replace(dummy_rows=0, kv_dummy=0, attention_launches=launches)
+        lost["bucket_dummies"] = cost - COST.seconds(none)
     again = {
         "prefill_tokens": work.prefill_tokens - work.recomputed_tokens,
         "prefill_pairs": work.prefill_pairs - work.recomputed_pairs,
@@ -40,9 +45,10 @@ def defined_losses(record: Any) -> dict[str, float]:
     return lost | {STALL: stall}
 
 
+@pytest.mark.parametrize("execution", [EAGER, GRAPHS], ids=lambda execution: execution.name)
 @pytest.mark.parametrize("name", POLICIES)
-def test_idle_time_is_the_sum_of_what_each_iteration_lost(name: str) -> None:
-    example = run(POLICIES[name], make_requests())
+def test_idle_time_is_the_sum_of_what_each_iteration_lost(name: str, execution: Execution) -> None:
+    example = run(POLICIES[name], make_requests(), execution=execution)
     summary, steps = example.summary(), expand(example.log)
     losses = [defined_losses(record) for record in steps]
     for cause in (*CAUSES, RECOMPUTATION, STALL):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from policies.baton import Baton
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.orca import Orca
 from policies.plan import CARRY_ON, Plan
 from policies.policy import Policy
@@ -12,8 +13,8 @@ from policies.run_to_completion import RunToCompletion
 from policies.work import Work
 from sim.cost import Roofline
 from sim.engine import make_ledger
-from sim.layout import COUNTS, STEPS
 from sim.log import COLUMNS, DTYPE, IterationLog, Slice, columns_of
+from sim.recorded import counting
 from sim.source import chunks_of
 from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
 
@@ -21,9 +22,10 @@ from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
 def test_a_decode_record_is_a_record_whose_other_columns_are_zero() -> None:
     slices: list[Slice] = []
     log = IterationLog(lambda part: slices.append(part.copy()))
-    work = Work(0, 8, 2, 1, kv_read=90, kv_held=10, kv_padding=7, kv_copied=5, kv_host=3, attention_launches=8)
+    counts = {"kv_read": 90, "kv_held": 10, "kv_padding": 7, "kv_copied": 5, "kv_host": 3, "attention_launches": 8}
+    work = Work(0, 8, 2, 1, **counts, dummy_rows=6, kv_dummy=11)
     log.add(1.0, 2.0, 0.5, 3, 4, 100, 8, work)
-    log.add_decode(1.0, 2.0, 0.5, 3, 4, 100, 8, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8)
+    log.add_decode(1.0, 2.0, 0.5, 3, 4, 100, 8, False, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8, 6, 11)
     log.flush()
     assert slices[0][0] == slices[0][1]
 
@@ -38,6 +40,7 @@ def test_columns_are_the_fields_of_the_records() -> None:
             np.testing.assert_array_equal(column, part[name])
 
 
+@pytest.mark.parametrize("execution", [EAGER, GRAPHS], ids=lambda execution: execution.name)
 @pytest.mark.parametrize(
     "policy",
     [
@@ -45,17 +48,26 @@ def test_columns_are_the_fields_of_the_records() -> None:
         Orca(max_batch=4, attention="per_request"),
         Orca(max_batch=4, layout="rectangular"),
         Baton(max_batch=4),
+        Baton(max_batch=4, attention="ragged"),
         RunToCompletion(max_batch=4),
     ],
 )
-def test_a_decode_step_is_counted_as_its_plan_is(policy: Policy) -> None:
+def test_a_decode_step_is_counted_as_its_plan_is(policy: Policy, execution: Execution) -> None:
     ledger = make_ledger(policy, 10_000, declared)
     (jobs,) = chunks_of(random_requests(4))
     ledger.submit(jobs)
     ledger.begin(0, Plan(jobs))
     ledger.commit(0, [jobs[0].id] if isinstance(policy, Orca) else [])
     ledger.begin(0, CARRY_ON)
-    work = COUNTS[policy.traits.layout](ledger, CARRY_ON, 0)
-    counted = (work.rows, work.held_rows, work.kv_read, work.kv_held, work.kv_padding, work.attention_launches)
-    assert STEPS[policy.traits.layout](ledger) == counted
+    counts = counting(policy.traits, execution)
+    foreseen = None
+    for _ in range(3):
+        work = counts.work(ledger, CARRY_ON, 0)
+        held = (work.kv_read, work.kv_held, work.kv_padding)
+        counted = (work.rows, work.held_rows, *held, work.attention_launches, work.dummy_rows, work.kv_dummy)
+        assert counts.step(ledger, 0) == counted
+        assert foreseen in (None, counted)
+        foreseen = counts.step(ledger, 1)
+        ledger.commit(0, [])
+        ledger.begin(0, CARRY_ON)
     assert work.rows >= 3

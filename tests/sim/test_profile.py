@@ -85,7 +85,9 @@ def test_one_iteration_costs_what_it_costs_among_many(some: list[Work]) -> None:
 def test_a_decode_step_grows_by_the_kv_that_its_rows_add(rows: int, held: int, length: int, steps: int) -> None:
     first = Work(rows=rows, held_rows=held, kv_read=rows * length, kv_held=held * length, attention_launches=1)
     later = first._replace(kv_read=rows * (length + steps), kv_held=held * (length + steps))
-    assert COST.seconds(later) == pytest.approx(COST.seconds(first) + steps * COST.growth(rows + held, 0)[0], rel=1e-12)
+    assert COST.seconds(later) == pytest.approx(
+        COST.seconds(first) + steps * COST.growth(rows + held, 0, rows + held)[0], rel=1e-12
+    )
 
 
 def test_an_iteration_is_the_sum_of_its_terms() -> None:

@@ -1,6 +1,7 @@
 """Runs cell by cell: whole traces worked out by hand, and cells that add up to the work that is logged."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from policies.baton import Baton
 from policies.errors import InputError
+from policies.execution import GRAPHS
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
@@ -131,6 +133,11 @@ def logged(requests: Requests, policy: Policy, kv_tokens: int) -> list[dict[str,
 def test_two_lanes_have_no_single_order() -> None:
     with pytest.raises(InputError, match="lane of its own"):
         steps_of(THREE, Baton(prefill="overlapped"), setting())
+
+
+def test_recorded_steps_are_not_drawn() -> None:
+    with pytest.raises(InputError, match="execution=graphs: steps are drawn eager"):
+        steps_of(THREE, Baton(), replace(setting(), execution=GRAPHS))
 
 
 def test_the_picture_has_a_hatched_part_for_every_cell_that_is_partly_idle() -> None:

@@ -24,6 +24,8 @@ VARIANTS: dict[str, Policy] = {
     "baton_window": Baton(max_batch=4, reserve="window"),
     "baton_window_overlapped": Baton(max_batch=4, reserve="window", prefill="overlapped"),
     "baton_direct": Baton(max_batch=4, embedding="direct"),
+    "baton_ragged": Baton(max_batch=4, attention="ragged"),
+    "baton_ragged_overlapped": Baton(max_batch=4, attention="ragged", prefill="overlapped"),
     "baton_concatenate": Baton(max_batch=4, embedding="concatenate"),
     "baton_concatenate_overlapped": Baton(max_batch=4, embedding="concatenate", prefill="overlapped"),
     "prefill_first": PrefillFirst(max_batch=4, max_batched_tokens=300),

@@ -1,0 +1,144 @@
+"""Decode steps that are recorded once for each of a few shapes, and replayed on memory that stays where it is.
+
+On a GPU a recording is a CUDA graph: one launch instead of a thousand. On a CPU it is the list of operators that
+torch's tracer sees, run again on the same tensors: no faster, but a replay knows as little as a graph does of anything
+that is not in its buffers, which is how a machine without a GPU proves that a step can be recorded.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+MOST_RECORDINGS = 64
+"""Recordings that are kept, those used last."""
+
+
+class Inputs(NamedTuple):
+    """What a decode step reads beside weights and KV memory.
+
+    Attributes:
+        ids: The token of each row, int64 [rows].
+        lengths: Its position, which is the number of tokens before it, int64 [rows].
+    """
+
+    ids: Tensor
+    lengths: Tensor
+
+
+class Decoded(NamedTuple):
+    """What a decode step gives.
+
+    Attributes:
+        logits: [rows, vocabulary]; None where nobody wants them: recordings would keep them all.
+        tokens: The likeliest token of each row, -1 where its logits are no numbers, int64 [rows].
+        seen: KV tokens that each row's query saw, int64 [rows].
+        launches: Attention operators launched per layer.
+    """
+
+    logits: Tensor | None
+    tokens: Tensor
+    seen: Tensor
+    launches: int
+
+
+Made = tuple[Tensor | None, Tensor, Tensor]
+Compute = Callable[[Inputs], Decoded]
+"""A decode step, written so that nothing but the contents of tensors changes from one time to the next."""
+
+
+class Recording:
+    """A decode step of one shape.
+
+    Attributes:
+        seconds: What it took to record; None: it was not yet.
+    """
+
+    def __init__(self, compute: Compute, rows: int, device: torch.device, pool: Any) -> None:
+        """Be ready to record a step of so many rows; on a GPU its memory comes from `pool`, which recordings share."""
+        self._values = torch.zeros(2, rows, dtype=torch.int64, device=device)
+        self._compute = compute
+        self._pool = pool
+        self._launches = 0
+        self._replay: Callable[[], Made] | None = None
+        self.seconds: float | None = None
+
+    def __call__(self, ids: Sequence[int], lengths: Sequence[int]) -> Decoded:
+        """Compute a step with these tokens at these positions; rows beyond them are dummies, of token 0 at 0.
+
+        The first call records it. What is returned is overwritten by the next replay of any recording.
+        """
+        fill = [0] * (self._values.shape[1] - len(ids))
+        self._values.copy_(torch.tensor([[*ids, *fill], [*lengths, *fill]]))
+        if self._replay is None:
+            # Recording computes: with the right inputs, the keys and values that it writes are the right ones.
+            start = time.perf_counter()
+            self._replay = self._traced() if self._pool is None else self._captured(self._pool)
+            self.seconds = time.perf_counter() - start
+        return Decoded(*self._replay(), self._launches)
+
+    def _run(self) -> Made:
+        logits, tokens, seen, self._launches = self._compute(Inputs(*self._values))
+        return logits, tokens, seen
+
+    def _traced(self) -> Callable[[], Made]:
+        replay: Callable[[], Made] = make_fx(lambda: self._run())()
+        return replay
+
+    def _captured(self, pool: Any) -> Callable[[], Made]:
+        self._run()  # what is compiled, loaded or allocated at a first call cannot be captured
+        graph = torch.cuda.CUDAGraph()
+        # The other lane may allocate memory meanwhile: that is no error of this thread's capture.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            made = self._run()
+
+        def replay() -> Made:
+            graph.replay()
+            return made
+
+        return replay
+
+
+class Graphs:
+    """The recordings of one run.
+
+    Attributes:
+        count: How many steps were recorded.
+        seconds: How long that took in all.
+        on_record: Hears after every recording how long it took, in seconds.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Start without any."""
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
+        self.count = 0
+        self.seconds = 0.0
+        self.on_record: Callable[[float], None] = lambda seconds: None
+
+    def decode(
+        self, shape: Hashable, rows: int, compute: Compute, ids: Sequence[int], lengths: Sequence[int]
+    ) -> Decoded:
+        """Compute a step of some shape, which is recorded if it was not yet."""
+        recording = self._recordings.get(shape)
+        if recording is None:
+            recording = self._recordings[shape] = Recording(compute, rows, self._device, self._pool)
+            if len(self._recordings) > MOST_RECORDINGS:
+                self._recordings.popitem(last=False)
+        self._recordings.move_to_end(shape)
+        new = recording.seconds is None
+        decoded = recording(ids, lengths)
+        if new and recording.seconds is not None:
+            self.count += 1
+            self.seconds += recording.seconds
+            self.on_record(recording.seconds)
+        return decoded
+
+    def forget(self) -> None:
+        """Drop all recordings: the memory that they read and write is about to go."""
+        self._recordings.clear()

@@ -1,0 +1,83 @@
+"""The GPU's decode attention, run by Triton's interpreter where there is no GPU, against float64."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="triton is not installed")
+from real import kernels
+from real.attention import Attention, alibi_slopes
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+SHAPES = [(4, 4, 16, 300), (8, 2, 64, 200), (6, 2, 80, 130), (32, 8, 128, 257)]
+"""Heads, heads of keys, their width, and capacity."""
+
+
+def expected(query: Tensor, keys: list[Tensor], values: list[Tensor], scale: float, slopes: Tensor | None) -> Tensor:
+    """Attend in float64, row by row, over keys and values [kv_heads, tokens, head_dim]."""
+    rows = []
+    for asked, key, value in zip(query.double(), keys, values, strict=True):
+        group = asked.shape[0] // key.shape[0]
+        scores = torch.einsum("hd,hnd->hn", asked, key.double().repeat_interleave(group, 0)) * scale
+        if slopes is not None:
+            scores += slopes.double()[:, None] * torch.arange(1 - key.shape[1], 1, device=key.device)
+        rows.append(torch.einsum("hn,hnd->hd", scores.softmax(-1), value.double().repeat_interleave(group, 0)))
+    return torch.stack(rows)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+@pytest.fixture(autouse=True)
+def several_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "PROGRAMS_PER_PROCESSOR", 20)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "width", "capacity"), SHAPES)
+def test_rows_of_a_rectangle(heads: int, kv_heads: int, width: int, capacity: int, biased: bool) -> None:
+    torch.manual_seed(heads)
+    buffer = torch.randn(2, 5, kv_heads, capacity, width, device=DEVICE)
+    lengths = torch.tensor([0, capacity - 1, capacity // 2], device=DEVICE)
+    query = torch.randn(3, 1, heads, width, device=DEVICE).transpose(1, 2)[:, :, 0]
+    slopes = alibi_slopes(heads).to(DEVICE) if biased else None
+    keys, values = buffer[:, :3]
+    seen = [[part[row, :, : int(length) + 1] for row, length in enumerate(lengths)] for part in (keys, values)]
+    wanted = expected(query, seen[0], seen[1], 0.3, slopes)
+    for row, length in enumerate(lengths.tolist()):
+        buffer[:, row, :, length + 1 :] = torch.nan  # what is not a row's is not read
+    found = kernels.attend_rows(query, keys, values, 0.3, lengths, slopes=slopes)
+    assert error(found, wanted) < 1e-5
+    reference = Attention("sdpa", slopes)
+    clean = buffer.nan_to_num()
+    if not CUDA:
+        assert error(reference.rows(query, clean[0, :3], clean[1, :3], 0.3, lengths), wanted) < 1e-5
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "width", "capacity"), SHAPES[:2])
+def test_slots_of_a_pool(heads: int, kv_heads: int, width: int, capacity: int) -> None:
+    torch.manual_seed(width)
+    pool = torch.randn(2, 3 * capacity, kv_heads, width, device=DEVICE)
+    table = torch.randperm(3 * capacity, device=DEVICE).view(3, capacity)
+    lengths = torch.tensor([capacity - 1, 3, 70], device=DEVICE)
+    query = torch.randn(3, heads, width, device=DEVICE)
+    seen = [
+        [part[table[row, : int(length) + 1]].transpose(0, 1) for row, length in enumerate(lengths)] for part in pool
+    ]
+    found = kernels.attend_rows(query, pool[0], pool[1], 0.2, lengths, table)
+    assert error(found, expected(query, seen[0], seen[1], 0.2, None)) < 1e-5
+
+
+def test_one_column_too_few_is_seen() -> None:
+    """A negative control of the comparison itself."""
+    torch.manual_seed(0)
+    buffer = torch.randn(2, 2, 2, 50, 16, device=DEVICE)
+    lengths = torch.tensor([20, 9], device=DEVICE)
+    query = torch.randn(2, 4, 16, device=DEVICE)
+    seen: Any = [[part[row, :, : int(length) + 1] for row, length in enumerate(lengths)] for part in buffer]
+    found = kernels.attend_rows(query, buffer[0], buffer[1], 0.3, lengths - 1)
+    assert error(found, expected(query, seen[0], seen[1], 0.3, None)) > 1e-2
