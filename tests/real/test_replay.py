@@ -4,6 +4,7 @@ import pytest
 
 from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from sim.tape import Asked, Tape, replay
@@ -28,22 +29,23 @@ PREEMPTING: dict[str, tuple[Policy, Requests, int]] = {
 }
 
 
-@pytest.mark.parametrize("kv_tokens", [90, 4000])
+@pytest.mark.parametrize(("kv_tokens", "execution"), [(90, EAGER), (4000, EAGER), (4000, GRAPHS)])
 @pytest.mark.parametrize("name", ONE_DEVICE)
-def test_plans_and_work_are_the_simulators(name: str, kv_tokens: int) -> None:
+def test_plans_and_work_are_the_simulators(name: str, kv_tokens: int, execution: Execution) -> None:
     requests = a_dozen(seed=5)
-    run = real_run(requests, ONE_DEVICE[name], kv_tokens=kv_tokens)
-    assert replay(run.tape, ONE_DEVICE[name], kv_tokens) == []
+    run = real_run(requests, ONE_DEVICE[name], kv_tokens=kv_tokens, execution=execution)
+    assert replay(run.tape, ONE_DEVICE[name], kv_tokens, execution=execution) == []
     assert sum(isinstance(event, Asked) for event in run.tape) > len(requests)
 
 
+@pytest.mark.parametrize("execution", [EAGER, GRAPHS])
 @pytest.mark.parametrize("name", PREEMPTING)
-def test_through_preemption_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_through_preemption_too(name: str, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policies.rectangle.HEADROOM", 4)
     policy, requests, kv_tokens = PREEMPTING[name]
-    run = real_run(requests, policy, kv_tokens=kv_tokens)
+    run = real_run(requests, policy, kv_tokens=kv_tokens, execution=execution)
     assert run.engine.answers.preemptions
-    assert replay(run.tape, policy, kv_tokens) == []
+    assert replay(run.tape, policy, kv_tokens, execution=execution) == []
 
 
 def delayed(tape: Tape, index: int) -> Tape:

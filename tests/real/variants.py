@@ -5,15 +5,11 @@ from policies.chunked_prefill import ChunkedPrefill
 from policies.policy import Policy
 from tests.sim.variants import VARIANTS
 
-WITHOUT_EXECUTOR = ("ragged_rectangle",)
-
 ONE_DEVICE: dict[str, Policy] = {
     **{
         name: policy
         for name, policy in VARIANTS.items()
-        if policy.traits.lanes != "separate"
-        and not policy.traits.finds_prefixes
-        and policy.traits.layout not in WITHOUT_EXECUTOR
+        if policy.traits.lanes != "separate" and not policy.traits.finds_prefixes
     },
     "chunked_prefill_small": ChunkedPrefill(max_batch=4, token_budget=7, prefix_caching=False),
     "baton_direct_window": Baton(max_batch=4, embedding="direct", reserve="window"),
