@@ -1,9 +1,9 @@
 """Triton kernels of a GPU: attention of decode steps over as much of each row as there is, and element-wise work.
 
-In decode there is one query per row; the keys and values of a row are divided into splits that are attended at once, and
-their softmaxes are put together by a second kernel, as in Flash-Decoding (Dao, Haziza, Massa, Sizov, 2023). Lengths are
-read on the device; all shapes and strides are those of the buffers and none is that of a row, so that a launch can be
-recorded once and replayed at any lengths.
+In decode there is one query per row; the keys and values of a row are divided into splits that are attended at once,
+and their softmaxes are put together by a second kernel, as in Flash-Decoding (Dao, Haziza, Massa, Sizov, 2023). Lengths
+are read on the device; all shapes and strides are those of the buffers and none is that of a row, so that a launch can
+be recorded once and replayed at any lengths.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
