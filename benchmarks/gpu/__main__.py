@@ -131,6 +131,8 @@ def prepare(
     device = device_of(options.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)  # a rehearsal: what is tiny is fastest on one thread, above all beside other programs
     folder = options.folder or Path("outputs/gpu") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     dtype = "bfloat16" if device.type == "cuda" else "float32"
     bench = Bench(

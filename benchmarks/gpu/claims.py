@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.gpu.throughput import BATONS
 from policies.execution import EAGER, EXECUTIONS, GRAPHS
 from sim.claims.measurement import ALL_AT_ONCE, RATIO, SAME_TOKENS, Machine, Measured, Measurement, write
+from workloads.demand import counted
 
 ORCAS = ("orca_per_request", "orca")
 SOFTWARE = ("torch", "transformers")
@@ -95,7 +96,7 @@ def _of_validation(report: Found, found: Found) -> Iterator[Measurement]:
                 load=load["load"],
                 num_requests=load["num_requests"],
                 max_batch=found["max_batch"],
-                repeats=f"{load['rounds']} rounds of the same requests, seed {report['seed']}",
+                repeats=f"{counted(load['rounds'], 'round')} of the same requests, seed {report['seed']}",
                 count=load["rounds"],
                 measured=ratio["measured"],
                 standard_error=ratio["standard_error"],
