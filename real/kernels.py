@@ -1,8 +1,9 @@
-"""Triton kernels for decode on a GPU: attention that reads as much of each row as there is, its length on the device.
+"""Triton kernels of a GPU: attention of decode steps over as much of each row as there is, and element-wise work.
 
-One query per row; the keys and values of a row are divided into splits that are attended at once, and their softmaxes
-are put together by a second kernel, as in Flash-Decoding (Dao, Haziza, Massa, Sizov, 2023). All shapes and strides are
-those of the buffers and none is that of a row, so that a launch can be recorded once and replayed at any lengths.
+In decode there is one query per row; the keys and values of a row are divided into splits that are attended at once,
+and their softmaxes are put together by a second kernel, as in Flash-Decoding (Dao, Haziza, Massa, Sizov, 2023). Lengths
+are read on the device; all shapes and strides are those of the buffers and none is that of a row, so that a launch can
+be recorded once and replayed at any lengths.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
@@ -17,6 +18,9 @@ COLUMNS = 64
 
 LEAST_QUERIES = 16
 """Rows that a matrix product on tensor cores has at least; a group of fewer heads is filled up."""
+
+GATED = 1024
+"""Values of a token that are gated at once."""
 
 PROGRAMS_PER_PROCESSOR = 4
 MOST_SPLITS = 32
@@ -153,3 +157,59 @@ def _splits(programs: int, capacity: int, device: torch.device) -> int:
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     wanted = triton.cdiv(PROGRAMS_PER_PROCESSOR * processors, programs)
     return int(max(1, min(wanted, MOST_SPLITS, triton.cdiv(capacity, COLUMNS))))
+
+
+@triton.jit
+def _rotate(
+    values, cosines, sines, out, value_token, value_head, angle_token, heads,
+    HALF: tl.constexpr, PADDED_HALF: tl.constexpr,
+):  # fmt: skip
+    """Turn one head of one token."""
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    lane = tl.arange(0, PADDED_HALF)
+    real = lane < HALF
+    place = values + token * value_token + head * value_head + lane
+    angle, target = token * angle_token + lane, out + (token * heads + head) * 2 * HALF + lane
+    first = tl.load(place, mask=real).to(tl.float32)
+    second = tl.load(place + HALF, mask=real).to(tl.float32)
+    turned = first * tl.load(cosines + angle, mask=real) - second * tl.load(sines + angle, mask=real)
+    other = second * tl.load(cosines + angle + HALF, mask=real) + first * tl.load(sines + angle + HALF, mask=real)
+    tl.store(target, turned.to(out.dtype.element_ty), mask=real)
+    tl.store(target + HALF, other.to(out.dtype.element_ty), mask=real)
+
+
+def rotate(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn heads by their positions, halves of a head paired.
+
+    Args:
+        values: [b, q, heads, head_dim], the last dimension contiguous and tokens evenly apart.
+        cosines: [b, q, head_dim], contiguous.
+        sines: Like the cosines.
+    """
+    batch, queries, heads, width = values.shape
+    out = torch.empty(batch, queries, heads, width, dtype=values.dtype, device=values.device)
+    _rotate[batch * queries, heads](
+        values, cosines, sines, out, values.stride(1), values.stride(2), cosines.stride(1), heads,
+        HALF=width // 2, PADDED_HALF=triton.next_power_of_2(width // 2),
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _gate(both, out, width, BLOCK: tl.constexpr):
+    """Multiply one block of one token."""
+    token = tl.program_id(0).to(tl.int64)
+    lane = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    real = lane < width
+    gate = tl.load(both + token * 2 * width + lane, mask=real).to(tl.float32)
+    up = tl.load(both + token * 2 * width + width + lane, mask=real).to(tl.float32)
+    tl.store(out + token * width + lane, (gate / (1 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=real)
+
+
+def gate_by_silu(both: Tensor) -> Tensor:
+    """Return silu(gate) * up, [b, q, width], of gate and up behind each other, contiguous [b, q, 2 * width]."""
+    *shape, double = both.shape
+    width = double // 2
+    out = torch.empty(*shape, width, dtype=both.dtype, device=both.device)
+    _gate[both.numel() // double, triton.cdiv(width, GATED)](both, out, width, BLOCK=GATED)
+    return out

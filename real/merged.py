@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
+from transformers.activations import SiLUActivation
 
 from real.attention import Step
 
@@ -35,6 +36,10 @@ def rotated(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         cosines: [b, q, head_dim].
         sines: [b, q, head_dim].
     """
+    if values.is_cuda:
+        from real.kernels import rotate
+
+        return rotate(values, cosines, sines)
     first, second = values.chunk(2, dim=-1)
     return torch.addcmul(values * cosines[:, :, None], torch.cat((-second, first), dim=-1), sines[:, :, None])
 
@@ -86,8 +91,15 @@ class MergedFeedForward(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Compute [b, q, hidden]."""
-        gate, up = self.projection(values).chunk(2, dim=-1)
-        out: Tensor = self.output(self._activation(gate) * up)
+        both = self.projection(values)
+        if both.is_cuda and isinstance(self._activation, nn.SiLU | SiLUActivation):
+            from real.kernels import gate_by_silu
+
+            gated = gate_by_silu(both)
+        else:
+            gate, up = both.chunk(2, dim=-1)
+            gated = self._activation(gate) * up
+        out: Tensor = self.output(gated)
         return out
 
 

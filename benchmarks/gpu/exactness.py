@@ -17,7 +17,13 @@ def measure(bench: Bench, record: Record, until: float) -> None:
     requests = bench.sharegpt(sizes.exact_requests, sizes.exact_tokens)
     policies = policies_of(sizes.exact_rows)
     kv_tokens = kv_tokens_for(bench.network(sizes.exact_model, EAGER, "float32"), policies.values(), requests)
-    record.say(model=sizes.exact_model, dtype="float32", num_requests=len(requests), max_batch=sizes.exact_rows)
+    record.say(
+        model=sizes.exact_model,
+        dtype="float32",
+        num_requests=len(requests),
+        longest=sizes.exact_tokens,
+        max_batch=sizes.exact_rows,
+    )
     first: Answers | None = None
     eager: dict[str, Answers] = {}
     for name, execution in itertools.product(policies, EXECUTIONS):

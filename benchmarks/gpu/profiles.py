@@ -34,7 +34,8 @@ def compared(bench: Bench, max_batch: int) -> dict[str, Policy]:
 
 def measure(bench: Bench, record: Record, until: float) -> None:
     """Take a profile for each execution."""
-    policies = compared(bench, max(bench.sizes.compared_batches))
+    every = policies_of(max(bench.sizes.compared_batches))
+    policies = {name: every[name] for name in (*bench.sizes.compared, *bench.sizes.profiled)}
     for execution in (GRAPHS, EAGER):
         start = time.perf_counter()
         if start > until:

@@ -21,6 +21,7 @@ class Sizes:
         batch: Rows where throughput is measured.
         requests_per_row: Requests of a run, for every row.
         compared: Policies that are both predicted and measured.
+        profiled: Policies that a profile knows as well.
         compared_batches: Rows where BATON is compared with Orca.
         compared_scale: Factor of the lengths of those requests.
         rounds: Most rounds of a comparison.
@@ -40,6 +41,7 @@ class Sizes:
     batch: int = 32
     requests_per_row: int = 3
     compared: tuple[str, ...] = ("baton_ragged", "baton", "orca", "orca_per_request")
+    profiled: tuple[str, ...] = ("run_to_completion", "baton_overlapped")
     compared_batches: tuple[int, ...] = (32, 64, 16, 8, 4)
     compared_scale: float = 0.25
     rounds: int = 5
@@ -60,6 +62,7 @@ QUICK = Sizes(
     insertions=4,
     batch=2,
     compared=("baton_ragged", "orca_per_request"),
+    profiled=(),
     compared_batches=(2,),
     rounds=1,
     fine=False,

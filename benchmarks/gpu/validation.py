@@ -51,6 +51,9 @@ def measure(bench: Bench, record: Record, until: float) -> None:
     for kind, error in errors(report):
         record.add(kind=kind, error=error)
     record.say(
+        model=bench.models[0],
+        longest=sizes.longest,
+        max_batch=sizes.batch,
         profile=profile.name,
         report="validate/validation.json",
         rounds=[load["rounds"] for load in report["loads"]],

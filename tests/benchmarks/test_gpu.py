@@ -17,6 +17,7 @@ import torch
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import decode_steps, exactness, insertion, profiles, ratios, throughput
 from benchmarks.gpu.bench import Bench, kv_tokens_for, policies_of
+from benchmarks.gpu.claims import write_claims
 from benchmarks.gpu.decode_steps import TARGETED, Cell, cells_of, steady_steps, weights_read
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.sizes import QUICK
@@ -24,6 +25,7 @@ from benchmarks.gpu.targets import Line, lines
 from policies.execution import EAGER, GRAPHS
 from real.engine import Engine
 from real.prompts import random_prompts
+from sim.claims.measurement import read_file
 from sim.log import DTYPE, IterationLog
 
 LEAST = replace(
@@ -282,6 +284,38 @@ def test_of_what_was_not_measured_only_the_reason_is_said() -> None:
         "not measured: no time was left"
     ] * 5
     assert not any(line.met for line in told)
+
+
+# the files for task=claims
+
+
+def test_what_was_measured_is_a_measurement_of_the_claims(tmp_path: Path) -> None:
+    facts = {
+        "device": "cuda", "machine": "NVIDIA H200", "model": "m", "dtype": "bfloat16", "threads": 8,
+        "versions": {"torch": "2.13.0", "transformers": "5.23.0", "triton": "3"}, "date": "2026-11-24T10:00:00+00:00",
+        "command": "python -m benchmarks.gpu", "longest": 1024, "max_batch": 32,
+    }  # fmt: skip
+    whole = {"execution": "eager", "requests": 4, "same_as_eager": 4, "same_as_first": 3}
+    ratio = {"policy": "baton", "to": "orca", "measured": 1.5, "predicted": 1.4, "standard_error": 0.1}
+    load = {"workload": "synthetic", "load": "all at once", "num_requests": 9, "rounds": 3, "ratios": [ratio]}
+    (tmp_path / "validation.json").write_text(json.dumps({"seed": 0, "loads": [load]}))
+    compared = [
+        row("baton", "graphs", 8, 1.0, 1.0) | {"num_requests": 24}, row("orca", "graphs", 8, 2.0, 1.5),
+        row("orca", "eager", 8, 2.0, 1.5),
+    ]  # fmt: skip
+    found: dict[str, Any] = {
+        "exactness": facts | {"rows": [whole | {"policy": "baton"}, whole | {"policy": "orca"}]},
+        "validation": facts | {"rows": [{}], "report": "validation.json"},
+        "ratios": facts | {"rows": compared, "length_scale": 0.25},
+    }
+    paths = write_claims(tmp_path, found)
+    assert [path.name for path in paths] == ["claims_graphs.json", "claims_tokens.json"], "eager has one side only"
+    graphs, tokens = map(read_file, paths)
+    assert graphs.machine.attention == "sdpa, execution=graphs" and "triton" not in graphs.machine.versions
+    batch, rounds = graphs.results
+    assert (batch.measured, batch.predicted, batch.standard_error, batch.max_batch) == (2.0, 1.5, None, 8)
+    assert (rounds.measured, rounds.predicted, rounds.standard_error, rounds.count) == (1.5, 1.4, 0.1, 3)
+    assert [(each.policy, each.to, each.measured) for each in tokens.results] == [("orca", "baton", 0.75)]
 
 
 # the command
