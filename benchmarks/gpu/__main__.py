@@ -121,7 +121,9 @@ def prepare(
     Raises:
         InputError: There is no such device or model, or the folder cannot be made.
     """
-    models = tuple(name.strip() for name in options.models.split(","))
+    if options.budget is not None and not options.budget > 0:
+        raise InputError(f"--budget {options.budget:g}: give seconds, more than 0")
+    models = tuple(dict.fromkeys(name.strip() for name in options.models.split(",")))
     for name in models:
         dimensions_of(name)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -130,6 +132,7 @@ def prepare(
         )
     device = device_of(options.device)
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)  # a rehearsal: what is tiny is fastest on one thread, above all beside other programs

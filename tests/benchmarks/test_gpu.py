@@ -336,6 +336,21 @@ def test_an_unknown_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "model=gpt5 is unknown" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("budget", ["0", "-5", "nan"])
+def test_a_budget_is_some_time(tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: str) -> None:
+    given = ["--device", "cpu", "--models", "tiny_llama", "--budget", budget, "--folder", str(tmp_path / "made")]
+    assert gpu.main(given) == 2 and not (tmp_path / "made").exists()
+    assert capsys.readouterr().err == f"error: --budget {float(budget):g}: give seconds, more than 0\n"
+
+
+def test_a_profile_is_named_after_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = replace(bench_in(tmp_path), device=torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", {0: "NVIDIA H200"}.__getitem__)
+    assert profiles.name_of(bench, GRAPHS) == "h200_measured"
+    monkeypatch.setattr(torch.cuda, "get_device_name", {0: "NVIDIA A100-SXM4-80GB"}.__getitem__)
+    assert profiles.name_of(bench, EAGER) == "a100_sxm4_80gb_measured_eager"
+
+
 def test_everything_runs_on_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
