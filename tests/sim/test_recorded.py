@@ -8,8 +8,7 @@ import pytest
 
 from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
-from policies.errors import InputError
-from policies.execution import EAGER, GRAPHS, ROWS_STEP, WINDOW_STEP, Execution
+from policies.execution import EAGER, GRAPHS, ROWS_STEP, WINDOW_STEP
 from policies.job import Job
 from policies.orca import Orca
 from policies.plan import CARRY_ON_UNTIL_ARRIVAL, Plan
@@ -259,13 +258,3 @@ def test_a_taped_run_of_recorded_steps_is_replayed_as_one() -> None:
     assert replay(tape, policy, 1000, execution=GRAPHS) == []
     (difference,) = replay(tape, policy, 1000)
     assert (difference.event, difference.what) == (3, "work")
-
-
-def test_shapes_that_are_recorded() -> None:
-    assert [GRAPHS.rows(rows, 100) for rows in (1, 2, 3, 4, 5, 8, 9, 64, 65)] == [1, 2, 4, 4, 8, 8, 16, 64, 72]
-    assert [GRAPHS.rows(rows, 6) for rows in (3, 5, 6)] == [4, 6, 6]
-    assert GRAPHS.rows(3, 3) == 3
-    assert [GRAPHS.window(window, 300) for window in (1, 128, 129, 257)] == [128, 128, 256, 300]
-    assert EAGER.rows(3, 100) == 3 and EAGER.window(5, 300) == 5
-    with pytest.raises(InputError, match="execution=graph: unknown; choose one of eager, graphs"):
-        Execution("graph")
