@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-MOST_RECORDINGS = 64
+MOST_RECORDINGS = 128
 """Recordings that are kept, those used last."""
 
 

@@ -153,10 +153,13 @@ def attend_rows(
 
 
 def _splits(programs: int, capacity: int, device: torch.device) -> int:
-    """Into how many parts rows are divided, so that the processors of a GPU are busy however few rows there are."""
+    """Into how many parts rows are divided, so that the processors of a GPU are busy however few rows there are.
+
+    Powers of two: a kernel is compiled for each.
+    """
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     wanted = triton.cdiv(PROGRAMS_PER_PROCESSOR * processors, programs)
-    return int(max(1, min(wanted, MOST_SPLITS, triton.cdiv(capacity, COLUMNS))))
+    return triton.next_power_of_2(int(max(1, min(wanted, MOST_SPLITS, triton.cdiv(capacity, COLUMNS)))))
 
 
 @triton.jit

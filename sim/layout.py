@@ -4,6 +4,7 @@ How it is executed counts too. What is said here holds for eager steps; `sim.rec
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from policies.job import Job
 from policies.ledger import Ledger
@@ -14,12 +15,16 @@ from policies.work import Work
 Count = Callable[[Ledger, Plan, int], Work]
 """Counts the work of a plan that a ledger has just begun on a lane."""
 
-Step = tuple[int, int, int, int, int, int, int, int]
-"""What a decode step computes: `rows`, `held_rows`, `kv_read`, `kv_held`, `kv_padding`, `attention_launches`,
-`dummy_rows` and `kv_dummy`."""
+Step = tuple[int, int, int, int, int, int]
+"""What a decode step computes: `rows`, `held_rows`, `kv_read`, `kv_held`, `kv_padding` and `attention_launches`."""
 
-CountStep = Callable[[Ledger, int], Step]
-"""Counts a decode step that changes nothing else, so many steps after the one that a ledger has just begun."""
+
+class CountStep(Protocol):
+    """Counts a decode step that changes nothing else."""
+
+    def __call__(self, ledger: Ledger, number: int = 1) -> Step:
+        """Count the step that a ledger has just begun, or the one after it, which is `number` 2, and so on."""
+
 
 _Prompts = tuple[int, int, int, int, int, int]
 """What a prefill computes, padding apart: prompts, tokens, pairs, longest, recomputed tokens and pairs."""
@@ -62,26 +67,26 @@ def _chunks(ledger: Ledger, plan: Plan) -> tuple[int, int, int, int, int, int]:
     return len(plan.prefill), count, pairs, again, again_pairs, before
 
 
-def fused_step(ledger: Ledger, later: int = 0) -> Step:
+def fused_step(ledger: Ledger, number: int = 1) -> Step:
     """Each row over its own KV, in one attention kernel."""
     batch = ledger.batch
     rows = len(batch.rows)
-    return rows, 0, rows * (batch.clock + 1 + later) + batch.offset_sum, 0, 0, 1, 0, 0
+    return rows, 0, rows * (batch.clock + number) + batch.offset_sum, 0, 0, 1
 
 
-def per_request_step(ledger: Ledger, later: int = 0) -> Step:
+def per_request_step(ledger: Ledger, number: int = 1) -> Step:
     """Each row over its own KV, in an attention kernel of its own."""
     batch = ledger.batch
     rows = len(batch.rows)
-    return rows, 0, rows * (batch.clock + 1 + later) + batch.offset_sum, 0, 0, rows, 0, 0
+    return rows, 0, rows * (batch.clock + number) + batch.offset_sum, 0, 0, rows
 
 
-def padded_step(ledger: Ledger, later: int = 0) -> Step:
+def padded_step(ledger: Ledger, number: int = 1) -> Step:
     """Every row, held ones too, over the window of the longest."""
     batch = ledger.batch
-    rows, held, window = len(batch.rows), len(batch.held), batch.longest + 1 + later
-    kv = rows * (batch.clock + 1 + later) + batch.offset_sum
-    return rows, held, kv, held * window, rows * window - kv, 1, 0, 0
+    rows, held, window = len(batch.rows), len(batch.held), batch.longest + number
+    kv = rows * (batch.clock + number) + batch.offset_sum
+    return rows, held, kv, held * window, rows * window - kv, 1
 
 
 def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -110,7 +115,7 @@ def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Rows padded to the window in decode, prompts padded to the longest in prefill; never both in one iteration."""
     copied, host = ledger.book.copied, ledger.host_tokens
     if plan[4]:
-        rows, held, kv, kv_held, padding, *_ = padded_step(ledger)
+        rows, held, kv, kv_held, padding, _ = padded_step(ledger)
         counts = (lane, rows, held, ledger.inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1)
         return _new(Work, (*counts, 0, 0, 0, 0, 0))
     prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])

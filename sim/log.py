@@ -24,8 +24,8 @@ COLUMNS = HEAD + Work._fields
 DTYPE = np.dtype([(name, "<f8" if name.endswith("_s") else "<i8") for name in COLUMNS])
 _SIZE = DTYPE.itemsize
 _ROWS = ("rows", "held_rows", "inserted_rows")
-_KV = ("kv_read", "kv_held", "kv_padding", "kv_copied", "kv_host")
-_DECODE = ("lane", *_ROWS, *_KV, "attention_launches", "dummy_rows", "kv_dummy")
+_DECODE = ("lane", *_ROWS, "kv_read", "kv_held", "kv_padding", "kv_copied", "kv_host", "attention_launches")
+_RECORDED = (*_DECODE, "dummy_rows", "kv_dummy")
 SLICE = 65_536
 """Records per slice (16 MB)."""
 _CACHED = 1024
@@ -49,8 +49,11 @@ class IterationLog:
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
         self._record = struct.Struct("<3d5q" + "q" * len(Work._fields))
-        self._decode = struct.Struct("<3d5q" + "".join("q" if name in _DECODE else "8x" for name in Work._fields))
-        assert self._record.size == self._decode.size == DTYPE.itemsize
+        decode, recorded = (
+            "".join("q" if name in of else "8x" for name in Work._fields) for of in (_DECODE, _RECORDED)
+        )
+        self._decode, self._recorded = struct.Struct("<3d4q8x" + decode), struct.Struct("<3d5q" + recorded)
+        assert self._record.size == self._decode.size == self._recorded.size == DTYPE.itemsize
         self._buffer = bytearray(SLICE * self._record.size)
         self._end = len(self._buffer)
         self._pack = self._record.pack_into
@@ -76,14 +79,22 @@ class IterationLog:
             self.flush()
 
     def add_decode(self, *values: float) -> None:
-        """Record iterations that do nothing but decode; `values` are the columns of `HEAD`, then those of `_DECODE`.
+        """Record eager iterations that do nothing but decode.
 
-        The columns left out are 0 and cost no time.
+        `values` are the columns of `HEAD` but `fixed_window`, then those of `_DECODE`; those left out are 0 and cost no
+        time.
         """
         place = self._place
         self._pack_decode(self._buffer, place, *values)
         self._place = place = place + _SIZE
         if place == self._end:
+            self.flush()
+
+    def add_recorded(self, *values: float) -> None:
+        """Record recorded decode steps: `values` are the columns of `HEAD`, then those of `_RECORDED`."""
+        self._recorded.pack_into(self._buffer, self._place, *values)
+        self._place += _SIZE
+        if self._place == self._end:
             self.flush()
 
     def flush(self) -> None:

@@ -53,7 +53,7 @@ class Loop(ABC):
         self._traits = policy.traits
         self._view = View(ledger)
         self._cost = cost
-        self._count, self._count_step, self._window_left = counting(self._traits, execution)
+        self._count, self._count_step, self._dummies, self._window_left = counting(self._traits, execution)
         self._log = log
         self._stretch = stretch
         self._trusts = stretch and not ledger.book.grows and not self._traits.concatenates
@@ -128,7 +128,7 @@ class Loop(ABC):
         if rearranged:
             self._rearranged(plan)
         batch, book = ledger.batch, ledger.book
-        most, step = answers.next_finish - batch.clock, self._count_step(ledger, 0)
+        most, step = answers.next_finish - batch.clock, self._count_step(ledger)
         if (
             rearranged or book.copied or (ledger.inserted and self._cost.counts_insertions)
         ):  # those that follow are like each other, but not like this one
@@ -137,15 +137,15 @@ class Loop(ABC):
             if most > 1 and self._is_steady(plan, self._now):
                 if self._source.next_s <= self._now:
                     self._admit(self._now)
-                most = most - 1 if self._window_left is None else min(most - 1, self._window_left(ledger, 1))
-                steps += self._run_steps(plan, self._now, most, self._count_step(ledger, 1))
+                most = most - 1 if self._window_left is None else min(most - 1, self._window_left(ledger, 2))
+                steps += self._run_steps(plan, self._now, most, self._count_step(ledger, 2))
         else:
             if not plan[7] or not self._stretch:
                 most = 1
             elif book.grows:
                 most = min(most, 1 + book.further_steps())
             if self._window_left is not None:
-                most = min(most, self._window_left(ledger, 0))
+                most = min(most, self._window_left(ledger, 1))
             steps = self._run_steps(plan, now, most, step, ledger.inserted)
         self._decoded_s = end = self._now
         ended = answers.ending(batch.clock + steps, end)
@@ -166,21 +166,30 @@ class Loop(ABC):
     ) -> int:
         """Run and log at most so many iterations like `step` in a row; return how many."""
         ledger, cost = self.ledger, self._cost
-        rows, held, kv, kv_held, padding, launches, dummies, kv_dummy = step
-        computed, read = rows + held + dummies, kv + kv_held + padding + kv_dummy
+        rows, held, kv, kv_held, padding, launches = step
+        computed, read, recorded = rows + held, kv + kv_held + padding, self._dummies
+        if recorded:
+            dummies, kv_dummy = recorded(ledger, step)
+            computed, read = computed + dummies, read + kv_dummy
         first = seconds = cost.decode_seconds(computed, read, launches, copied, host, inserted)
-        fixed = self._window_left is not None
         if most > 1:
-            growth, alike = cost.growth(computed, read, 0 if fixed else rows + held)
+            growth, alike = cost.growth(computed, read, 0 if self._window_left else rows + held)
             most = self._steps(plan, now, first, growth, most if most < alike else int(alike))
             seconds = elapsed(first, growth, most)
         else:
             most = 1
         self._now = now + seconds
-        self._log.add_decode(
-            now, seconds, first, most, len(ledger.waiting), ledger.book.used + transient, rows, fixed,
-            DECODE, rows, held, inserted, kv, kv_held, padding, copied, host, launches, dummies, kv_dummy,
-        )  # fmt: skip
+        waiting, used = len(ledger.waiting), ledger.book.used + transient
+        if recorded:
+            self._log.add_recorded(
+                now, seconds, first, most, waiting, used, rows, self._window_left is not None,
+                DECODE, rows, held, inserted, kv, kv_held, padding, copied, host, launches, dummies, kv_dummy,
+            )  # fmt: skip
+        else:
+            self._log.add_decode(
+                now, seconds, first, most, waiting, used, rows,
+                DECODE, rows, held, inserted, kv, kv_held, padding, copied, host, launches,
+            )  # fmt: skip
         return most
 
     def _steps(self, plan: Plan, start: float, first: float, growth: float, steps: int) -> int:

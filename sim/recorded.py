@@ -38,91 +38,114 @@ class Counting(NamedTuple):
 
     Attributes:
         work: Counts the work of a plan.
-        step: Counts a decode step that changes nothing else: what `work` says of it, and faster.
-        window_left: For how many decode steps, from the one that is so many after the one begun, the window that is
-            read stays the same, if no row joins or leaves; None: it grows with the rows, or there is none.
+        step: Counts a decode step that changes nothing else, dummies apart: what `work` says of it, and faster.
+        dummies: Counts the `dummy_rows` and `kv_dummy` of such a step; None where steps are eager.
+        window_left: For how many decode steps, from the one with this number, the window that is read stays the same
+            if no row joins or leaves; None: it grows with the rows, or there is none.
     """
 
     work: Count
     step: CountStep
-    window_left: Callable[[Ledger, int], int] | None
+    dummies: Callable[[Ledger, Step], tuple[int, int]] | None = None
+    window_left: Callable[[Ledger, int], int] | None = None
 
 
 def counting(traits: Traits, execution: Execution) -> Counting:
     """Return how the work of policies with these traits is counted."""
     layout, execution = traits.layout, execution_of(traits, execution)
     if not execution.recorded:
-        return Counting(COUNTS[layout], STEPS[layout], None)
-    step = partial(_STEPS[layout], execution)
-    windowed = layout in _PADDED
-    return Counting(partial(_count, COUNTS[layout], step), step, partial(_window_left, execution) if windowed else None)
+        return Counting(COUNTS[layout], STEPS[layout])
+    step, dummies = partial(_STEPS[layout], execution), partial(_DUMMIES[layout], execution)
+    window_left = partial(_window_left, execution) if layout in _PADDED else None
+    return Counting(partial(_count, COUNTS[layout], step, dummies), step, dummies, window_left)
 
 
-def _count(eager: Count, step: CountStep, ledger: Ledger, plan: Plan, lane: int) -> Work:
+def _count(
+    eager: Count,
+    count_step: CountStep,
+    count_dummies: Callable[[Ledger, Step], tuple[int, int]],
+    ledger: Ledger,
+    plan: Plan,
+    lane: int,
+) -> Work:
     work = eager(ledger, plan, lane)
     if not plan.decode or plan.prefill:
         return work
-    _, _, _, held, padding, launches, dummies, dummy = step(ledger, 0)
+    step = count_step(ledger)
+    _, _, _, held, padding, launches = step
+    dummies, dummy = count_dummies(ledger, step)
     changed = {"kv_held": held, "kv_padding": padding, "attention_launches": launches}
     return work._replace(**changed, dummy_rows=dummies, kv_dummy=dummy)
 
 
-def _columns(ledger: Ledger) -> int:
-    """Columns of the rectangle that the batch is in."""
+def _window(execution: Execution, ledger: Ledger, number: int) -> int:
+    """Columns that a step reads of the rectangle that the batch is in."""
     book = ledger.book
     assert isinstance(book, Rectangle | StaticRectangle)
-    return book.capacity
+    return execution.window(ledger.batch.longest + number, book.capacity)
 
 
-def _dummies(execution: Execution, ledger: Ledger, rows: int) -> int:
-    """Rows of the rectangle that a step fills up with."""
+def _window_left(execution: Execution, ledger: Ledger, number: int = 1) -> int:
+    return _window(execution, ledger, number) - ledger.batch.longest - number + 1
+
+
+def _flat(execution: Execution, ledger: Ledger, number: int = 1) -> Step:
+    return fused_step(ledger, number)
+
+
+def _per_request(execution: Execution, ledger: Ledger, number: int = 1) -> Step:
+    rows, _, kv, *_ = fused_step(ledger, number)
+    return rows, 0, kv, 0, 0, execution.rows(rows, ledger.max_rows)
+
+
+def _padded(execution: Execution, ledger: Ledger, number: int = 1) -> Step:
+    rows, held, kv, _, _, launches = padded_step(ledger, number)
+    window = _window(execution, ledger, number)
+    return rows, held, kv, held * window, rows * window - kv, launches
+
+
+_STEPS: dict[Layout, Callable[..., Step]] = {
+    "selective_fused": _flat,
+    "selective_per_request": _per_request,
+    "rectangle": _padded,
+    "ragged_rectangle": _flat,
+    "shared_rectangle": _padded,
+    "static": _padded,
+}
+
+
+def _of_max_batch(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
+    """Rows that fill a step up as far as a batch has any, and a KV slot for each."""
+    dummies = execution.rows(step[0], ledger.max_rows) - step[0]
+    return dummies, dummies
+
+
+def _of_rectangle(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
+    """Rows that fill a step up as far as the rectangle has any, and a KV slot for each."""
     book = ledger.book
     assert isinstance(book, Rectangle)
-    return execution.rows(rows, book.rows) - rows
+    dummies = execution.rows(step[0], book.rows) - step[0]
+    return dummies, dummies
 
 
-def _rectangle(execution: Execution, ledger: Ledger, later: int = 0) -> Step:
-    rows, _, kv, _, _, launches, _, _ = padded_step(ledger, later)
-    window = execution.window(ledger.batch.longest + 1 + later, _columns(ledger))
-    dummies = _dummies(execution, ledger, rows)
-    return rows, 0, kv, 0, rows * window - kv, launches, dummies, dummies * window
+def _over_window(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
+    """The same, and the window for each: the one that the live rows of the step read."""
+    dummies, _ = _of_rectangle(execution, ledger, step)
+    rows, _, kv, _, padding, _ = step
+    return dummies, dummies * ((kv + padding) // rows)
 
 
-def _ragged(execution: Execution, ledger: Ledger, later: int = 0) -> Step:
-    rows, _, kv, _, _, launches, _, _ = fused_step(ledger, later)
-    dummies = _dummies(execution, ledger, rows)
-    return rows, 0, kv, 0, 0, launches, dummies, dummies
+def _none(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
+    return 0, 0
 
 
-def _static(execution: Execution, ledger: Ledger, later: int = 0) -> Step:
-    rows, held, kv, _, _, launches, _, _ = padded_step(ledger, later)
-    window = execution.window(ledger.batch.longest + 1 + later, _columns(ledger))
-    return rows, held, kv, held * window, rows * window - kv, launches, 0, 0
-
-
-def _fused(execution: Execution, ledger: Ledger, later: int = 0) -> Step:
-    rows, _, kv, _, _, launches, _, _ = fused_step(ledger, later)
-    dummies = execution.rows(rows, ledger.max_rows) - rows
-    return rows, 0, kv, 0, 0, launches, dummies, dummies
-
-
-def _per_request(execution: Execution, ledger: Ledger, later: int = 0) -> Step:
-    rows, _, kv, _, _, _, dummies, dummy = _fused(execution, ledger, later)
-    return rows, 0, kv, 0, 0, rows + dummies, dummies, dummy
-
-
-def _window_left(execution: Execution, ledger: Ledger, later: int = 0) -> int:
-    window = ledger.batch.longest + 1 + later
-    return execution.window(window, _columns(ledger)) - window + 1
-
-
-_STEPS: dict[Layout, Callable[[Execution, Ledger, int], Step]] = {
-    "selective_fused": _fused,
-    "selective_per_request": _per_request,
-    "rectangle": _rectangle,
-    "ragged_rectangle": _ragged,
-    "shared_rectangle": _rectangle,
-    "static": _static,
+_DUMMIES: dict[Layout, Callable[[Execution, Ledger, Step], tuple[int, int]]] = {
+    "selective_fused": _of_max_batch,
+    "selective_per_request": _of_max_batch,
+    "rectangle": _over_window,
+    "ragged_rectangle": _of_rectangle,
+    "shared_rectangle": _over_window,
+    "static": _none,
 }
 
 _PADDED = ("rectangle", "shared_rectangle", "static")

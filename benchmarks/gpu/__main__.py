@@ -97,6 +97,9 @@ def main(given: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was measured", file=sys.stderr)
+        return 130
     budget = options.budget or (QUICK_BUDGET_S if options.quick else BUDGET_S)
     found: dict[str, Any] = {}
     try:
@@ -121,18 +124,12 @@ def prepare(
     Raises:
         InputError: There is no such device or model, or the folder cannot be made.
     """
-    models = tuple(name.strip() for name in options.models.split(","))
+    if options.budget is not None and not options.budget > 0:
+        raise InputError(f"--budget {options.budget:g}: give seconds, more than 0")
+    models = tuple(dict.fromkeys(name.strip() for name in options.models.split(",")))
     for name in models:
         dimensions_of(name)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            "torch finds no CUDA GPU here; to rehearse without one give --device cpu --models tiny_llama --quick"
-        )
-    device = device_of(options.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(1)  # a rehearsal: what is tiny is fastest on one thread, above all beside other programs
+    device = device_named(options.device)
     folder = options.folder or Path("outputs/gpu") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     dtype = "bfloat16" if device.type == "cuda" else "float32"
     bench = Bench(
@@ -154,6 +151,25 @@ def prepare(
     tell(f"{facts['machine']}: {bench.bandwidth / 1e9:,.0f} GB/s copied, {facts['matmul_flops'] / 1e12:,.1f} TFLOP/s")
     Record(folder / "machine.json", facts).say(complete=True)
     return bench, facts
+
+
+def device_named(name: str) -> torch.device:
+    """Return a device, ready to be measured.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            "torch finds no CUDA GPU here; to rehearse without one give --device cpu --models tiny_llama --quick"
+        )
+    device = device_of(name)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # a rehearsal: what is tiny is fastest on one thread, above all beside other programs
+        return device
+    device = torch.device("cuda", device.index or 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def machine_facts(device: torch.device, dtype: str) -> dict[str, Any]:

@@ -71,7 +71,12 @@ def _profiler(bench: Bench, network: Network, policies: Mapping[str, Policy], op
 
 def _take(bench: Bench, record: Record, execution: Execution, profiler: Profiler, grid: str) -> None:
     start = time.perf_counter()
-    profile = profiler.run(name_of(bench, execution))
+    name = name_of(bench, execution)
+    try:
+        profile = profiler.run(name)
+    except KeyboardInterrupt:
+        profiler.write_partial(name, bench.folder)
+        raise
     path = profiler.write(profile, bench.folder)
     bench.profiles[execution] = profile
     seconds = time.perf_counter() - start
@@ -97,6 +102,6 @@ def fits_of(costs: LayoutCost) -> list[dict[str, object]]:
 
 def name_of(bench: Bench, execution: Execution) -> str:
     """Return the name of a profile, such as h200_measured; other executions than recorded ones are named."""
-    gpu = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else bench.device.type
+    gpu = torch.cuda.get_device_name(bench.device.index) if bench.device.type == "cuda" else bench.device.type
     words = [word for word in re.findall(r"[a-z0-9]+", gpu.lower()) if word != "nvidia"]
     return "_".join([*words, "measured", *([] if execution is GRAPHS else [execution.name])])

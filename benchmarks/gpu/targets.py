@@ -15,6 +15,9 @@ Found = Mapping[str, Any]
 STEP, CONTINUOUS_RATIO, STATIC_RATIO, CLAIMED = 1.35, 2.0, 3.0, 1.75
 ERRORS = {"throughput": 0.05, "mean TTFT": 0.08, "mean E2E": 0.08, "ratios": 0.03}
 
+NO_TIME, NOT_REACHED = "no time was left", "not reached"
+"""Why something was not measured that did not fail."""
+
 
 class Line(NamedTuple):
     """One line of the table.
@@ -48,7 +51,9 @@ def lines(found: Mapping[str, Found]) -> list[Line]:
         made = [*read(section)] if section.get("rows") else []
         table += made
         if not made:
-            table.append(Line(what, "", f"not measured: {section.get('reason', 'no time was left')}"))
+            table.append(
+                Line(what, "", f"not measured: {section.get('reason', NO_TIME if name in found else NOT_REACHED)}")
+            )
         elif "reason" in section:
             table.append(Line(f"{what}, the rest", "", f"not measured: {section['reason']}"))
     return table
@@ -108,9 +113,7 @@ def _throughput(found: Found) -> Iterator[Line]:
         wanted, other = f"at least {target:g}", _best(speed, (peer,))
         if ours is None or other is None:
             reasons = [row["reason"] for row in found["rows"] if row["name"] == peer and "reason" in row]
-            yield Line(
-                f"throughput of BATON to {peer}", wanted, f"not measured: {(reasons or ['no time was left'])[0]}"
-            )
+            yield Line(f"throughput of BATON to {peer}", wanted, f"not measured: {(reasons or [NO_TIME])[0]}")
             continue
         ratio = median(theirs / mine for mine, theirs in zip(turns[ours], turns[other], strict=True) if mine and theirs)
         told = f"{ratio:.2f}, {ours} {speed[ours]:,.0f} and {other} {speed[other]:,.0f} tokens/s"

@@ -181,7 +181,7 @@ def test_an_interrupted_command_still_prints_its_table(
     patched(monkeypatch, gpu.Section("insertion", 1, stopped))
     assert gpu.main(["--device", "cpu", "--models", "tiny_llama", "--quick", "--folder", str(tmp_path)]) == 130
     out = capsys.readouterr().out
-    assert "insertion  " in out and "not measured: interrupted" in out and "not measured: no time was left" in out
+    assert "insertion  " in out and "not measured: interrupted" in out and "not measured: not reached" in out
 
 
 def test_sections_share_what_time_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,10 +279,9 @@ def test_what_was_left_out_is_not_vouched_for() -> None:
 
 
 def test_of_what_was_not_measured_only_the_reason_is_said() -> None:
-    told = lines({"decode_steps": {"rows": [], "reason": "RuntimeError: no"}})
-    assert [line.measured for line in told] == ["not measured: RuntimeError: no"] + [
-        "not measured: no time was left"
-    ] * 5
+    told = lines({"decode_steps": {"rows": [], "reason": "RuntimeError: no"}, "exactness": {"rows": []}})
+    reasons = ["RuntimeError: no", "no time was left", *["not reached"] * 4]
+    assert [line.measured for line in told] == [f"not measured: {reason}" for reason in reasons]
     assert not any(line.met for line in told)
 
 
@@ -334,6 +333,21 @@ def test_without_a_gpu_one_line_says_how_to_rehearse(
 def test_an_unknown_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--device", "cpu", "--models", "tiny_llama,gpt5", "--folder", str(tmp_path)]) == 2
     assert "model=gpt5 is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", ["0", "-5", "nan"])
+def test_a_budget_is_some_time(tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: str) -> None:
+    given = ["--device", "cpu", "--models", "tiny_llama", "--budget", budget, "--folder", str(tmp_path / "made")]
+    assert gpu.main(given) == 2 and not (tmp_path / "made").exists()
+    assert capsys.readouterr().err == f"error: --budget {float(budget):g}: give seconds, more than 0\n"
+
+
+def test_a_profile_is_named_after_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = replace(bench_in(tmp_path), device=torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", {0: "NVIDIA H200"}.__getitem__)
+    assert profiles.name_of(bench, GRAPHS) == "h200_measured"
+    monkeypatch.setattr(torch.cuda, "get_device_name", {0: "NVIDIA A100-SXM4-80GB"}.__getitem__)
+    assert profiles.name_of(bench, EAGER) == "a100_sxm4_80gb_measured_eager"
 
 
 def test_everything_runs_on_a_cpu(

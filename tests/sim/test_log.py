@@ -23,11 +23,16 @@ def test_a_decode_record_is_a_record_whose_other_columns_are_zero() -> None:
     slices: list[Slice] = []
     log = IterationLog(lambda part: slices.append(part.copy()))
     counts = {"kv_read": 90, "kv_held": 10, "kv_padding": 7, "kv_copied": 5, "kv_host": 3, "attention_launches": 8}
-    work = Work(0, 8, 2, 1, **counts, dummy_rows=6, kv_dummy=11)
+    work = Work(0, 8, 2, 1, **counts)
     log.add(1.0, 2.0, 0.5, 3, 4, 100, 8, work)
-    log.add_decode(1.0, 2.0, 0.5, 3, 4, 100, 8, False, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8, 6, 11)
+    log.add_decode(1.0, 2.0, 0.5, 3, 4, 100, 8, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8)
+    log.add(1.0, 2.0, 0.5, 3, 4, 100, 8, work._replace(dummy_rows=6, kv_dummy=11))
+    log.add_recorded(1.0, 2.0, 0.5, 3, 4, 100, 8, False, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8, 6, 11)
+    log.add_recorded(1.0, 2.0, 0.5, 3, 4, 100, 8, True, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8, 6, 11)
     log.flush()
-    assert slices[0][0] == slices[0][1]
+    decode, same, recorded, equal, fixed = slices[0]
+    assert decode == same and recorded == equal != fixed
+    assert fixed["fixed_window"] == 1 and decode["fixed_window"] == 0
 
 
 def test_columns_are_the_fields_of_the_records() -> None:
@@ -64,10 +69,12 @@ def test_a_decode_step_is_counted_as_its_plan_is(policy: Policy, execution: Exec
     for _ in range(3):
         work = counts.work(ledger, CARRY_ON, 0)
         held = (work.kv_read, work.kv_held, work.kv_padding)
-        counted = (work.rows, work.held_rows, *held, work.attention_launches, work.dummy_rows, work.kv_dummy)
-        assert counts.step(ledger, 0) == counted
+        counted = (work.rows, work.held_rows, *held, work.attention_launches)
+        assert counts.step(ledger) == counted
+        dummies = counts.dummies(ledger, counted) if counts.dummies else (0, 0)
+        assert dummies == (work.dummy_rows, work.kv_dummy)
         assert foreseen in (None, counted)
-        foreseen = counts.step(ledger, 1)
+        foreseen = counts.step(ledger, 2)
         ledger.commit(0, [])
         ledger.begin(0, CARRY_ON)
     assert work.rows >= 3
