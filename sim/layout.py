@@ -101,8 +101,8 @@ def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
     elif plan[0]:
         prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan[0])
     prefill, launches, host = (prompts, tokens, pairs), 1 if rows or prompts else 0, ledger.host_tokens
-    counts = (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches)
-    return _new(Work, (*counts, again, again_pairs, before, 0, 0))
+    rest = (again, again_pairs, before, 0, 0)
+    return _new(Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, *rest))
 
 
 def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
@@ -116,8 +116,11 @@ def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     copied, host = ledger.book.copied, ledger.host_tokens
     if plan[4]:
         rows, held, kv, kv_held, padding, _ = padded_step(ledger)
-        counts = (lane, rows, held, ledger.inserted, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1)
-        return _new(Work, (*counts, 0, 0, 0, 0, 0))
+        new = ledger.inserted
+        return _new(
+            Work,
+            (lane, rows, held, new, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0, 0, 0, 0),
+        )
     prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
     slots = prompts * longest
     padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
