@@ -159,7 +159,8 @@ def _splits(programs: int, capacity: int, device: torch.device) -> int:
     """
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     wanted = triton.cdiv(PROGRAMS_PER_PROCESSOR * processors, programs)
-    return triton.next_power_of_2(int(max(1, min(wanted, MOST_SPLITS, triton.cdiv(capacity, COLUMNS)))))
+    splits: int = triton.next_power_of_2(max(1, min(wanted, MOST_SPLITS, triton.cdiv(capacity, COLUMNS))))
+    return splits
 
 
 @triton.jit

@@ -140,8 +140,8 @@ def at(policy: str, tokens: int, monkeypatch: pytest.MonkeyPatch, happens: Any) 
     """Let something happen once a policy has generated so many tokens."""
     update = Progress.update
 
-    def checked(self: Progress, finished: int, now_s: float, so_far: int | None = None) -> None:
-        update(self, finished, now_s, so_far)
+    def checked(self: Progress, finished: int, now_s: float, so_far: int | None = None, remark: str = "") -> None:
+        update(self, finished, now_s, so_far, remark)
         if self._label == policy and so_far is not None and so_far >= tokens:
             happens()
 

@@ -9,6 +9,7 @@ import pytest
 
 from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
+from policies.errors import InputError
 from policies.execution import EAGER, GRAPHS, ROWS_STEP, WINDOW_STEP
 from policies.job import Job
 from policies.orca import Orca
