@@ -35,7 +35,7 @@ _UNUSED: dict[str, dict[str, Any]] = {
         "max_batch": None,
         "slo": {"ttft_s": None, "tpot_s": None, "attainment": None},
         "stretch": True,
-        "execution": "eager",
+        "execution": None,
         "request": None,
         "replications": None,
         "precision": None,

@@ -38,19 +38,20 @@ def write_claims(folder: Path, found: Mapping[str, Found]) -> list[Path]:
         if execution == GRAPHS.name and validation.get("rows"):
             results += _of_validation(json.loads((folder / validation["report"]).read_text("utf-8")), validation)
         facts = ratios if ratios.get("rows") else validation
-        made += _written(folder / f"claims_{execution}.json", facts, f"sdpa, execution={execution}", results)
+        made += _written(folder / f"claims_{execution}.json", facts, execution, results)
     exact = found.get("exactness", {})
-    made += _written(folder / "claims_tokens.json", exact, "sdpa, execution=eager", _of_tokens(exact))
+    made += _written(folder / "claims_tokens.json", exact, "eager", _of_tokens(exact))
     return made
 
 
-def _written(path: Path, found: Found, attention: str, results: Iterable[Measurement]) -> Iterator[Path]:
+def _written(path: Path, found: Found, execution: str, results: Iterable[Measurement]) -> Iterator[Path]:
     results = [*results]
     if not results:
         return
     machine = Machine(
         **{name: found[name] for name in ("device", "machine", "model", "dtype", "threads")},
-        attention=attention,
+        attention="sdpa",
+        execution=execution,
         versions={name: found["versions"][name] for name in SOFTWARE},
     )
     write(path, Measured(machine=machine, date=found["date"][:10], commands=[found["command"]], results=results))

@@ -67,7 +67,8 @@ class Left:
     def machine(self) -> Machine:
         """Where and how the model ran."""
         with _reading(self.path):
-            return Machine(**{name: self.found[name] for name in Machine.__dataclass_fields__})
+            facts = {"execution": "eager", **self.found}
+            return Machine(**{name: facts[name] for name in Machine.__dataclass_fields__})
 
     @property
     def workload(self) -> str:

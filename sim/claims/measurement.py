@@ -45,6 +45,7 @@ class Machine:
         model: Name of the model.
         dtype: Of weights and KV.
         attention: Implementation of attention.
+        execution: How decode steps were run, `eager` or `graphs`.
         threads: Threads of a CPU operation.
         versions: Of the software, by name.
     """
@@ -54,6 +55,7 @@ class Machine:
     model: str
     dtype: str
     attention: str
+    execution: str = "eager"
     threads: int
     versions: Mapping[str, str]
 
@@ -63,7 +65,7 @@ class Machine:
         Raises:
             InputError: if one is wrong.
         """
-        for name in ("device", "machine", "model", "dtype", "attention"):
+        for name in ("device", "machine", "model", "dtype", "attention", "execution"):
             _text(name, getattr(self, name))
         whole_number("threads", self.threads, 1, 10**6)
         if not isinstance(self.versions, Mapping) or not all(isinstance(one, str) for one in self.versions.values()):
@@ -77,7 +79,8 @@ class Machine:
     @property
     def network(self) -> str:
         """The model in words."""
-        return f"{self.model} ({self.dtype}, {self.attention})"
+        recorded = "" if self.execution == "eager" else f", {self.execution}"
+        return f"{self.model} ({self.dtype}, {self.attention}{recorded})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 pytest.importorskip("triton", reason="triton is not installed")
 from real import kernels
 from real.attention import Attention, alibi_slopes
+from real.merged import rotated
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -70,6 +73,29 @@ def test_slots_of_a_pool(heads: int, kv_heads: int, width: int, capacity: int) -
     ]
     found = kernels.attend_rows(query, pool[0], pool[1], 0.2, lengths, table)
     assert error(found, expected(query, seen[0], seen[1], 0.2, None)) < 1e-5
+
+
+@pytest.mark.parametrize(("heads", "width"), [(3, 16), (5, 80)])
+def test_heads_are_turned(heads: int, width: int) -> None:
+    torch.manual_seed(heads)
+    projected = torch.randn(2, 7, heads + 2, width, device=DEVICE)
+    values, angles = projected[:, :, :heads], torch.randn(2, 7, width // 2, device=DEVICE).repeat(1, 1, 2)
+    wanted, _ = apply_rotary_pos_emb(
+        values.double(), values.double(), angles.double().cos(), angles.double().sin(), unsqueeze_dim=2
+    )
+    found = kernels.rotate(values, angles.cos(), angles.sin())
+    assert error(found, wanted) < 1e-6
+    if not CUDA:
+        assert error(rotated(values, angles.cos(), angles.sin()), wanted) < 1e-6
+    assert error(kernels.rotate(values, angles.cos(), -angles.sin()), wanted) > 0.1
+
+
+@pytest.mark.parametrize("width", [96, 1500])
+def test_the_feed_forward_layer_is_gated(width: int) -> None:
+    torch.manual_seed(width)
+    both = torch.randn(2, 3, 2 * width, device=DEVICE)
+    gate, up = both.double().chunk(2, dim=-1)
+    assert error(kernels.gate_by_silu(both), silu(gate) * up) < 1e-6
 
 
 def test_one_column_too_few_is_seen() -> None:
