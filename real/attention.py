@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from real import accelerated
+
 NAME = "batched"
 
 
@@ -118,6 +120,10 @@ class Attention:
             out = scaled_dot_product_attention(query, key, value, mask, scale=scale)
         return out.transpose(1, 2)
 
+    def by_kernel(self, tensor: Tensor) -> bool:
+        """Whether `rows` is one kernel that reads no more than a row has, where this tensor lies."""
+        return not self._eager and accelerated.has_kernels(tensor)
+
     def ragged(self, query: Tensor, key: Tensor, value: Tensor, scale: float, row: Tensor, distance: Tensor) -> Tensor:
         """Attend with one query per row over keys that lie end to end, row by row, without padding.
 
@@ -163,7 +169,7 @@ class Attention:
         Returns:
             [rows, heads, head_dim].
         """
-        if query.is_cuda and not self._eager:
+        if self.by_kernel(query):
             from real.kernels import attend_rows
 
             return attend_rows(query, keys, values, scale, lengths, table, self._slopes)

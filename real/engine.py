@@ -6,7 +6,7 @@ its plans are made, begun and committed by the main thread, at the boundaries of
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numpy as np
@@ -105,7 +105,9 @@ class Engine:
         self._decoded_s = 0.0
         self._tokens = 0
         self._clock = clock or WallClock()
-        # A server records before it serves; here it is done when a shape first comes up.
+        # A server records before it serves; here it is done when a shape first comes up, and takes no time. What the
+        # other lane has begun must not get that time for nothing.
+        self.executor.graphs.before_record = self._await_aside
         self.executor.graphs.on_record = self._clock.skip
 
     def run(self) -> Answers:
@@ -121,8 +123,7 @@ class Engine:
                 while self._turn(thread):
                     pass
         finally:
-            # They know the executor, which has the KV memory: a circle that nothing frees before it is collected.
-            self.executor.graphs.forget()
+            self.executor.graphs.close()  # a circle would keep KV memory until it is collected
         self._log.flush()
         return self.answers
 
@@ -147,6 +148,10 @@ class Engine:
             self._finish_aside()
             return True
         return self._sleep(min(plan.ask_at, aside_until))
+
+    def _await_aside(self) -> None:
+        if self._aside is not None:
+            wait([self._aside[1]])
 
     def _finish_aside(self) -> None:
         assert self._aside is not None

@@ -103,12 +103,17 @@ class Recording:
         return replay
 
 
+def _nothing(*_: float) -> None:
+    pass
+
+
 class Graphs:
     """The recordings of one run.
 
     Attributes:
         count: How many steps were recorded.
         seconds: How long that took in all.
+        before_record: Called before every recording.
         on_record: Hears after every recording how long it took, in seconds.
     """
 
@@ -119,7 +124,8 @@ class Graphs:
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self.count = 0
         self.seconds = 0.0
-        self.on_record: Callable[[float], None] = lambda seconds: None
+        self.before_record: Callable[[], None] = _nothing
+        self.on_record: Callable[[float], None] = _nothing
 
     def decode(
         self, shape: Hashable, rows: int, compute: Compute, ids: Sequence[int], lengths: Sequence[int]
@@ -132,6 +138,8 @@ class Graphs:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(shape)
         new = recording.seconds is None
+        if new:
+            self.before_record()
         decoded = recording(ids, lengths)
         if new and recording.seconds is not None:
             self.count += 1
@@ -142,3 +150,8 @@ class Graphs:
     def forget(self) -> None:
         """Drop all recordings: the memory that they read and write is about to go."""
         self._recordings.clear()
+
+    def close(self) -> None:
+        """Let go of all that knows the run: recordings its KV memory, and those who hear of them itself."""
+        self.forget()
+        self.before_record = self.on_record = _nothing

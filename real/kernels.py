@@ -13,8 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-COLUMNS = 64
-"""KV tokens that are attended at once."""
+TILE = 16_384
+"""Bytes of the keys, and of the values, that are attended at once: some such tiles lie in shared memory."""
+
+MOST_COLUMNS = 64
+"""KV tokens that are attended at once, at most."""
 
 LEAST_QUERIES = 16
 """Rows that a matrix product on tensor cores has at least; a group of fewer heads is filled up."""
@@ -130,8 +133,9 @@ def attend_rows(
     else:
         capacity, kv_heads = table.shape[1], keys.shape[1]
         kv_row, (kv_token, kv_head, _) = 0, keys.stride()
-    splits = _splits(rows * kv_heads, capacity, query.device)
     padded_width = triton.next_power_of_2(max(width, LEAST_QUERIES))
+    columns = columns_of(padded_width, keys.element_size())
+    splits = _splits(rows * kv_heads, triton.cdiv(capacity, columns), query.device)
     partial = query.new_empty(rows, heads, splits, width, dtype=torch.float32)
     most, total = partial.new_empty(rows, heads, splits), partial.new_empty(rows, heads, splits)
     out = torch.empty(rows, heads, width, dtype=query.dtype, device=query.device)
@@ -142,7 +146,7 @@ def attend_rows(
         scale, heads,
         query.stride(0), query.stride(1), kv_row, kv_token, kv_head, 0 if table is None else table.stride(0),
         WIDTH=width, PADDED_WIDTH=padded_width, GROUP=group,
-        QUERIES=max(LEAST_QUERIES, triton.next_power_of_2(group)), SPLITS=splits, COLUMNS=COLUMNS,
+        QUERIES=max(LEAST_QUERIES, triton.next_power_of_2(group)), SPLITS=splits, COLUMNS=columns,
         TABLE=table is not None, SLOPES=slopes is not None,
     )  # fmt: skip
     _join_splits[(rows * heads,)](
@@ -152,14 +156,19 @@ def attend_rows(
     return out
 
 
-def _splits(programs: int, capacity: int, device: torch.device) -> int:
+def columns_of(padded_width: int, value_bytes: int) -> int:
+    """Return how many KV tokens are attended at once, so that what is under way fits the shared memory of any GPU."""
+    return max(LEAST_QUERIES, min(MOST_COLUMNS, TILE // (padded_width * value_bytes)))
+
+
+def _splits(programs: int, most: int, device: torch.device) -> int:
     """Into how many parts rows are divided, so that the processors of a GPU are busy however few rows there are.
 
     Powers of two: a kernel is compiled for each.
     """
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     wanted = triton.cdiv(PROGRAMS_PER_PROCESSOR * processors, programs)
-    splits: int = triton.next_power_of_2(max(1, min(wanted, MOST_SPLITS, triton.cdiv(capacity, COLUMNS))))
+    splits: int = triton.next_power_of_2(max(1, min(wanted, MOST_SPLITS, most)))
     return splits
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 from transformers.activations import SiLUActivation
 
+from real import accelerated
 from real.attention import Step
 
 
@@ -36,7 +37,7 @@ def rotated(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         cosines: [b, q, head_dim].
         sines: [b, q, head_dim].
     """
-    if values.is_cuda:
+    if accelerated.has_kernels(values):
         from real.kernels import rotate
 
         return rotate(values, cosines, sines)
@@ -92,7 +93,7 @@ class MergedFeedForward(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Compute [b, q, hidden]."""
         both = self.projection(values)
-        if both.is_cuda and isinstance(self._activation, nn.SiLU | SiLUActivation):
+        if accelerated.has_kernels(both) and isinstance(self._activation, nn.SiLU | SiLUActivation):
             from real.kernels import gate_by_silu
 
             gated = gate_by_silu(both)

@@ -1,14 +1,13 @@
 """The simulator, after one profile, on two workloads that the profile did not see: first predicted, then measured."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from benchmarks.gpu.bench import Bench, kv_tokens_for
 from benchmarks.gpu.profiles import compared
 from benchmarks.gpu.record import Record
 from policies.execution import GRAPHS
+from real.limits import errors
 from real.machine import machine_of
 from real.options import ValidateOptions
 from real.validate import Validation
@@ -19,8 +18,6 @@ from workloads.reshape import capped
 
 UNSEEN_SEED = 1
 """Other requests than those of any other section."""
-
-KINDS = {"throughput": "output_throughput", "mean TTFT": "mean_ttft_ms", "mean E2E": "mean_e2el_ms"}
 
 
 def measure(bench: Bench, record: Record, until: float) -> None:
@@ -48,8 +45,10 @@ def measure(bench: Bench, record: Record, until: float) -> None:
         on_round=lambda share: bench.tell(f"{100 * min(1.0, share):.0f} % of the time"),
     )
     report = validation.run()
-    for kind, error in errors(report):
-        record.add(kind=kind, error=error)
+    found = errors(report)
+    for kind, each in found.items():
+        for error in each:
+            record.add(kind=kind, error=error)
     record.say(
         model=bench.models[0],
         longest=sizes.longest,
@@ -57,7 +56,7 @@ def measure(bench: Bench, record: Record, until: float) -> None:
         profile=profile.name,
         report="validate/validation.json",
         rounds=[load["rounds"] for load in report["loads"]],
-        worst=worst(report),
+        worst={kind: max(each, key=abs) for kind, each in found.items()},
     )
 
 
@@ -70,19 +69,3 @@ def workloads_of(bench: Bench) -> dict[str, Requests]:
         "sharegpt": bench.sharegpt(count, sizes.longest, seed=UNSEEN_SEED),
         "synthetic": capped(synthetic.build(UNSEEN_SEED), sizes.longest),
     }
-
-
-def errors(report: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the relative error of every figure that has a target."""
-    for load in report["loads"]:
-        for metrics in load["policies"].values():
-            yield from ((kind, metrics[metric]["error"]) for kind, metric in KINDS.items() if metric in metrics)
-        yield from (("ratios", ratio["error"]) for ratio in load["ratios"])
-
-
-def worst(report: dict[str, Any]) -> dict[str, float]:
-    """Return the largest error of each kind."""
-    found: dict[str, float] = {}
-    for kind, error in errors(report):
-        found[kind] = max(found.get(kind, 0.0), error, key=abs)
-    return found

@@ -8,6 +8,7 @@ nor the pool see, and which `Work`, that describes what the operator is given, d
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from policies.ledger import Ledger
 from policies.paged import BLOCK, Paged
@@ -39,10 +40,7 @@ class Ragged:
         self._rows = len(held)
         device = written.device
         if held:
-            self._slots = torch.cat(held)
-            lengths = torch.tensor([len(slots) for slots in held], device=device)
-            self._row = torch.repeat_interleave(torch.arange(len(held), device=device), lengths)
-            self._distance = torch.cat([torch.arange(1 - len(slots), 1, device=device) for slots in held])
+            self._lay_rows(held)
         if prompts:
             starts = torch.tensor([len(held), *prompts]).cumsum(0)[:-1, None].to(device)
             column = torch.arange(max(prompts), device=device)
@@ -52,6 +50,17 @@ class Ragged:
         self.launches = 1
         self.kv_read = sum(map(len, held))
 
+    def _lay_rows(self, held: list[Tensor]) -> None:
+        """Tell the operator where the tokens of each decoding row lie."""
+        device = held[0].device
+        lengths = torch.tensor([len(slots) for slots in held], device=device)
+        if self._attention.by_kernel(self._pool):
+            self._positions, self._table = lengths - 1, pad_sequence(held, batch_first=True)
+        else:
+            self._slots = torch.cat(held)
+            self._row = torch.repeat_interleave(torch.arange(len(held), device=device), lengths)
+            self._distance = torch.cat([torch.arange(1 - len(slots), 1, device=device) for slots in held])
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store every new token's key and value in its slot, and attend over all requests."""
         keys, values = self._pool[layer]
@@ -59,12 +68,17 @@ class Ragged:
         values.index_copy_(0, self._written, value[0].transpose(0, 1))
         parts = []
         if self._rows:
-            decoding = query[0, :, : self._rows].transpose(0, 1)
-            seen_keys, seen_values = keys.index_select(0, self._slots), values.index_select(0, self._slots)
-            parts.append(self._attention.ragged(decoding, seen_keys, seen_values, scale, self._row, self._distance))
+            parts.append(self._rows_attend(query[0, :, : self._rows].transpose(0, 1), keys, values, scale))
         if self._prompts:
             parts.append(self._prompts_attend(layer, query, key, value, scale))
         return torch.cat(parts)[None]
+
+    def _rows_attend(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Return what the decoding rows see, [rows, heads, head_dim]."""
+        if self._attention.by_kernel(query):
+            return self._attention.rows(query, keys, values, scale, self._positions, self._table)
+        seen_keys, seen_values = keys.index_select(0, self._slots), values.index_select(0, self._slots)
+        return self._attention.ragged(query, seen_keys, seen_values, scale, self._row, self._distance)
 
     def _prompts_attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Return what the prompts' tokens see, [tokens, heads, head_dim]."""

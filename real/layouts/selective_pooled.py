@@ -30,6 +30,7 @@ class PooledRequestByRequest:
         self._attention = executor.network.attention
         self._pool = pool
         self._held, self._new = held, new
+        self._lengths = torch.tensor([[len(slots) - 1] for slots in held], device=pool.device)
         self._written = torch.cat([*(slots[-1:] for slots in held), *new])
         self.launches = len(held) + len(new)
         self.kv_read = sum(map(len, held))
@@ -40,10 +41,9 @@ class PooledRequestByRequest:
         keys.index_copy_(0, self._written, key[0].transpose(0, 1))
         values.index_copy_(0, self._written, value[0].transpose(0, 1))
         out = torch.empty_like(query.transpose(1, 2))
-        for place, slots in enumerate(self._held):
-            token = slice(place, place + 1)
-            seen_keys, seen_values = (part[slots].transpose(0, 1)[None] for part in (keys, values))
-            out[:, token] = self._attention(query[:, :, token], seen_keys, seen_values, scale)
+        for place, (slots, length) in enumerate(zip(self._held, self._lengths, strict=True)):
+            token = query[:, :, place]
+            out[:, place] = self._attention.rows(token, keys, values, scale, length, slots[None])
         start = len(self._held)
         for slots in self._new:
             tokens = slice(start, start + len(slots))

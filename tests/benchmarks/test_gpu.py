@@ -236,7 +236,10 @@ def test_the_table_says_what_was_wanted_and_what_was_found() -> None:
             ]
         },
         "insertion": {"rows": [{"tokens": 1024, "bound_s": 400e-6, "median_s": 401e-6}], "reason": "interrupted"},
-        "validation": {"rows": [{}], "worst": {"throughput": -0.049, "mean E2E": -0.081, "ratios": 0.031}},
+        "validation": {
+            "rows": [{}],
+            "worst": {"throughput": -0.049, "mean E2E": -0.081, "ratios of throughput": 0.031},
+        },
     }  # fmt: skip
     assert lines(found) == [
         Line(
@@ -261,7 +264,7 @@ def test_the_table_says_what_was_wanted_and_what_was_found() -> None:
         Line("insertion, the rest", "", "not measured: interrupted"),
         Line("error of the simulator, throughput", "within 5%", "-4.9% at worst", True),
         Line("error of the simulator, mean E2E", "within 8%", "-8.1% at worst", False),
-        Line("error of the simulator, ratios", "within 3%", "+3.1% at worst", False),
+        Line("error of the simulator, ratios of throughput", "within 3%", "+3.1% at worst", False),
     ]  # fmt: skip
 
 
@@ -310,7 +313,7 @@ def test_what_was_measured_is_a_measurement_of_the_claims(tmp_path: Path) -> Non
     paths = write_claims(tmp_path, found)
     assert [path.name for path in paths] == ["claims_graphs.json", "claims_tokens.json"], "eager has one side only"
     graphs, tokens = map(read_file, paths)
-    assert graphs.machine.attention == "sdpa, execution=graphs" and "triton" not in graphs.machine.versions
+    assert graphs.machine.execution == "graphs" and "triton" not in graphs.machine.versions
     batch, rounds = graphs.results
     assert (batch.measured, batch.predicted, batch.standard_error, batch.max_batch) == (2.0, 1.5, None, 8)
     assert (rounds.measured, rounds.predicted, rounds.standard_error, rounds.count) == (1.5, 1.4, 0.1, 3)

@@ -1,9 +1,11 @@
 """Decode steps recorded once per shape and replayed: exact, on memory that stays, blind to all but its contents."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
 from real.engine import Engine
 from real.graphs import Decoded, Graphs, Inputs, Recording
+from real.layouts.prefill import prefill_group
 from real.layouts.rectangle import Rectangular
 from real.layouts.slot_table import SlotTable
 from real.prompts import random_prompts
@@ -231,8 +234,6 @@ def test_the_clock_stands_still_while_a_step_is_recorded(monkeypatch: pytest.Mon
     waits = Counter[str]()
 
     def slowly(self: Recording) -> Any:
-        import time
-
         waits["recorded"] += 1
         time.sleep(0.5)
         return traced(self)
@@ -250,7 +251,41 @@ def test_the_clock_stands_still_while_a_step_is_recorded(monkeypatch: pytest.Mon
     assert sum(durations) < 0.5
 
 
+def test_a_prefill_beside_gets_no_time_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for before a step is recorded, while the clock runs."""
+    traced, prefill = Recording._traced, prefill_group
+
+    def slowly_recorded(self: Recording) -> Any:
+        time.sleep(0.6)
+        return traced(self)
+
+    def slowly_prefilled(executor: Any, prompts: Any, places: Any, lane: int) -> Any:
+        time.sleep(0.3 if lane else 0.0)
+        return prefill(executor, prompts, places, lane)
+
+    monkeypatch.setattr(Recording, "_traced", slowly_recorded)
+    monkeypatch.setattr("real.layouts.rectangle.prefill_group", slowly_prefilled)
+    requests = requests_of([(0.0, 4, 9), (0.05, 4, 6)])
+    slices: list[Any] = []
+    log = IterationLog(lambda part: slices.append(part.copy()))
+    prompts = random_prompts(requests, dimensions("tiny_llama").vocabulary, seed=1)
+    policy = Baton(max_batch=2, prefill="overlapped")
+    Engine(requests, policy, network("tiny_llama", execution=GRAPHS), prompts, log, 400).run()
+    records = np.concatenate(slices)
+    beside = records[records["lane"] == 1]
+    assert len(beside) == 2
+    assert beside["duration_s"].min() >= 0.3
+
+
 # the table of slots
+
+
+def test_a_table_that_moved_is_recorded_anew() -> None:
+    requests = requests_of([(0.0, 5, 12), (6.0, 120, 20)], max_new=40)
+    run = real_run(requests, Orca(max_batch=2), execution=GRAPHS)
+    assert differences(run, "tiny_llama") == []
+    shapes = [work.rows + work.dummy_rows for work in works(run) if work.rows and not work.prefill_rows]
+    assert run.engine.executor.graphs.count > len(set(shapes))
 
 
 def test_a_table_holds_those_it_is_told_to_and_nobody_behind_them() -> None:

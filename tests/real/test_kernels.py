@@ -1,5 +1,12 @@
 """The GPU's decode attention, run by Triton's interpreter where there is no GPU, against float64."""
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,9 +16,14 @@ from torch.nn.functional import silu
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 pytest.importorskip("triton", reason="triton is not installed")
-from real import kernels
+from policies.execution import EAGER, GRAPHS, Execution
+from real import accelerated, kernels
 from real.attention import Attention, alibi_slopes
+from real.graphs import Recording
 from real.merged import rotated
+from tests.real.runs import differences, real_run
+from tests.real.variants import ONE_DEVICE
+from tests.runs import requests_of
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -73,6 +85,62 @@ def test_slots_of_a_pool(heads: int, kv_heads: int, width: int, capacity: int) -
     ]
     found = kernels.attend_rows(query, pool[0], pool[1], 0.2, lengths, table)
     assert error(found, expected(query, seen[0], seen[1], 0.2, None)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, *([torch.bfloat16] if CUDA else [])])
+def test_half_precision_keeps_its_digits(dtype: torch.dtype) -> None:
+    """On a GPU in bf16 too, whose products Triton's interpreter gets wrong."""
+    torch.manual_seed(0)
+    buffer = torch.randn(2, 2, 2, 90, 32, device=DEVICE, dtype=dtype)
+    lengths = torch.tensor([80, 9], device=DEVICE)
+    query = torch.randn(2, 4, 32, device=DEVICE, dtype=dtype)
+    seen: Any = [[part[row, :, : int(length) + 1] for row, length in enumerate(lengths)] for part in buffer]
+    found = kernels.attend_rows(query, buffer[0], buffer[1], 0.2, lengths)
+    assert found.dtype is dtype
+    assert error(found, expected(query, seen[0], seen[1], 0.2, None)) < 1e-2
+
+
+@pytest.mark.parametrize("execution", [EAGER, GRAPHS])
+@pytest.mark.parametrize("name", ["baton_ragged", "orca", "orca_per_request", "chunked_prefill_small"])
+def test_whole_runs_on_the_kernels_are_exact(name: str, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but for the recording, which cannot trace what Triton launches."""
+    launched = Counter[str]()
+    for kernel in ("attend_rows", "rotate", "gate_by_silu"):
+        monkeypatch.setattr(kernels, kernel, counted(launched, kernel))
+    monkeypatch.setattr(accelerated, "has_kernels", lambda tensor: True)
+    monkeypatch.setattr(Recording, "_traced", lambda self: self._run)
+    requests = requests_of([(0.0, 5, 6), (0.0, 9, 4), (4.0, 3, 5)])
+    run = real_run(requests, ONE_DEVICE[name], execution=execution)
+    assert differences(run, "tiny_llama") == []
+    steps = [work for event in run.tape if (work := getattr(event, "work", None)) and work.rows]
+    if name != "orca_per_request" or execution.recorded:
+        assert launched["attend_rows"] >= 2 * len(steps)  # two layers
+    assert launched["rotate"] == launched["gate_by_silu"] > 0
+
+
+def counted(launched: Counter[str], kernel: str) -> Callable[..., Tensor]:
+    launch: Callable[..., Tensor] = getattr(kernels, kernel)
+
+    def count(*given: Any) -> Tensor:
+        launched[kernel] += 1
+        return launch(*given)
+
+    return count
+
+
+def test_they_compile_for_gpus_and_fit_their_shared_memory() -> None:
+    """No GPU is needed for that. 99 KiB is what a block may have of the smallest of them (compute capability 8.6)."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.real.compile_kernels"],
+        env=environment | {"TRITON_CACHE_DIR": tempfile.mkdtemp()},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    shared = json.loads(found.stdout)
+    assert len(shared) == 7
+    assert all(size <= 99 * 1024 for size in shared.values()), shared
 
 
 @pytest.mark.parametrize(("heads", "width"), [(3, 16), (5, 80)])
