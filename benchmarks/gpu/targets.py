@@ -13,6 +13,9 @@ Found = Mapping[str, Any]
 """What a section has found."""
 
 STEP, CONTINUOUS_RATIO, STATIC_RATIO, CLAIMED = 1.35, 2.0, 3.0, 1.75
+ATTENTION = 0.01
+"""Relative error of attention in bf16, whose values have 8 bits: some 0.3 % of rounding each way."""
+
 ERRORS = {"throughput": 0.05, "mean TTFT": 0.08, "mean E2E": 0.08, "ratios of throughput": 0.03}
 
 NO_TIME, NOT_REACHED = "no time was left", "not reached"
@@ -91,6 +94,8 @@ def _steps(found: Found) -> Iterator[Line]:
 
 def _exactness(found: Found) -> Iterator[Line]:
     rows = [row for row in found["rows"] if row["execution"] == "graphs"]
+    if (error := found.get("attention_error")) is not None:
+        yield Line("attention in bf16 against float64", f"within {ATTENTION:.0%}", f"{error:.2%}", error <= ATTENTION)
     for key, what in (("same_as_eager", "eager and graphs"), ("same_as_first", "all policies")):
         if rows:
             same, total = sum(row[key] for row in rows), sum(row["requests"] for row in rows)
