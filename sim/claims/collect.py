@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from policies.errors import InputError
+from policies.execution import Execution
 from policies.policy import Policy
 from sim.claims.experiments import SCHOOLS
 from sim.claims.measurement import (
@@ -343,6 +344,7 @@ def _predict(left: Left) -> Mapping[str, Summary] | None:
             device,
             model,
             kv_tokens=found["kv_tokens"],
+            execution=Execution(left.machine.execution),
         ).summary
         for name, options in found["options"].items()
     }

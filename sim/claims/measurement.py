@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from policies.errors import InputError
+from policies.execution import EXECUTIONS
 from sim.interval import CONFIDENCE, Interval, t_quantile
 from sim.results import Draft, writing
-from workloads.checks import number, shown, whole_number
+from workloads.checks import choice, number, shown, whole_number
 from workloads.demand import counted
 
 RATIO, SAME_TOKENS = "request_throughput", "same_tokens"
@@ -63,10 +64,11 @@ class Machine:
         """Check the types.
 
         Raises:
-            InputError: if one is wrong.
+            InputError: if one is wrong, or the execution is unknown.
         """
-        for name in ("device", "machine", "model", "dtype", "attention", "execution"):
+        for name in ("device", "machine", "model", "dtype", "attention"):
             _text(name, getattr(self, name))
+        choice("execution", self.execution, EXECUTIONS)
         whole_number("threads", self.threads, 1, 10**6)
         if not isinstance(self.versions, Mapping) or not all(isinstance(one, str) for one in self.versions.values()):
             raise InputError(f"versions is {shown(self.versions)}: give the version of each software by its name")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from policies.errors import InputError
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.policy import Policy
 from sim.claims.__main__ import main as claims_main
 from sim.claims.__main__ import merged
@@ -40,13 +41,13 @@ def told(folder: Path, **changes: Any) -> None:
     (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(["threads=2", "policies=[orca,baton]"]))
 
 
-def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True) -> None:
+def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True, execution: Execution = EAGER) -> None:
     """Leave what a run on a real model would have left that went as its profile says, but for its pace."""
     requests = random_requests(10, seed=seed)
     policies = {name: named("policy", name, Policy, max_batch=4) for name in POLICIES}  # type: ignore[type-abstract]
     summaries = {}
     for place, (name, policy) in enumerate(policies.items()):
-        result = simulate(requests, policy, PROFILE.at_pace(pace), LLAMA3_8B, kv_tokens=4000)
+        result = simulate(requests, policy, PROFILE.at_pace(pace), LLAMA3_8B, kv_tokens=4000, execution=execution)
         summaries[name] = result.summary
         (folder / name).mkdir(parents=True)
         write_requests(folder / name / "requests.parquet", result.columns)
@@ -58,6 +59,7 @@ def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True) -> No
         "partial": False, "policies": summaries, "workload": "sharegpt", "seed": seed, "num_requests": len(requests),
         "arrivals": "all at once", "kv_tokens": 4000,
         "options": {name: asdict(policy) for name, policy in policies.items()}, **FACTS,
+        "execution": execution.name,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(found))
     told(folder, hardware=json.loads(json.dumps(settings_of(PROFILE))) if hardware else None)
@@ -96,6 +98,27 @@ def test_a_slower_machine_loses_no_share_of_its_ratios(tmp_path: Path) -> None:
         if result.metric == "request_throughput":
             assert result.measured == pytest.approx(result.predicted)
             assert math.isinf(result.found.high), "one run tells no interval"
+
+
+def test_eager_and_recorded_runs_are_each_predicted_as_they_ran_and_told_apart(tmp_path: Path) -> None:
+    for execution in (EAGER, GRAPHS):
+        for seed in (0, 1):
+            ran(tmp_path / execution.name / str(seed), seed, execution=execution)
+    every = collect([tmp_path])
+    assert [one.machine.execution for one in every] == ["eager", "graphs"]
+    for one in every:
+        for result in one.results:
+            if result.metric != "same_tokens":
+                assert (result.count, result.measured) == (2, pytest.approx(result.predicted))
+    eager, graphs = ([result.predicted for result in one.results] for one in every)
+    assert eager != graphs
+    (idle,) = (one.measured for one in set_beside(STATEMENTS, every).statements if one.metric == "idle_time_fraction")
+    assert idle is not None
+    assert [one.factors["model"] for one in idle.findings] == [
+        "llama3_8b (float32, sdpa)", "llama3_8b (float32, sdpa, graphs)",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"\(float32, sdpa, graphs\) on .* did not run as .*: write a file for each"):
+        merged(every)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +217,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         ("validation.json", json.dumps(FACTS | {"loads": 3}), "validation.json: is not as python -m real leaves it"),
         ("validation.json", json.dumps(FACTS | {"loads": []}), "validation.json: not one round was finished"),
         ("validation.json", json.dumps(FACTS | {"threads": 0}), "validation.json: threads is 0: give a whole number"),
+        ("validation.json", json.dumps(FACTS | {"execution": "x"}), "validation.json: execution is 'x': choose one of"),
         (".hydra/config.yaml", "a: [", "config.yaml: not valid YAML"),
         (".hydra/config.yaml", "3", "config.yaml: is not what python -m real was told"),
         (".hydra/config.yaml", "model: {_target_: os.system}", "model._target_=os.system is refused"),
@@ -220,5 +244,7 @@ def test_one_command_writes_a_file_per_machine(
     assert list(read_file(tmp_path / "c.json").results) == list(
         merged(collect([tmp_path / "a", tmp_path / "b"])).results
     )
-    with pytest.raises(InputError, match="small on another did not run as small on a computer: write a file for each"):
+    with pytest.raises(
+        InputError, match=r"\) on another, 2 threads did not run as .*\) on a computer, 2 threads: write a"
+    ):
         merged([measured(FASTER), measured(FASTER, machine=replace(MACHINE, machine="another"))])
