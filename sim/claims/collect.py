@@ -362,16 +362,19 @@ def _model(left: Left) -> Model | None:
 
 
 def _requests(left: Left) -> Requests:
-    """Return the requests as they were served."""
+    """Return the requests as they were served; in a closed loop policies differ in when the clients send them."""
     first, *others = left.found["policies"]
     folder = left.path.parent
     columns = _read((folder / first if others else folder) / "requests.parquet")
+    concurrency = left.config["workload"].get("concurrency")
+    arrival_s = np.array(columns["arrival_s"], dtype=np.float64)
     whole: Any = {
         name: np.array(columns[name], dtype=np.int64)
         for name in ("prompt_tokens", "output_tokens", "max_new_tokens", "priority", "prefix_id", "prefix_tokens")
     }
     return Requests(
-        arrival_s=np.array(columns["arrival_s"], dtype=np.float64),
+        arrival_s=arrival_s if concurrency is None else np.zeros_like(arrival_s),
+        concurrency=concurrency,
         name=left.found["workload"],
         arrivals=left.found["arrivals"],
         **whole,

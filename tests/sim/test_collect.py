@@ -41,9 +41,20 @@ def told(folder: Path, **changes: Any) -> None:
     (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(["threads=2", "policies=[orca,baton]"]))
 
 
-def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True, execution: Execution = EAGER) -> None:
+def ran(
+    folder: Path,
+    seed: int,
+    pace: float = 1.0,
+    hardware: bool = True,
+    execution: Execution = EAGER,
+    clients: int | None = None,
+) -> None:
     """Leave what a run on a real model would have left that went as its profile says, but for its pace."""
-    requests = random_requests(10, seed=seed)
+    requests = replace(
+        random_requests(10, seed=seed),
+        concurrency=clients,
+        arrivals="all at once" if clients is None else f"closed loop, {clients} clients",
+    )
     policies = {name: named("policy", name, Policy, max_batch=4) for name in POLICIES}  # type: ignore[type-abstract]
     summaries = {}
     for place, (name, policy) in enumerate(policies.items()):
@@ -57,12 +68,13 @@ def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True, execu
         )
     found = {
         "partial": False, "policies": summaries, "workload": "sharegpt", "seed": seed, "num_requests": len(requests),
-        "arrivals": "all at once", "kv_tokens": 4000,
+        "arrivals": requests.arrivals, "kv_tokens": 4000,
         "options": {name: asdict(policy) for name, policy in policies.items()}, **FACTS,
         "execution": execution.name,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(found))
-    told(folder, hardware=json.loads(json.dumps(settings_of(PROFILE))) if hardware else None)
+    profile = json.loads(json.dumps(settings_of(PROFILE))) if hardware else None
+    told(folder, hardware=profile, workload={} if clients is None else {"concurrency": clients})
 
 
 def test_runs_that_went_as_predicted_are_measured_as_predicted(tmp_path: Path) -> None:
@@ -119,6 +131,18 @@ def test_eager_and_recorded_runs_are_each_predicted_as_they_ran_and_told_apart(t
     ]  # fmt: skip
     with pytest.raises(InputError, match=r"\(float32, sdpa, graphs\) on .* did not run as .*: write a file for each"):
         merged(every)
+
+
+def test_clients_of_a_closed_loop_wait_for_the_answers_that_are_predicted(tmp_path: Path) -> None:
+    for clients in (2, 4):
+        ran(tmp_path / str(clients), 0, clients=clients)
+        sent = [pq.read_table(tmp_path / f"{clients}/{name}/requests.parquet")["arrival_s"] for name in POLICIES]
+        assert sent[0] != sent[1] != sent[2], "when a client sends its next request is its policy's doing"
+    (found,) = collect([tmp_path])
+    assert {result.load for result in found.results} == {"closed loop, 2 clients", "closed loop, 4 clients"}
+    for result in found.results:
+        if result.metric != "same_tokens":
+            assert result.measured == pytest.approx(result.predicted)
 
 
 @pytest.mark.parametrize(
