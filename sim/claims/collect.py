@@ -252,9 +252,8 @@ def _repeated(
     first = runs[0].found
     seeds = sorted({int(one.found["seed"]) for one in runs})
     options = first["options"]
-    mean, error = _mean(metric, values)
-    if error is None and metric == SAME_TOKENS:
-        error = 0.0  # answers are compared one by one: of a single run as well nothing is uncertain
+    # One answer that differs refutes a statement on all of them, however many other runs are averaged with it.
+    mean, error = (min(values), 0.0) if metric == SAME_TOKENS else _mean(metric, values)
     return Measurement(
         metric=metric,
         policy=_label(policy, options),

@@ -99,8 +99,9 @@ class Measurement:
         max_batch: Most rows in the batch.
         repeats: What was repeated, in words.
         count: How often.
-        measured: The mean, of ratios the geometric one.
-        standard_error: Of the mean, of ratios that of its logarithm; None if it is not known, after one run.
+        measured: The mean, of ratios the geometric one; of `same_tokens` the least.
+        standard_error: Of the mean, of ratios that of its logarithm; None if it is not known, after one run. Of
+            `same_tokens` it says nothing.
         predicted: What was predicted for the same setting; None: nothing.
     """
 
@@ -141,11 +142,14 @@ class Measurement:
 
     @property
     def found(self) -> Interval:
-        """The quantity and its 95 % interval: Student's t over what was repeated, of ratios on their logarithms."""
+        """The quantity and its 95 % interval: Student's t over what was repeated, of ratios on their logarithms.
+
+        Of `same_tokens` nothing is uncertain: answers were compared one by one, and one that differed did differ.
+        """
+        if self.metric == SAME_TOKENS or self.standard_error == 0:
+            return Interval(self.measured, self.measured, self.measured)
         if self.standard_error is None:
             return Interval(self.measured, 0.0 if self.metric == RATIO else -math.inf, math.inf)
-        if not self.standard_error:
-            return Interval(self.measured, self.measured, self.measured)
         half = t_quantile(CONFIDENCE, self.count - 1) * self.standard_error
         if self.metric == RATIO:
             factor = math.exp(min(half, 700.0))

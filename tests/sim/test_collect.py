@@ -121,7 +121,8 @@ def test_eager_and_recorded_runs_are_each_predicted_as_they_ran_and_told_apart(t
     for one in every:
         for result in one.results:
             if result.metric != "same_tokens":
-                assert (result.count, result.measured) == (2, pytest.approx(result.predicted))
+                assert result.count == 2
+                assert result.measured == pytest.approx(result.predicted)
     eager, graphs = ([result.predicted for result in one.results] for one in every)
     assert eager != graphs
     (idle,) = (one.measured for one in set_beside(STATEMENTS, every).statements if one.metric == "idle_time_fraction")
@@ -143,6 +144,22 @@ def test_clients_of_a_closed_loop_wait_for_the_answers_that_are_predicted(tmp_pa
     for result in found.results:
         if result.metric != "same_tokens":
             assert result.measured == pytest.approx(result.predicted)
+
+
+def test_an_answer_that_differed_in_one_run_is_not_forgotten_for_the_runs_in_which_none_did(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        ran(tmp_path / str(seed), seed)
+        if seed:  # Orca's first answer differs, which `ran` makes so
+            answers = tmp_path / f"{seed}/orca/generated.parquet"
+            answers.write_bytes((tmp_path / f"{seed}/baton/generated.parquet").read_bytes())
+    every = collect([tmp_path])
+    (same,) = (one for one in every[0].results if (one.metric, one.policy, one.to) == ("same_tokens", "baton", "orca"))
+    assert (same.count, same.measured, same.found.low, same.found.high) == (3, 0.9, 0.9, 0.9)
+    correct = set_beside(STATEMENTS, every).correct
+    assert correct is not None
+    assert [(one.factors["other"], one.found.high) for one in correct.findings] == [
+        ("run_to_completion", 1.0), ("orca", 0.9),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
