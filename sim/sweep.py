@@ -24,7 +24,10 @@ SWEEP = "sweep.json"
 FINISHED = "finished"
 FAILED = "failed"
 
-PACKAGES = ("policies", "workloads", "sim", "real")
+PACKAGES = ("policies", "workloads", "sim", "real", "conf")
+SHIPPED = (".py", ".json", ".csv", ".html")
+"""What files of these packages that results depend on end in; the YAML of conf/ is in every configuration."""
+
 PATH_OPTIONS = ("path", "measured", "texts", "tables")
 """Options that name a file or folder whose content matters."""
 
@@ -81,39 +84,43 @@ def fingerprint(*configurations: Any) -> str:
 
     Args:
         configurations: Plain containers, the composed configuration and those of its policies. Files and folders that
-            they name count by size and time of change, the program by its source and the tables that it ships.
+            they name count by size and time of change, the program by its source and the data that it ships.
     """
     digest = hashlib.sha256(json.dumps(configurations, sort_keys=True, default=str).encode())
     for path in _named_files(configurations):
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
-    digest.update(_program())
+    digest.update(program_digest(Path(sim.__file__).parents[1]))
     return digest.hexdigest()
 
 
 @cache
-def _program() -> bytes:
-    """Return a digest of this program, as it was when it was first asked for."""
+def program_digest(home: Path) -> bytes:
+    """Return a digest of the program in a folder, its source and all data that it ships, as when first asked for."""
     digest = hashlib.sha256()
-    home = Path(sim.__file__).parents[1]
-    for folder, kind in (*((package, "*.py") for package in PACKAGES), ("conf", "*.json")):
-        for source in sorted((home / folder).rglob(kind)):
-            digest.update(source.read_bytes())
+    for package in PACKAGES:
+        for shipped in sorted((home / package).rglob("*")):
+            if shipped.suffix in SHIPPED:
+                digest.update(shipped.read_bytes())
     return digest.digest()
 
 
-def _named_files(settings: Any) -> Iterator[Path]:
-    """Yield the files that options name, and those in the folders that they name."""
+def _named_files(settings: Any, paths: bool = False) -> Iterator[Path]:
+    """Yield the files that options name, one or several of them, and those in and below the folders that they name.
+
+    Args:
+        settings: Plain containers.
+        paths: Whether texts are paths.
+    """
     if isinstance(settings, Mapping):
         for key, value in settings.items():
-            if key in PATH_OPTIONS and isinstance(value, str):
-                path = Path(value).expanduser()
-                yield from [path] if path.is_file() else sorted(child for child in path.glob("*") if child.is_file())
-            else:
-                yield from _named_files(value)
+            yield from _named_files(value, key in PATH_OPTIONS)
     elif isinstance(settings, list | tuple):
         for value in settings:
-            yield from _named_files(value)
+            yield from _named_files(value, paths)
+    elif paths and isinstance(settings, str):
+        path = Path(settings).expanduser()
+        yield from [path] if path.is_file() else sorted(child for child in path.rglob("*") if child.is_file())
 
 
 def sweep_id(arguments: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ def merged(found: list[Measured]) -> Measured:
     for one in found:
         if one.machine != first:
             raise InputError(
-                f"{one.machine.model} on {one.machine.machine} did not run as {first.model} on {first.machine}: "
+                f"{one.machine.network} on {one.machine.place} did not run as {first.network} on {first.place}: "
                 "write a file for each"
             )
     return Measured(

@@ -77,9 +77,14 @@ def _of(statement: Statement, result: Measurement) -> Measurement | None:
 
 
 def _of_answers(result: Measurement) -> Measurement | None:
-    """Return a comparison of BATON's answers with those under another policy; None if it is something else."""
+    """Return a comparison of BATON's answers with those under another policy; None if it is something else.
+
+    Two BATONs that agree may both be wrong, which says nothing; if they differ, one of them is.
+    """
     found = (result, result.turned()) if result.metric == SAME_TOKENS else ()
-    return next((one for one in found if one and one.policy in BATONS), None)
+    return next(
+        (one for one in found if one and one.policy in BATONS and (one.to not in BATONS or one.measured < 1)), None
+    )
 
 
 def _correct(findings: Sequence[Finding]) -> Statement:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from policies.errors import InputError
+from policies.execution import Execution
 from policies.policy import Policy
 from sim.claims.experiments import SCHOOLS
 from sim.claims.measurement import (
@@ -251,9 +252,8 @@ def _repeated(
     first = runs[0].found
     seeds = sorted({int(one.found["seed"]) for one in runs})
     options = first["options"]
-    mean, error = _mean(metric, values)
-    if error is None and metric == SAME_TOKENS:
-        error = 0.0  # answers are compared one by one: of a single run as well nothing is uncertain
+    # One answer that differs refutes a statement on all of them, however many other runs are averaged with it.
+    mean, error = (min(values), 0.0) if metric == SAME_TOKENS else _mean(metric, values)
     return Measurement(
         metric=metric,
         policy=_label(policy, options),
@@ -343,6 +343,7 @@ def _predict(left: Left) -> Mapping[str, Summary] | None:
             device,
             model,
             kv_tokens=found["kv_tokens"],
+            execution=Execution(left.machine.execution),
         ).summary
         for name, options in found["options"].items()
     }
@@ -360,16 +361,19 @@ def _model(left: Left) -> Model | None:
 
 
 def _requests(left: Left) -> Requests:
-    """Return the requests as they were served."""
+    """Return the requests as they were served; in a closed loop policies differ in when the clients send them."""
     first, *others = left.found["policies"]
     folder = left.path.parent
     columns = _read((folder / first if others else folder) / "requests.parquet")
+    concurrency = left.config["workload"].get("concurrency")
+    arrival_s = np.array(columns["arrival_s"], dtype=np.float64)
     whole: Any = {
         name: np.array(columns[name], dtype=np.int64)
         for name in ("prompt_tokens", "output_tokens", "max_new_tokens", "priority", "prefix_id", "prefix_tokens")
     }
     return Requests(
-        arrival_s=np.array(columns["arrival_s"], dtype=np.float64),
+        arrival_s=arrival_s if concurrency is None else np.zeros_like(arrival_s),
+        concurrency=concurrency,
         name=left.found["workload"],
         arrivals=left.found["arrivals"],
         **whole,

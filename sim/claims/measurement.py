@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from policies.errors import InputError
+from policies.execution import EXECUTIONS
 from sim.interval import CONFIDENCE, Interval, t_quantile
 from sim.results import Draft, writing
-from workloads.checks import number, shown, whole_number
+from workloads.checks import choice, number, shown, whole_number
 from workloads.demand import counted
 
 RATIO, SAME_TOKENS = "request_throughput", "same_tokens"
@@ -63,10 +64,11 @@ class Machine:
         """Check the types.
 
         Raises:
-            InputError: if one is wrong.
+            InputError: if one is wrong, or the execution is unknown.
         """
-        for name in ("device", "machine", "model", "dtype", "attention", "execution"):
+        for name in ("device", "machine", "model", "dtype", "attention"):
             _text(name, getattr(self, name))
+        choice("execution", self.execution, EXECUTIONS)
         whole_number("threads", self.threads, 1, 10**6)
         if not isinstance(self.versions, Mapping) or not all(isinstance(one, str) for one in self.versions.values()):
             raise InputError(f"versions is {shown(self.versions)}: give the version of each software by its name")
@@ -97,8 +99,9 @@ class Measurement:
         max_batch: Most rows in the batch.
         repeats: What was repeated, in words.
         count: How often.
-        measured: The mean, of ratios the geometric one.
-        standard_error: Of the mean, of ratios that of its logarithm; None if it is not known, after one run.
+        measured: The mean, of ratios the geometric one; of `same_tokens` the least.
+        standard_error: Of the mean, of ratios that of its logarithm; None if it is not known, after one run. Of
+            `same_tokens` it says nothing.
         predicted: What was predicted for the same setting; None: nothing.
     """
 
@@ -139,11 +142,14 @@ class Measurement:
 
     @property
     def found(self) -> Interval:
-        """The quantity and its 95 % interval: Student's t over what was repeated, of ratios on their logarithms."""
+        """The quantity and its 95 % interval: Student's t over what was repeated, of ratios on their logarithms.
+
+        Of `same_tokens` nothing is uncertain: answers were compared one by one, and one that differed did differ.
+        """
+        if self.metric == SAME_TOKENS or self.standard_error == 0:
+            return Interval(self.measured, self.measured, self.measured)
         if self.standard_error is None:
             return Interval(self.measured, 0.0 if self.metric == RATIO else -math.inf, math.inf)
-        if not self.standard_error:
-            return Interval(self.measured, self.measured, self.measured)
         half = t_quantile(CONFIDENCE, self.count - 1) * self.standard_error
         if self.metric == RATIO:
             factor = math.exp(min(half, 700.0))

@@ -56,14 +56,15 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     found["notes"] = [*memory_notes(settings), *found["notes"]]
     write_summary(folder / "claims.json", facts | found)
     _write_runs(folder / "runs.parquet", claims)
-    figures = write_figures(folder, claims)
+    figures = write_figures(folder, claims) if settings.pictures else []
     console.print(Text(f"{settings.model.name} on {settings.hardware.name}, engine {settings.engine.name}"))
     for note in memory_notes(settings):
         console.print(Text(f"- {note}"), soft_wrap=not console.is_terminal)
     for line in lines(claims):
         console.print(line)
     console.print(Text(f"Results: {folder}"), soft_wrap=not console.is_terminal)
-    console.print(Text(f"Figures: {', '.join(path.name for path in figures)}"), soft_wrap=not console.is_terminal)
+    if figures:
+        console.print(Text(f"Figures: {', '.join(path.name for path in figures)}"), soft_wrap=not console.is_terminal)
 
 
 def _write_runs(path: Path, claims: Claims) -> None:

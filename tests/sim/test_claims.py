@@ -169,6 +169,16 @@ def test_the_command_leaves_every_number_and_figure(
     assert "The paper's own models, GPUs, data and figures were not available" in shown
 
 
+def test_without_pictures_no_figure_is_drawn_and_none_is_named(
+    tiny: Claims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(task, "try_claims", lambda *given: tiny)
+    assert run_here(main, "task=claims", "pictures=false", "hydra.run.dir=out") == 0
+    assert files(tmp_path / "out") == {"claims.json", "runs.parquet"}
+    assert "Figures" not in capsys.readouterr().out
+
+
 def test_the_line_runs_between_ratios_below_and_above_the_claim() -> None:
     every = [
         Sampled(case=replace(one.case, factors={"batch": batch, "prompt": prompt}), summaries=one.summaries)

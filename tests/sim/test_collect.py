@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from policies.errors import InputError
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.policy import Policy
 from sim.claims.__main__ import main as claims_main
 from sim.claims.__main__ import merged
@@ -40,13 +41,24 @@ def told(folder: Path, **changes: Any) -> None:
     (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(["threads=2", "policies=[orca,baton]"]))
 
 
-def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True) -> None:
+def ran(
+    folder: Path,
+    seed: int,
+    pace: float = 1.0,
+    hardware: bool = True,
+    execution: Execution = EAGER,
+    clients: int | None = None,
+) -> None:
     """Leave what a run on a real model would have left that went as its profile says, but for its pace."""
-    requests = random_requests(10, seed=seed)
+    requests = replace(
+        random_requests(10, seed=seed),
+        concurrency=clients,
+        arrivals="all at once" if clients is None else f"closed loop, {clients} clients",
+    )
     policies = {name: named("policy", name, Policy, max_batch=4) for name in POLICIES}  # type: ignore[type-abstract]
     summaries = {}
     for place, (name, policy) in enumerate(policies.items()):
-        result = simulate(requests, policy, PROFILE.at_pace(pace), LLAMA3_8B, kv_tokens=4000)
+        result = simulate(requests, policy, PROFILE.at_pace(pace), LLAMA3_8B, kv_tokens=4000, execution=execution)
         summaries[name] = result.summary
         (folder / name).mkdir(parents=True)
         write_requests(folder / name / "requests.parquet", result.columns)
@@ -56,11 +68,13 @@ def ran(folder: Path, seed: int, pace: float = 1.0, hardware: bool = True) -> No
         )
     found = {
         "partial": False, "policies": summaries, "workload": "sharegpt", "seed": seed, "num_requests": len(requests),
-        "arrivals": "all at once", "kv_tokens": 4000,
+        "arrivals": requests.arrivals, "kv_tokens": 4000,
         "options": {name: asdict(policy) for name, policy in policies.items()}, **FACTS,
+        "execution": execution.name,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(found))
-    told(folder, hardware=json.loads(json.dumps(settings_of(PROFILE))) if hardware else None)
+    profile = json.loads(json.dumps(settings_of(PROFILE))) if hardware else None
+    told(folder, hardware=profile, workload={} if clients is None else {"concurrency": clients})
 
 
 def test_runs_that_went_as_predicted_are_measured_as_predicted(tmp_path: Path) -> None:
@@ -96,6 +110,56 @@ def test_a_slower_machine_loses_no_share_of_its_ratios(tmp_path: Path) -> None:
         if result.metric == "request_throughput":
             assert result.measured == pytest.approx(result.predicted)
             assert math.isinf(result.found.high), "one run tells no interval"
+
+
+def test_eager_and_recorded_runs_are_each_predicted_as_they_ran_and_told_apart(tmp_path: Path) -> None:
+    for execution in (EAGER, GRAPHS):
+        for seed in (0, 1):
+            ran(tmp_path / execution.name / str(seed), seed, execution=execution)
+    every = collect([tmp_path])
+    assert [one.machine.execution for one in every] == ["eager", "graphs"]
+    for one in every:
+        for result in one.results:
+            if result.metric != "same_tokens":
+                assert result.count == 2
+                assert result.measured == pytest.approx(result.predicted)
+    eager, graphs = ([result.predicted for result in one.results] for one in every)
+    assert eager != graphs
+    (idle,) = (one.measured for one in set_beside(STATEMENTS, every).statements if one.metric == "idle_time_fraction")
+    assert idle is not None
+    assert [one.factors["model"] for one in idle.findings] == [
+        "llama3_8b (float32, sdpa)", "llama3_8b (float32, sdpa, graphs)",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"\(float32, sdpa, graphs\) on .* did not run as .*: write a file for each"):
+        merged(every)
+
+
+def test_clients_of_a_closed_loop_wait_for_the_answers_that_are_predicted(tmp_path: Path) -> None:
+    for clients in (2, 4):
+        ran(tmp_path / str(clients), 0, clients=clients)
+        sent = [pq.read_table(tmp_path / f"{clients}/{name}/requests.parquet")["arrival_s"] for name in POLICIES]
+        assert sent[0] != sent[1] != sent[2], "when a client sends its next request is its policy's doing"
+    (found,) = collect([tmp_path])
+    assert {result.load for result in found.results} == {"closed loop, 2 clients", "closed loop, 4 clients"}
+    for result in found.results:
+        if result.metric != "same_tokens":
+            assert result.measured == pytest.approx(result.predicted)
+
+
+def test_an_answer_that_differed_in_one_run_is_not_forgotten_for_the_runs_in_which_none_did(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        ran(tmp_path / str(seed), seed)
+        if seed:  # Orca's first answer differs, which `ran` makes so
+            answers = tmp_path / f"{seed}/orca/generated.parquet"
+            answers.write_bytes((tmp_path / f"{seed}/baton/generated.parquet").read_bytes())
+    every = collect([tmp_path])
+    (same,) = (one for one in every[0].results if (one.metric, one.policy, one.to) == ("same_tokens", "baton", "orca"))
+    assert (same.count, same.measured, same.found.low, same.found.high) == (3, 0.9, 0.9, 0.9)
+    correct = set_beside(STATEMENTS, every).correct
+    assert correct is not None
+    assert [(one.factors["other"], one.found.high) for one in correct.findings] == [
+        ("run_to_completion", 1.0), ("orca", 0.9),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -194,6 +258,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         ("validation.json", json.dumps(FACTS | {"loads": 3}), "validation.json: is not as python -m real leaves it"),
         ("validation.json", json.dumps(FACTS | {"loads": []}), "validation.json: not one round was finished"),
         ("validation.json", json.dumps(FACTS | {"threads": 0}), "validation.json: threads is 0: give a whole number"),
+        ("validation.json", json.dumps(FACTS | {"execution": "x"}), "validation.json: execution is 'x': choose one of"),
         (".hydra/config.yaml", "a: [", "config.yaml: not valid YAML"),
         (".hydra/config.yaml", "3", "config.yaml: is not what python -m real was told"),
         (".hydra/config.yaml", "model: {_target_: os.system}", "model._target_=os.system is refused"),
@@ -220,5 +285,7 @@ def test_one_command_writes_a_file_per_machine(
     assert list(read_file(tmp_path / "c.json").results) == list(
         merged(collect([tmp_path / "a", tmp_path / "b"])).results
     )
-    with pytest.raises(InputError, match="small on another did not run as small on a computer: write a file for each"):
+    with pytest.raises(
+        InputError, match=r"\) on another, 2 threads did not run as .*\) on a computer, 2 threads: write a"
+    ):
         merged([measured(FASTER), measured(FASTER, machine=replace(MACHINE, machine="another"))])

@@ -104,9 +104,20 @@ def test_answers_are_stated_to_be_the_same_and_one_that_differs_is_seen() -> Non
         FASTER, metric="same_tokens", to="run_to_completion", measured=1.0, standard_error=0.0, predicted=None
     )  # fmt: skip
     for share, verdict in ((1.0, Verdict.HOLDS), (23 / 24, Verdict.FAILS)):
-        correct = set_beside(STATEMENTS, [measured(replace(same, measured=share))]).correct
-        assert correct is not None and (correct.verdict, correct.quantity) == (verdict, SAME_ANSWERS)
+        for error in (0.0, 0.05):  # what an error would make uncertain was seen
+            correct = set_beside(STATEMENTS, [measured(replace(same, measured=share, standard_error=error))]).correct
+            assert correct is not None and (correct.verdict, correct.quantity) == (verdict, SAME_ANSWERS)
     assert set_beside(STATEMENTS, [measured(FASTER)]).correct is None
+
+
+def test_batons_that_agree_prove_nothing_but_if_they_differ_one_is_wrong() -> None:
+    same = replace(FASTER, metric="same_tokens", to="baton_single", measured=1.0, standard_error=0.0, predicted=None)
+    for result in (same, replace(same, policy="baton_single", to="baton")):
+        beside = set_beside(STATEMENTS, [measured(result)])
+        assert beside.correct is None
+        assert [other.result for other in beside.others] == [result]
+    wrong = set_beside(STATEMENTS, [measured(replace(same, measured=23 / 24))]).correct
+    assert wrong is not None and wrong.verdict is Verdict.FAILS
 
 
 NAMES = st.sampled_from(list(SCHOOLS))

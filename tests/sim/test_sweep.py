@@ -9,7 +9,18 @@ import pytest
 
 from policies.errors import InputError
 from sim.run import Run
-from sim.sweep import FAILED, FINISHED, Gathered, Point, fingerprint, gather, open_sweep, sweep_id, write_table
+from sim.sweep import (
+    FAILED,
+    FINISHED,
+    Gathered,
+    Point,
+    fingerprint,
+    gather,
+    open_sweep,
+    program_digest,
+    sweep_id,
+    write_table,
+)
 from sim.sweep_plot import axis_of, swept_options, write_sweep_plot
 from tests.command_line import sim
 
@@ -145,6 +156,35 @@ def test_a_point_counts_as_finished_only_for_what_it_was_run_with(scratch: Path)
     assert not point(scratch / "0", seed=1, workload={"path": "trace.csv"}).finished
     (scratch / "0/point.json").write_text('{"status": "fini')
     assert not mine.finished, "a torn file is no result"
+
+
+@pytest.mark.parametrize("told", ["runs", ["trace.csv", "runs"]])
+def test_a_file_counts_however_deep_it_lies_and_however_many_are_named(scratch: Path, told: object) -> None:
+    results = scratch / "runs/today/orca/summary.json"
+    results.parent.mkdir(parents=True)
+    results.write_text("{}")
+    before = fingerprint({"measured": told}, {})
+    assert fingerprint({"measured": told}, {}) == before
+    results.write_text('{"seed": 1}')
+    changed = fingerprint({"measured": told}, {})
+    (results.parent / "requests.parquet").write_text("new")
+    assert len({before, changed, fingerprint({"measured": told}, {})}) == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sim/loop.py", "sim/claims/measured/mine.json", "conf/hardware/gpu.json", "workloads/data/lengths.csv"],
+)
+def test_what_the_program_ships_counts(scratch: Path, name: str) -> None:
+    digest = program_digest.__wrapped__  # as it is when first asked for
+    shipped = scratch / name
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text("1")
+    before = digest(scratch)
+    shipped.with_suffix(".pyc").write_text("what Python made of it")
+    assert digest(scratch) == before
+    shipped.write_text("2")
+    assert digest(scratch) != before
 
 
 def test_a_sweep_is_named_by_its_arguments() -> None:
