@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sim.axes import CAUSE_COLOURS, Outcomes, distribution, styles, thinned, time_unit, value
 from sim.prediction_interval import ENDS, LEVEL
-from sim.table import CAUSES, Summary, cause_name
+from sim.table import CAUSES, Summary, cause_name, throughput_window
 
 Array = npt.NDArray[np.float64]
 
@@ -27,10 +27,10 @@ Curves = Mapping[str, tuple[Array, Array]]
 
 def charts(outcomes: Outcomes) -> list[str]:
     """Return the charts of a comparison as HTML."""
-    throughput = {
-        name: [("whole run", value(outcome.summary, "output_throughput"), "#0072B2")]
-        for name, outcome in outcomes.items()
-    }
+    window = throughput_window(outcome.summary for outcome in outcomes.values())
+    counted = "while saturated" if window else "whole run"
+    key = f"{window}output_throughput"
+    throughput = {name: [(counted, value(outcome.summary, key), "#0072B2")] for name, outcome in outcomes.items()}
     idle = {
         name: [
             (cause_name(cause), 100 * value(outcome.summary, f"idle_time_fraction_{cause}"), colour)
@@ -38,9 +38,9 @@ def charts(outcomes: Outcomes) -> list[str]:
         ]
         for name, outcome in outcomes.items()
     }
-    spans = {name: _span(outcome.summary, "output_throughput") for name, outcome in outcomes.items()}
+    spans = {name: _span(outcome.summary, key) for name, outcome in outcomes.items()}
     return [
-        bars("Output tokens/s, whole run", throughput, "tokens/s", named=False, spans=spans),
+        bars(f"Output tokens/s, {counted}", throughput, "tokens/s", named=False, spans=spans),
         bars("Idle share of GPU busy time, %", idle, "%", named=True),
         _cdf("Time to first token", outcomes, "ttft_s", "s", 1),
         _cdf("Time per output token", outcomes, "tpot_s", "ms", 1000),
