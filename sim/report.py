@@ -36,7 +36,7 @@ def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mappin
         setting=heading(context),
         tables=[_results(summaries, context)],
         validity=validity(summaries, context),
-        charts=charts(outcomes),
+        charts=charts(outcomes, context.kv_tokens),
         facts=facts,
     )
 

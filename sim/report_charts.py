@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.axes import CAUSE_COLOURS, Outcomes, distribution, styles, thinned, time_unit, value
+from sim.axes import CAUSE_COLOURS, Outcomes, Thinning, distribution, styles, thinned, thinned_peaks, time_unit, value
 from sim.prediction_interval import ENDS, LEVEL
 from sim.table import CAUSES, Summary, cause_name, throughput_window
 
@@ -22,11 +23,25 @@ POINTS = 200
 
 Span = tuple[float, float]
 
+
+@dataclass(frozen=True)
+class Level:
+    """A value that a chart marks by a horizontal line, and what stands at it."""
+
+    value: float
+    said: str
+
+
 Curves = Mapping[str, tuple[Array, Array]]
 
 
-def charts(outcomes: Outcomes) -> list[str]:
-    """Return the charts of a comparison as HTML."""
+def charts(outcomes: Outcomes, kv_tokens: int) -> list[str]:
+    """Return the charts of a comparison as HTML.
+
+    Args:
+        outcomes: Runs of the same workload by policy name, at least one.
+        kv_tokens: KV memory of a GPU, in tokens.
+    """
     window = throughput_window(outcome.summary for outcome in outcomes.values())
     counted = "while saturated" if window else "whole run"
     key = f"{window}output_throughput"
@@ -47,7 +62,14 @@ def charts(outcomes: Outcomes) -> list[str]:
         _cdf("End-to-end latency", outcomes, "e2e_s", "s", 1),
         _over_time("Live rows of the batch", outcomes, "live_rows", "rows"),
         _over_time("Waiting requests", outcomes, "waiting", "requests"),
-        _over_time("KV memory taken", outcomes, "kv_tokens", "tokens"),
+        _over_time(
+            "KV memory taken, tokens (the most at any time)",
+            outcomes,
+            "kv_peak_tokens",
+            "tokens",
+            thinned_peaks,
+            Level(float(kv_tokens), f"capacity: {kv_tokens:,}"),
+        ),
     ]
 
 
@@ -116,16 +138,20 @@ def _cdf(title: str, outcomes: Outcomes, column: str, unit: str, scale: float) -
     return curve_chart(title, curves, f"{unit}; share of requests at most that", "", unit, by="y")
 
 
-def _over_time(title: str, outcomes: Outcomes, series: str, unit: str) -> str:
+def _over_time(
+    title: str, outcomes: Outcomes, series: str, unit: str, thin: Thinning = thinned, level: Level | None = None
+) -> str:
     scale, name_of_unit = time_unit(outcomes)
     curves = {}
     for name, outcome in outcomes.items():
-        edges, means = thinned(outcome.occupancy.edges_s / scale, getattr(outcome.occupancy, series), POINTS)
-        curves[name] = (edges, np.append(means, 0.0)) if len(means) else (np.empty(0), np.empty(0))
-    return curve_chart(title, curves, f"simulated time, {name_of_unit}", name_of_unit, unit, by="x")
+        edges, held = thin(outcome.occupancy.edges_s / scale, getattr(outcome.occupancy, series), POINTS)
+        curves[name] = (edges, np.append(held, 0.0)) if len(held) else (np.empty(0), np.empty(0))
+    return curve_chart(title, curves, f"simulated time, {name_of_unit}", name_of_unit, unit, by="x", level=level)
 
 
-def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by: str) -> str:
+def curve_chart(
+    title: str, curves: Curves, label: str, axis: str, unit: str, by: str, level: Level | None = None
+) -> str:
     """Return step curves.
 
     Args:
@@ -135,9 +161,12 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
         axis: Unit of x.
         unit: Unit of what is shown where the pointer is.
         by: `x`: the values at the pointer's x; `y`: those at its share of requests.
+        level: A horizontal line with a name.
     """
     right = max((float(x[-1]) for x, _ in curves.values() if len(x)), default=0.0)
     high = 1.0 if by == "y" else max((float(y.max()) for _, y in curves.values() if len(y)), default=0.0)
+    if level:
+        high = max(high, level.value)
     if not right or not high:
         return framed(title, '<p class="soft">no data</p>')
     width = WIDTH - LEFT - RIGHT
@@ -154,6 +183,10 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
         f'<text x="{LEFT + width / 2}" y="{TOP + PLOT + 34}" text-anchor="middle">{escape(label)}</text>'
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{TOP + PLOT}" y2="{TOP + PLOT}"/>'
     )
+    if level:
+        y = TOP + PLOT * (1 - level.value / high)
+        drawn.append(f'<line class="asked" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        drawn.append(f'<text x="{WIDTH - RIGHT}" y="{y + 14:.1f}" text-anchor="end">{escape(level.said)}</text>')
     looks = styles(curves)
     for name, (across, up) in curves.items():
         if len(across):

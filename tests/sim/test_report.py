@@ -94,6 +94,14 @@ def test_the_values_under_the_pointer_are_those_of_the_run(run_folder: Path) -> 
     assert orca["x"][np.searchsorted(orca["y"], 0.5)] == pytest.approx(median, rel=0.05)
 
 
+def test_the_memory_is_drawn_up_to_its_peak_and_beside_the_capacity(run_folder: Path) -> None:
+    page, found = Page((run_folder / "report.html").read_text()), summary(run_folder)
+    assert len(page.charts()[-1]["series"]) == 2
+    for one in page.charts()[-1]["series"]:
+        assert max(one["y"]) == pytest.approx(found["policies"][one["name"]]["kv_peak_tokens"], rel=1e-3)
+    assert f"capacity: {found['kv_tokens']:,}" in page.words
+
+
 def test_names_are_text_not_markup() -> None:
     evil = '<script>"&'
     page = Page(bars(evil, {evil: [(evil, 1.0, "#000000")]}, evil, named=True))
@@ -134,7 +142,7 @@ def test_the_first_chart_shows_the_figures_of_the_answer_and_of_the_table(
         name: Result(policy=Orca(max_batch=1), summary=each, columns={}, occupancy=empty)
         for name, each in found.items()
     }
-    first = charts(outcomes)[0]
+    first = charts(outcomes, kv_tokens=1000)[0]
     assert f"Output tokens/s, {window}" in first
     assert f"baton\n{window}: {size} tokens/s\n90% interval: {size - 10} to {size + 10}" in first
 
