@@ -170,6 +170,11 @@ def distribution(values: npt.NDArray[Any]) -> tuple[Array, Array]:
     return known[ranks], (ranks + 1) / len(known)
 
 
+def is_wide(values: Array) -> bool:
+    """Whether values, at least one, span so much that only a logarithmic axis shows them all."""
+    return bool(values.min() > 0 and values.max() > 100 * values.min())
+
+
 def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: str, scale: float = 1) -> None:
     """Cumulative distribution of a time over requests; `label` names its unit, `scale` is how many make a second."""
     curves = {name: distribution(outcome.columns.get(column, np.empty(0))) for name, outcome in outcomes.items()}
@@ -180,7 +185,7 @@ def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: st
             axes.plot(values * scale, shares, **style, lw=1.4, drawstyle="steps-post")
     if not len(known):
         say_empty(axes)
-    elif known.min() > 0 and known.max() > 100 * known.min():
+    elif is_wide(known):
         axes.set_xscale("log")
         axes.xaxis.minorticks_off()
     axes.set_ylim(0, 1.02)

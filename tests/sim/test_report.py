@@ -16,7 +16,7 @@ from sim.axes import styles
 from sim.context import Context
 from sim.occupancy import Occupancy
 from sim.report import answer
-from sim.report_charts import bars, charts, curve_chart, dashes, tick_label, ticks
+from sim.report_charts import Scale, bars, charts, curve_chart, dashes, tick_label, ticks
 from sim.simulation import Result
 from tests.command_line import run_here, summary
 
@@ -100,6 +100,22 @@ def test_the_memory_is_drawn_up_to_its_peak_and_beside_the_capacity(run_folder: 
     for one in page.charts()[-1]["series"]:
         assert max(one["y"]) == pytest.approx(found["policies"][one["name"]]["kv_peak_tokens"], rel=1e-3)
     assert f"capacity: {found['kv_tokens']:,}" in page.words
+
+
+def test_a_slow_policy_leaves_the_others_readable() -> None:
+    """A decade has the same width everywhere, from the fastest answer of the fastest to the slowest of the slowest."""
+    quick, slow = (np.array([0.1, 1.0]), np.array([0.5, 1.0])), (np.array([10.0, 1000.0]), np.array([0.5, 1.0]))
+    page = Page(curve_chart("t", {"quick": quick, "slow": slow}, "", "", "s", by="y"))
+    paths = [said for tag, said in page.found if tag == "path"]
+    numbers = [[float(each) for each in re.findall(r"[\d.]+", path["d"] or "")] for path in paths]
+    starts, ends = [found[0] for found in numbers], [found[2] for found in numbers]
+    decade = ends[0] - starts[0]
+    assert [starts[1] - starts[0], ends[1] - starts[1]] == pytest.approx([2 * decade, 2 * decade], abs=0.3)
+    assert list(Scale(0.1, 1000, log=True).ticks()) == pytest.approx([0.1, 1, 10, 100, 1000])
+    near = Page(curve_chart("t", {"quick": quick, "slow": quick}, "", "", "s", by="y"))
+    first, second = [said for tag, said in near.found if tag == "path"]
+    assert first["d"] == second["d"]
+    assert float(first["stroke-width"] or 0) > float(second["stroke-width"] or 0), "what is covered is wider"
 
 
 def test_names_are_text_not_markup() -> None:
