@@ -1,6 +1,6 @@
 """The report of a comparison that was made once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,14 @@ CLOSE = 0.02
 """Relative difference below which the answer names no winner."""
 
 
-def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mapping[str, Any]) -> Path:
+def write_report(
+    path: Path,
+    outcomes: Outcomes,
+    context: Context,
+    facts: Mapping[str, Any],
+    more_tables: Sequence[str] = (),
+    more_charts: Sequence[str] = (),
+) -> Path:
     """Write the page of a comparison; return its path.
 
     Args:
@@ -24,6 +31,8 @@ def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mappin
             among the metrics, where they are known.
         context: What they were made on.
         facts: As in `summary.json`.
+        more_tables: What is shown before the table of the comparison, as HTML.
+        more_charts: What is shown before its charts, as HTML.
 
     Raises:
         InputError: if the file cannot be written.
@@ -34,9 +43,9 @@ def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mappin
         title=f"{context.workload}: {' / '.join(outcomes)} on {context.hardware}",
         answer=answer(summaries, context),
         setting=heading(context),
-        tables=[_results(summaries, context)],
+        tables=[*more_tables, _results(summaries, context)],
         validity=validity(summaries, context),
-        charts=charts(outcomes, context.kv_tokens),
+        charts=[*more_charts, *charts(outcomes, context.kv_tokens)],
         facts=facts,
     )
 

@@ -14,6 +14,7 @@ from sim.axes import (
     CAUSE_COLOURS,
     Outcomes,
     Thinning,
+    Timed,
     distribution,
     is_wide,
     styles,
@@ -92,9 +93,7 @@ def charts(outcomes: Outcomes, kv_tokens: int) -> list[str]:
     return [
         bars(f"Output tokens/s, {counted}", throughput, "tokens/s", named=False, spans=spans),
         bars("Idle share of GPU busy time, %", idle, "%", named=True),
-        _cdf("Time to first token", outcomes, "ttft_s", "s", 1),
-        _cdf("Time per output token", outcomes, "tpot_s", "ms", 1000),
-        _cdf("End-to-end latency", outcomes, "e2e_s", "s", 1),
+        *latency_charts(outcomes),
         _over_time("Live rows of the batch", outcomes, "live_rows", "rows"),
         _over_time("Waiting requests", outcomes, "waiting", "requests"),
         _over_time(
@@ -165,7 +164,16 @@ def whisker(low: float, high: float, y: float) -> str:
     return f'<path class="whisker" d="M{low:.1f} {y:.1f}H{high:.1f}{ends}"/>'
 
 
-def _cdf(title: str, outcomes: Outcomes, column: str, unit: str, scale: float) -> str:
+def latency_charts(outcomes: Mapping[str, Timed], what: str = "") -> list[str]:
+    """Return the distributions of TTFT, TPOT and end-to-end latency, as HTML; `what` ends their titles."""
+    return [
+        _cdf(f"Time to first token{what}", outcomes, "ttft_s", "s", 1),
+        _cdf(f"Time per output token{what}", outcomes, "tpot_s", "ms", 1000),
+        _cdf(f"End-to-end latency{what}", outcomes, "e2e_s", "s", 1),
+    ]
+
+
+def _cdf(title: str, outcomes: Mapping[str, Timed], column: str, unit: str, scale: float) -> str:
     curves = {}
     for name, outcome in outcomes.items():
         times, shares = distribution(outcome.columns.get(column, np.empty(0)))
