@@ -98,7 +98,7 @@ class Overlay(Run):
         found, typical = self._compared_with(measured, predicted)
         rows = (Row(label, cells) for label, cells in _lines(found, typical))
         title = f"{self._title()}; {self._said_of_warm_up()}" if self._left_out else self._title()
-        drawn = latency_charts({"measured": measured, **predicted}, ", measured and predicted")
+        drawn = latency_charts({**predicted, "measured": measured}, ", measured and predicted")
         return [table(("measured", *typical), rows, title)], drawn
 
     def _title(self) -> str:
