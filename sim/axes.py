@@ -1,6 +1,6 @@
 """What is drawn inside one pair of axes: bars, distributions, series."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,6 +38,9 @@ class Outcome(Timed, Protocol):
 
 
 Outcomes = Mapping[str, Outcome]
+
+Thinning = Callable[[Array, Array, int], tuple[Array, Array]]
+"""Makes of edges and a series of bins between them those of fewer bins, at most as many as given."""
 
 # Okabe and Ito's colours, told apart by the colour-blind; the dashes tell lines apart in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -167,6 +170,11 @@ def distribution(values: npt.NDArray[Any]) -> tuple[Array, Array]:
     return known[ranks], (ranks + 1) / len(known)
 
 
+def is_wide(values: Array) -> bool:
+    """Whether values, at least one, span so much that only a logarithmic axis shows them all."""
+    return bool(values.min() > 0 and values.max() > 100 * values.min())
+
+
 def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: str, scale: float = 1) -> None:
     """Cumulative distribution of a time over requests; `label` names its unit, `scale` is how many make a second."""
     curves = {name: distribution(outcome.columns.get(column, np.empty(0))) for name, outcome in outcomes.items()}
@@ -177,7 +185,7 @@ def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: st
             axes.plot(values * scale, shares, **style, lw=1.4, drawstyle="steps-post")
     if not len(known):
         say_empty(axes)
-    elif known.min() > 0 and known.max() > 100 * known.min():
+    elif is_wide(known):
         axes.set_xscale("log")
         axes.xaxis.minorticks_off()
     axes.set_ylim(0, 1.02)
@@ -200,6 +208,14 @@ def thinned(edges: Array, means: Array, points: int) -> tuple[Array, Array]:
         return edges, means
     wide = np.append(edges[starts], edges[-1])
     return wide, np.add.reduceat(means * np.diff(edges), starts) / np.diff(wide)
+
+
+def thinned_peaks(edges: Array, peaks: Array, points: int) -> tuple[Array, Array]:
+    """Return edges and the most over at most `points` runs of bins: extremes stay."""
+    starts = np.arange(0, len(peaks), max(1, -(-len(peaks) // points)))
+    if not len(starts):
+        return edges, peaks
+    return np.append(edges[starts], edges[-1]), np.maximum.reduceat(peaks, starts)
 
 
 def stacked(axes: "Axes", series: Series, scale: float, points: int, base: float, height: float) -> None:
@@ -240,10 +256,10 @@ def draw_batch(axes: "Axes", series: Series, scale: float) -> None:
         say_empty(axes)
 
 
-def draw_line(axes: "Axes", edges: Array, means: Array) -> None:
+def draw_line(axes: "Axes", edges: Array, values: Array, thin: Thinning = thinned) -> None:
     """Draw one series over time."""
-    if len(means):
-        edges, means = thinned(edges, means, _POINTS)
-        axes.plot(edges, np.append(means, 0.0), color="#0072B2", lw=1.1, drawstyle="steps-post")
+    if len(values):
+        edges, values = thin(edges, values, _POINTS)
+        axes.plot(edges, np.append(values, 0.0), color="#0072B2", lw=1.1, drawstyle="steps-post")
     else:
         say_empty(axes)

@@ -95,15 +95,22 @@ class Comparison(ABC):
             self._refuse_nothing()
             pictures = write_plots(self._folder, self._results) if self._compared.pictures else []
             if self._compared.report:
-                page = self._folder / "report.html"
-                shown, facts = self._shown(self._results), self._facts(self._results)
-                pictures.append(write_report(page, shown, self._context(pictures), facts))
+                pictures.append(self._report(self._context(pictures)))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         except InputError as error:
             saved = self._salvage()
             raise (InputError(f"{error}; {saved}") if self._results else error) from error.__cause__
         self._print(console, pictures)
+
+    def _report(self, context: Context) -> Path:
+        """Write the page of the comparison; return its path."""
+        shown, facts = self._shown(self._results), self._facts(self._results)
+        return write_report(self._folder / "report.html", shown, context, facts, *self._beside())
+
+    def _beside(self) -> tuple[list[str], list[str]]:
+        """Return the tables and the charts that the page shows before those of the prediction, as HTML."""
+        return [], []
 
     def _refuse_nothing(self) -> None:
         """Say in one line that nobody was served by any policy: there is nothing to show."""

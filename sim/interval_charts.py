@@ -185,7 +185,7 @@ def _drawn(axes: _Axes, name: str, curve: Curve, colour: str, dash: str) -> Iter
     segments = _cut(curve.places, axes.low, axes.high)
     ends = ([f"{axes.x(rate):.1f} {axes.y(value):.1f}" for rate, value in segment] for segment in segments)
     path = "".join(f"M{start}L{end}" for start, end in ends)
-    yield f'<path class="curve" d="{path}" stroke="{colour}" stroke-dasharray="{dash}"/>'
+    yield f'<path class="curve" d="{path}" stroke="{colour}" stroke-dasharray="{dash}" stroke-width="1.8"/>'
     if knee := curve.knee:
         at = f"{axes.x(knee.rate):.1f}"
         yield f'<line class="knee" stroke="{colour}" x1="{at}" x2="{at}" y1="{TOP}" y2="{TOP + PLOT}"/>'

@@ -19,7 +19,9 @@ _LANES = 2
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Time-weighted means over n equal bins of time (the last may be shorter), each float64 [n] but the edges.
+    """What was held in n equal bins of time (the last may be shorter): means over time, and the most KV memory.
+
+    Each is float64 [n], but the edges.
 
     Attributes:
         edges_s: float64 [n + 1], bin edges; [0] for a run without iterations.
@@ -28,6 +30,7 @@ class Series:
         prefill_rows: Prompts in prefill.
         waiting: Requests in the queue.
         kv_tokens: KV memory taken, in tokens.
+        kv_peak_tokens: The most that was taken at any time of the bin, however short.
     """
 
     edges_s: Array
@@ -36,6 +39,7 @@ class Series:
     prefill_rows: Array
     waiting: Array
     kv_tokens: Array
+    kv_peak_tokens: Array
 
 
 class Occupancy:
@@ -52,6 +56,7 @@ class Occupancy:
         self._end = 0.0
         # [lane, measure, bin]: seconds covered, then each measure times seconds.
         self._sums = np.zeros((_LANES, 1 + len(_MEASURES), BINS))
+        self._kv_peaks = np.zeros(BINS)
 
     def __call__(self, records: Slice) -> None:
         """Add a slice."""
@@ -61,12 +66,15 @@ class Occupancy:
         for lane in range(_LANES):
             mine = records["lane"] == lane
             if mine.any():
-                self._add({name: records[name][mine] for name in _COLUMNS}, self._sums[lane])
+                columns = {name: records[name][mine] for name in _COLUMNS}
+                self._add(columns, self._sums[lane])
+                self._raise_peaks(columns["start_s"], columns["duration_s"], columns["kv_tokens"])
 
     def _double(self) -> None:
         self._width *= 2
         pairs = self._sums.reshape(_LANES, -1, BINS // 2, 2).sum(axis=3)
         self._sums = np.concatenate([pairs, np.zeros_like(pairs)], axis=2)
+        self._kv_peaks = np.append(self._kv_peaks.reshape(-1, 2).max(axis=1), np.zeros(BINS // 2))
 
     def _add(self, columns: dict[str, Array], sums: Array) -> None:
         """Add the records of one lane, which do not overlap: integrate up to each edge, then take differences."""
@@ -77,6 +85,16 @@ class Occupancy:
         for total, name in zip(sums, (None, *_MEASURES), strict=True):
             values = np.ones(len(start)) if name is None else columns[name]
             total += np.diff(np.cumsum(values * length)[last] - values[last] * beyond)
+
+    def _raise_peaks(self, start: Array, length: Array, values: Array) -> None:
+        """Raise the most of each bin to that of the records of one lane that touch it."""
+        edges = np.arange(BINS + 1) * self._width
+        first = np.searchsorted(start, edges)
+        within = np.maximum.reduceat(np.append(values, 0), first[:-1])
+        begun = np.where(first[1:] > first[:-1], within, 0)
+        before = np.maximum(first[:-1] - 1, 0)
+        runs_on = (first[:-1] > 0) & (start[before] + length[before] > edges[:-1])
+        self._kv_peaks = np.maximum.reduce([self._kv_peaks, begun, np.where(runs_on, values[before], 0)])
 
     def series(self) -> Series:
         """Return the series so far."""
@@ -90,4 +108,4 @@ class Occupancy:
             name: (first[place] + second[place] * (1 if name == "prefill_rows" else share)) / width
             for place, name in enumerate(_MEASURES, start=1)
         }
-        return Series(edges, **means)
+        return Series(edges, **means, kv_peak_tokens=self._kv_peaks[:used])

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as ConsoleTable
 from rich.text import Text
 
 from policies.errors import InputError
 from sim.axes import draw_cdf, styles
 from sim.configuration import Settings
+from sim.page import Row, table
+from sim.report_charts import latency_charts
 from sim.request_table import Columns
 from sim.results import Draft, write_summary, writing
 from sim.run import Run
@@ -81,17 +83,37 @@ class Overlay(Run):
         """Simulate, then print the table of differences; write `overlay.json` and `overlay.png`."""
         super().__call__(console)
         measured, predicted = self._curves()
-        found = list(differences(measured, predicted, self._output_tokens(), self._arrival_s()))
-        found += self._inter_token()
-        typical = {name: typical_error(measured, curve) for name, curve in predicted.items()}
+        found, typical = self._compared_with(measured, predicted)
         write_summary(self._folder / "overlay.json", self._found(found, typical))
         write_overlay_plot(self._folder / "overlay.png", measured, predicted)
-        console.print(Text(f"{self._measured.name}, measured, and what is predicted of it (error)"))
+        console.print(Text(self._title()))
         console.print(_table(found, typical))
         if self._left_out:
-            said = f"- {counted(self._left_out, 'request')} at the start left out of the comparison, as warm-up"
-            console.print(Text(said))
+            console.print(Text(f"- {self._said_of_warm_up()}"))
         console.print(Text(f"Overlay: {self._folder} (overlay.json, overlay.png)"), soft_wrap=True)
+
+    def _beside(self) -> tuple[list[str], list[str]]:
+        """Return the measured figures beside the predicted ones for the page: a table, and distributions."""
+        measured, predicted = self._curves()
+        found, typical = self._compared_with(measured, predicted)
+        rows = (Row(label, cells) for label, cells in _lines(found, typical))
+        title = f"{self._title()}; {self._said_of_warm_up()}" if self._left_out else self._title()
+        drawn = latency_charts({**predicted, "measured": measured}, ", measured and predicted")
+        return [table(("measured", *typical), rows, title)], drawn
+
+    def _title(self) -> str:
+        return f"{self._measured.name}, measured, and what is predicted of it (error)"
+
+    def _said_of_warm_up(self) -> str:
+        return f"{counted(self._left_out, 'request')} at the start left out of the comparison, as warm-up"
+
+    def _compared_with(
+        self, measured: Curve, predicted: Mapping[str, Curve]
+    ) -> tuple[list[Difference], dict[str, float | None]]:
+        """Return every figure, and each policy's median error of a request."""
+        found = list(differences(measured, predicted, self._output_tokens(), self._arrival_s()))
+        typical = {name: typical_error(measured, curve) for name, curve in predicted.items()}
+        return found + self._inter_token(), typical
 
     def _curves(self) -> tuple[Curve, dict[str, Curve]]:
         """Return the times of the requests that are compared, measured and under each policy."""
@@ -186,16 +208,22 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _table(found: list[Difference], typical: Mapping[str, float | None]) -> Table:
-    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
+def _table(found: list[Difference], typical: Mapping[str, float | None]) -> ConsoleTable:
+    shown = ConsoleTable(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="bold")
+    shown.add_column("", no_wrap=True)
     for name in ("measured", *typical):
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
+    for label, cells in _lines(found, typical):
+        shown.add_row(label, *cells)
+    return shown
+
+
+def _lines(found: list[Difference], typical: Mapping[str, float | None]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the rows of the table: a label, the measured figure, and what each policy predicts of it."""
     for each in found:
         cells = [_cell(each.predicted[name], each.error(name)) for name in typical]
-        table.add_row(each.name, _format(each.measured), *cells)
-    table.add_row("median error of a request's E2E", "", *[_share(value) for value in typical.values()])
-    return table
+        yield each.name, [_format(each.measured), *cells]
+    yield "median error of a request's E2E", ["", *(_share(value) for value in typical.values())]
 
 
 def _cell(value: float | None, error: float | None) -> str:

@@ -154,9 +154,9 @@ def occupancy(outcomes: Outcomes) -> "Figure":
         series = outcome.occupancy
         draw.draw_batch(row[0], series, scale)
         draw.draw_line(row[1], series.edges_s / scale, series.waiting)
-        draw.draw_line(row[2], series.edges_s / scale, series.kv_tokens / 1000)
+        draw.draw_line(row[2], series.edges_s / scale, series.kv_peak_tokens / 1000, draw.thinned_peaks)
         row[0].set_title(name, loc="left", fontweight="bold")
-    for axes, title in zip(grid[0, 1:], ("waiting requests", "KV taken, 1000 tokens"), strict=True):
+    for axes, title in zip(grid[0, 1:], ("waiting requests", "most KV taken, 1000 tokens"), strict=True):
         axes.set_title(title, loc="right")
     for axes in grid.ravel():
         axes.set_ylim(bottom=0)

@@ -1,6 +1,6 @@
 """The report of a comparison that was made once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,14 @@ CLOSE = 0.02
 """Relative difference below which the answer names no winner."""
 
 
-def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mapping[str, Any]) -> Path:
+def write_report(
+    path: Path,
+    outcomes: Outcomes,
+    context: Context,
+    facts: Mapping[str, Any],
+    more_tables: Sequence[str] = (),
+    more_charts: Sequence[str] = (),
+) -> Path:
     """Write the page of a comparison; return its path.
 
     Args:
@@ -24,6 +31,8 @@ def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mappin
             among the metrics, where they are known.
         context: What they were made on.
         facts: As in `summary.json`.
+        more_tables: What is shown before the table of the comparison, as HTML.
+        more_charts: What is shown before its charts, as HTML.
 
     Raises:
         InputError: if the file cannot be written.
@@ -34,9 +43,9 @@ def write_report(path: Path, outcomes: Outcomes, context: Context, facts: Mappin
         title=f"{context.workload}: {' / '.join(outcomes)} on {context.hardware}",
         answer=answer(summaries, context),
         setting=heading(context),
-        tables=[_results(summaries, context)],
+        tables=[*more_tables, _results(summaries, context)],
         validity=validity(summaries, context),
-        charts=charts(outcomes),
+        charts=[*more_charts, *charts(outcomes, context.kv_tokens)],
         facts=facts,
     )
 
@@ -50,19 +59,20 @@ def answer(summaries: Mapping[str, Summary], context: Context) -> str:
     rates = {name: float(summary.get(key) or 0) for name, summary in summaries.items()}
     best, *rest = sorted(rates, key=lambda name: -rates[name])
     within = _between(summaries[best], key)
-    told = f"{rates[best]:,.0f} output tokens/s while saturated{within}; {_idle(summaries[best])}."
+    told, idle = f"{rates[best]:,.0f} output tokens/s while saturated{within}", _idle(best, summaries[best])
     if not rest:
-        return f"{where}, {best} is predicted to give {told}"
+        return f"{where}, {best} is predicted to give {told}. {idle}"
     if close := [name for name in rest if rates[name] > rates[best] * (1 - CLOSE)]:
         names = " and ".join([best, *close])
-        return f"{where}, {names} differ by less than {CLOSE:.0%}, too little to tell from one run: {best} gives {told}"
+        little = f"differ by less than {CLOSE:.0%}, too little to tell from one run"
+        return f"{where}, {names} {little}: {best} gives {told}. {idle}"
     spans = {name: _ratio_span(summaries, best, name, key) for name in rest}
     if close := [name for name, span in spans.items() if span and span[0] <= 1]:
         names = " and ".join([best, *close])
-        return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {told}"
+        return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {told}. {idle}"
     times = {name: f"{rates[best] / max(rates[name], 1e-12):.2f} times {name}" for name in rest}
     ratios = " and ".join(f"{times[name]}{_in(spans[name])}" for name in rest)
-    return f"{where}, {best} is predicted to be the fastest, {ratios}: {told}"
+    return f"{where}, {best} is predicted to be the fastest, with {told}: {ratios}. {idle}"
 
 
 def _between(summary: Summary, key: str, scale: float = 1, digits: str = ",.0f") -> str:
@@ -95,20 +105,24 @@ def _by_latency(summaries: Mapping[str, Summary]) -> str:
         return "no request was finished."
     best, *rest = sorted(means, key=lambda name: means[name])
     within = _between(summaries[best], "mean_e2el_ms", 1000, ".3g")
-    told = f"{means[best]:.3g} s from arrival to the last token on average{within}; {_idle(summaries[best])}."
+    told = f"{means[best]:.3g} s from arrival to the last token on average{within}"
+    idle = _idle(best, summaries[best])
     if not rest:
-        return f"{best} is not saturated: it is predicted to take {told}"
+        return f"{best} is not saturated: it is predicted to take {told}. {idle}"
     why = "not every policy is saturated, so latency decides"
     if close := [name for name in rest if means[name] < means[best] * (1 + CLOSE)]:
         names = " and ".join([best, *close])
-        return f"{why}: {names} differ by less than {CLOSE:.0%}, too little to tell from one run: {best} takes {told}"
+        little = f"differ by less than {CLOSE:.0%}, too little to tell from one run"
+        return f"{why}: {names} {little}: {best} takes {told}. {idle}"
     ratios = " and ".join(f"{name} takes {means[name] / means[best]:.2f} times as long" for name in rest)
-    return f"{why}: {best} is predicted to be the quickest, {ratios}: {told}"
+    return f"{why}: {best} is predicted to be the quickest, with {told}: {ratios}. {idle}"
 
 
-def _idle(summary: Summary) -> str:
+def _idle(name: str, summary: Summary) -> str:
     share = summary.get("idle_time_fraction")
-    return "its idle share is not known" if share is None else f"{float(share):.1%} of its busy GPU time is idle"
+    if share is None:
+        return f"The idle share of {name} is not known."
+    return f"Of the GPU's busy time under {name}, {float(share):.1%} is idle."
 
 
 def validity(summaries: Mapping[str, Summary], context: Context) -> Iterator[str]:

@@ -2,35 +2,86 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.axes import CAUSE_COLOURS, Outcomes, distribution, styles, thinned, time_unit, value
+from sim.axes import (
+    CAUSE_COLOURS,
+    Outcomes,
+    Thinning,
+    Timed,
+    distribution,
+    is_wide,
+    styles,
+    thinned,
+    thinned_peaks,
+    time_unit,
+    value,
+)
 from sim.prediction_interval import ENDS, LEVEL
-from sim.table import CAUSES, Summary, cause_name
+from sim.table import CAUSES, Summary, cause_name, throughput_window
 
 Array = npt.NDArray[np.float64]
 
 WIDTH, LEFT, RIGHT = 360, 46, 12
 TOP, PLOT, BOTTOM = 10, 180, 42
+SPAN = WIDTH - LEFT - RIGHT
 POINTS = 200
 """Most places of a curve over time."""
 
 Span = tuple[float, float]
 
+
+@dataclass(frozen=True)
+class Level:
+    """A value that a chart marks by a horizontal line, and what stands at it."""
+
+    value: float
+    said: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where values are along x: linear from 0 to `high`, or logarithmic from `low`, which is then positive."""
+
+    low: float
+    high: float
+    log: bool
+
+    def x(self, values: Array) -> Array:
+        """Return places in the picture."""
+        if self.log:
+            return LEFT + SPAN * np.log(values / self.low) / math.log(self.high / self.low)
+        return LEFT + SPAN * values / self.high
+
+    def ticks(self) -> Iterable[float]:
+        """Yield round numbers; powers of ten, at most six of them, if it is logarithmic."""
+        if not self.log:
+            yield from ticks(self.high)
+            return
+        first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+        yield from (10.0**power for power in range(first, last + 1, 1 + (last - first) // 6))
+
+
 Curves = Mapping[str, tuple[Array, Array]]
 
 
-def charts(outcomes: Outcomes) -> list[str]:
-    """Return the charts of a comparison as HTML."""
-    throughput = {
-        name: [("whole run", value(outcome.summary, "output_throughput"), "#0072B2")]
-        for name, outcome in outcomes.items()
-    }
+def charts(outcomes: Outcomes, kv_tokens: int) -> list[str]:
+    """Return the charts of a comparison as HTML.
+
+    Args:
+        outcomes: Runs of the same workload by policy name, at least one.
+        kv_tokens: KV memory of a GPU, in tokens.
+    """
+    window = throughput_window(outcome.summary for outcome in outcomes.values())
+    counted = "while saturated" if window else "whole run"
+    key = f"{window}output_throughput"
+    throughput = {name: [(counted, value(outcome.summary, key), "#0072B2")] for name, outcome in outcomes.items()}
     idle = {
         name: [
             (cause_name(cause), 100 * value(outcome.summary, f"idle_time_fraction_{cause}"), colour)
@@ -38,16 +89,21 @@ def charts(outcomes: Outcomes) -> list[str]:
         ]
         for name, outcome in outcomes.items()
     }
-    spans = {name: _span(outcome.summary, "output_throughput") for name, outcome in outcomes.items()}
+    spans = {name: _span(outcome.summary, key) for name, outcome in outcomes.items()}
     return [
-        bars("Output tokens/s, whole run", throughput, "tokens/s", named=False, spans=spans),
+        bars(f"Output tokens/s, {counted}", throughput, "tokens/s", named=False, spans=spans),
         bars("Idle share of GPU busy time, %", idle, "%", named=True),
-        _cdf("Time to first token", outcomes, "ttft_s", "s", 1),
-        _cdf("Time per output token", outcomes, "tpot_s", "ms", 1000),
-        _cdf("End-to-end latency", outcomes, "e2e_s", "s", 1),
+        *latency_charts(outcomes),
         _over_time("Live rows of the batch", outcomes, "live_rows", "rows"),
         _over_time("Waiting requests", outcomes, "waiting", "requests"),
-        _over_time("KV memory taken", outcomes, "kv_tokens", "tokens"),
+        _over_time(
+            "Most KV memory taken, tokens",
+            outcomes,
+            "kv_peak_tokens",
+            "tokens",
+            thinned_peaks,
+            Level(float(kv_tokens), f"capacity: {kv_tokens:,}"),
+        ),
     ]
 
 
@@ -108,7 +164,16 @@ def whisker(low: float, high: float, y: float) -> str:
     return f'<path class="whisker" d="M{low:.1f} {y:.1f}H{high:.1f}{ends}"/>'
 
 
-def _cdf(title: str, outcomes: Outcomes, column: str, unit: str, scale: float) -> str:
+def latency_charts(outcomes: Mapping[str, Timed], what: str = "") -> list[str]:
+    """Return the distributions of TTFT, TPOT and end-to-end latency, as HTML; `what` ends their titles."""
+    return [
+        _cdf(f"Time to first token{what}", outcomes, "ttft_s", "s", 1),
+        _cdf(f"Time per output token{what}", outcomes, "tpot_s", "ms", 1000),
+        _cdf(f"End-to-end latency{what}", outcomes, "e2e_s", "s", 1),
+    ]
+
+
+def _cdf(title: str, outcomes: Mapping[str, Timed], column: str, unit: str, scale: float) -> str:
     curves = {}
     for name, outcome in outcomes.items():
         times, shares = distribution(outcome.columns.get(column, np.empty(0)))
@@ -116,16 +181,20 @@ def _cdf(title: str, outcomes: Outcomes, column: str, unit: str, scale: float) -
     return curve_chart(title, curves, f"{unit}; share of requests at most that", "", unit, by="y")
 
 
-def _over_time(title: str, outcomes: Outcomes, series: str, unit: str) -> str:
+def _over_time(
+    title: str, outcomes: Outcomes, series: str, unit: str, thin: Thinning = thinned, level: Level | None = None
+) -> str:
     scale, name_of_unit = time_unit(outcomes)
     curves = {}
     for name, outcome in outcomes.items():
-        edges, means = thinned(outcome.occupancy.edges_s / scale, getattr(outcome.occupancy, series), POINTS)
-        curves[name] = (edges, np.append(means, 0.0)) if len(means) else (np.empty(0), np.empty(0))
-    return curve_chart(title, curves, f"simulated time, {name_of_unit}", name_of_unit, unit, by="x")
+        edges, held = thin(outcome.occupancy.edges_s / scale, getattr(outcome.occupancy, series), POINTS)
+        curves[name] = (edges, np.append(held, 0.0)) if len(held) else (np.empty(0), np.empty(0))
+    return curve_chart(title, curves, f"simulated time, {name_of_unit}", name_of_unit, unit, by="x", level=level)
 
 
-def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by: str) -> str:
+def curve_chart(
+    title: str, curves: Curves, label: str, axis: str, unit: str, by: str, level: Level | None = None
+) -> str:
     """Return step curves.
 
     Args:
@@ -135,33 +204,24 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
         axis: Unit of x.
         unit: Unit of what is shown where the pointer is.
         by: `x`: the values at the pointer's x; `y`: those at its share of requests.
+        level: A horizontal line with a name.
     """
-    right = max((float(x[-1]) for x, _ in curves.values() if len(x)), default=0.0)
+    ends = [x for x, _ in curves.values() if len(x)]
     high = 1.0 if by == "y" else max((float(y.max()) for _, y in curves.values() if len(y)), default=0.0)
-    if not right or not high:
+    if level:
+        high = max(high, level.value)
+    if not high or not ends or not (right := max(float(x[-1]) for x in ends)):
         return framed(title, '<p class="soft">no data</p>')
-    width = WIDTH - LEFT - RIGHT
-    ticks_x, ticks_y = list(ticks(right)), list(ticks(high))
-    drawn = []
-    for tick in ticks_y:
-        y = TOP + PLOT * (1 - tick / high)
-        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(tick)}</text>')
-    for tick in ticks_x:
-        x = LEFT + width * tick / right
-        drawn.append(f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{tick_label(tick)}</text>')
-    drawn.append(
-        f'<text x="{LEFT + width / 2}" y="{TOP + PLOT + 34}" text-anchor="middle">{escape(label)}</text>'
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{TOP + PLOT}" y2="{TOP + PLOT}"/>'
-    )
+    scale = Scale(min(float(x[0]) for x in ends), right, log=by == "y" and is_wide(np.concatenate(ends)))
     looks = styles(curves)
-    for name, (across, up) in curves.items():
+    drawn = [*_ground(scale, high, label), *_marked(level, high)]
+    for (name, (across, up)), width in zip(curves.items(), widths(len(curves)), strict=True):
         if len(across):
-            path = _steps(LEFT + width * across / right, TOP + PLOT * (1 - up / high))
+            path = _steps(scale.x(across), TOP + PLOT * (1 - up / high))
             colour, dash = looks[name]["color"], dashes(looks[name]["linestyle"])
             drawn.append(
-                f'<path class="curve" d="{path}" stroke="{colour}" stroke-dasharray="{dash}">'
-                f"<title>{escape(name)}</title></path>"
+                f'<path class="curve" d="{path}" stroke="{colour}" stroke-dasharray="{dash}" '
+                f'stroke-width="{width:.1f}"><title>{escape(name)}</title></path>'
             )
     facts = {
         "by": by,
@@ -169,7 +229,7 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
         "unit": unit,
         "left": LEFT,
         "top": TOP,
-        "width": width,
+        "width": SPAN,
         "height": PLOT,
         "end": right if by == "x" else high,
         "series": [{"name": name, "x": _rounded(x), "y": _rounded(y)} for name, (x, y) in curves.items()],
@@ -180,6 +240,34 @@ def curve_chart(title: str, curves: Curves, label: str, axis: str, unit: str, by
         f'data-chart="{chart}">{"".join(drawn)}<line class="cross"/></svg>'
     )
     return framed(title, picture, key_of_lines(looks))
+
+
+def widths(count: int) -> list[float]:
+    """Return the widths of lines in drawing order: what lies below is wider, so that equal lines are all seen."""
+    return [1.4 + 1.6 * place / max(count - 1, 1) for place in reversed(range(count))]
+
+
+def _ground(scale: Scale, high: float, label: str) -> Iterator[str]:
+    """Yield the grid, its numbers and the label of the x axis."""
+    right = WIDTH - RIGHT
+    for tick in ticks(high):
+        y = TOP + PLOT * (1 - tick / high)
+        yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(tick)}</text>'
+    for tick in scale.ticks():
+        x = float(scale.x(np.array(tick)))
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP + PLOT}" y2="{TOP + PLOT + 4}"/>'
+        yield f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{tick_label(tick)}</text>'
+    yield f'<text x="{LEFT + SPAN / 2}" y="{TOP + PLOT + 34}" text-anchor="middle">{escape(label)}</text>'
+    yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{TOP + PLOT}" y2="{TOP + PLOT}"/>'
+
+
+def _marked(level: Level | None, high: float) -> Iterator[str]:
+    """Yield a horizontal line and its name."""
+    if level:
+        y, right = TOP + PLOT * (1 - level.value / high), WIDTH - RIGHT
+        yield f'<line class="asked" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<text x="{right}" y="{y + 14:.1f}" text-anchor="end">{escape(level.said)}</text>'
 
 
 def key_of_lines(looks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:

@@ -66,6 +66,22 @@ def test_integrals_are_those_of_the_log(policy: str, size: int) -> None:
     assert series.edges_s[-1] == pytest.approx((log["start_s"] + log["duration_s"]).max())
     for name in ("live_rows", "held_rows", "prefill_rows", "waiting", "kv_tokens"):
         assert np.dot(getattr(series, name), width) == pytest.approx(np.dot(log[name], log["duration_s"])), name
+    assert series.kv_peak_tokens.max() == log["kv_tokens"].max()
+    assert (series.kv_peak_tokens >= series.kv_tokens - 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_most_kv_memory_of_a_bin_is_kept_however_short_it_was_taken(size: int) -> None:
+    series = series_of(
+        records(
+            {"start_s": 0.5, "duration_s": 2.25, "kv_tokens": 100},
+            {"start_s": 2.75, "duration_s": 0.125, "kv_tokens": 900},
+            {"start_s": 2.875, "duration_s": 0.125, "kv_tokens": 50},
+            {"start_s": 5, "duration_s": 1019, "kv_tokens": 7},
+        ),
+        size,
+    )
+    assert series.kv_peak_tokens.tolist() == [100, 100, 900, 0, 0, *[7] * 1019]
 
 
 def test_a_run_without_iterations_has_an_empty_series() -> None:

@@ -1,6 +1,7 @@
 """task=overlay: the measured requests are simulated, and both sides are compared by the same definitions."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,22 @@ def test_a_slower_measurement_shows_by_how_much(scratch: Path) -> None:
     content = json.loads(path.read_text())
     content["ttfts"] = [2 * time for time in content["ttfts"]]
     path.write_text(json.dumps(content))
-    assert sim("task=overlay", f"measured={path}", *QUICK, "overlay.warmup=1", OUT) == 0
+    assert sim("task=overlay", f"measured={path}", *QUICK, "overlay.warmup=1", OUT, "report=true") == 0
     report = json.loads((scratch / "out/overlay.json").read_text())
     errors = {each["name"]: each["error"]["chunked_prefill"] for each in report["differences"]}
     assert errors["TTFT median, ms"] == pytest.approx(-0.5)
     assert errors["TPOT mean, ms"] == pytest.approx(0, abs=1e-6)
     assert report["left_out_as_warmup"] == 1
     assert "ITL mean, ms" not in errors, "the gaps of the request that is left out cannot be told apart"
+    page = (scratch / "out/report.html").read_text()
+    (median,) = (each for each in report["differences"] if each["name"] == "TTFT median, ms")
+    row = re.search(r"<th>TTFT median, ms</th><td>(.*?)</td><td>(.*?)</td>", page)
+    assert row is not None
+    assert float(row[1]) == pytest.approx(median["measured"], rel=0.01)
+    assert row[2].endswith(" (-50.0%)"), "the page says how far the prediction is off"
+    assert "1 request at the start left out of the comparison" in page
+    assert page.count(", measured and predicted</h3>") == 3
+    assert "&quot;name&quot;:&quot;measured&quot;" in page
 
 
 def test_figures_by_hand() -> None:

@@ -100,6 +100,11 @@ def test_thinned_series_keep_their_integral() -> None:
     assert (edges[0], edges[-1]) == (0, series.edges_s[-1])
 
 
+def test_thinned_peaks_keep_the_extremes() -> None:
+    edges, peaks = axes.thinned_peaks(np.arange(8.0), np.array([1.0, 9, 2, 0, 0, 0, 5]), 4)
+    assert (edges.tolist(), peaks.tolist()) == ([0, 2, 4, 6, 7], [9, 2, 0, 5])
+
+
 def test_policies_look_different_in_colour_and_in_grey() -> None:
     looks = axes.styles([str(number) for number in range(8)]).values()
     assert len({look["color"] for look in looks}) == len({str(look["linestyle"]) for look in looks}) == 8

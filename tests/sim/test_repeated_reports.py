@@ -158,8 +158,11 @@ def with_interval(orca: tuple[float, float], ratio: tuple[float, float]) -> dict
 
 def test_the_answer_of_one_run_heeds_the_errors_of_the_calibration() -> None:
     told = prediction_answer(with_interval((120, 140), (1.2, 1.4)), CONTEXT)
-    assert "orca is predicted to be the fastest, 1.30 times baton (90% interval 1.20 to 1.40): 130 output" in told
-    assert "while saturated (90% interval 120 to 140)" in told
+    assert (
+        "orca is predicted to be the fastest, with 130 output tokens/s while saturated (90% interval 120 to 140): "
+        in told
+    )
+    assert "1.30 times baton (90% interval 1.20 to 1.40). Of the GPU's busy time under orca" in told
     told = prediction_answer(with_interval((90, 140), (0.9, 1.4)), CONTEXT)
     assert "orca and baton differ by less than the calibration may be off" in told
     first = dict(reversed(with_interval((120, 140), (0.5, 0.8)).items()))

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.orca import Orca
 from sim import comparison
 from sim.__main__ import main
 from sim.axes import styles
 from sim.context import Context
+from sim.occupancy import Occupancy
 from sim.report import answer
-from sim.report_charts import bars, curve_chart, dashes, tick_label, ticks
+from sim.report_charts import Scale, bars, charts, curve_chart, dashes, tick_label, ticks
+from sim.simulation import Result
 from tests.command_line import run_here, summary
 
 CONTEXT = Context(
@@ -91,6 +94,30 @@ def test_the_values_under_the_pointer_are_those_of_the_run(run_folder: Path) -> 
     assert orca["x"][np.searchsorted(orca["y"], 0.5)] == pytest.approx(median, rel=0.05)
 
 
+def test_the_memory_is_drawn_up_to_its_peak_and_beside_the_capacity(run_folder: Path) -> None:
+    page, found = Page((run_folder / "report.html").read_text()), summary(run_folder)
+    assert len(page.charts()[-1]["series"]) == 2
+    for one in page.charts()[-1]["series"]:
+        assert max(one["y"]) == pytest.approx(found["policies"][one["name"]]["kv_peak_tokens"], rel=1e-3)
+    assert f"capacity: {found['kv_tokens']:,}" in page.words
+
+
+def test_a_slow_policy_leaves_the_others_readable() -> None:
+    """A decade has the same width everywhere, from the fastest answer of the fastest to the slowest of the slowest."""
+    quick, slow = (np.array([0.1, 1.0]), np.array([0.5, 1.0])), (np.array([10.0, 1000.0]), np.array([0.5, 1.0]))
+    page = Page(curve_chart("t", {"quick": quick, "slow": slow}, "", "", "s", by="y"))
+    paths = [said for tag, said in page.found if tag == "path"]
+    numbers = [[float(each) for each in re.findall(r"[\d.]+", path["d"] or "")] for path in paths]
+    starts, ends = [found[0] for found in numbers], [found[2] for found in numbers]
+    decade = ends[0] - starts[0]
+    assert [starts[1] - starts[0], ends[1] - starts[1]] == pytest.approx([2 * decade, 2 * decade], abs=0.3)
+    assert list(Scale(0.1, 1000, log=True).ticks()) == pytest.approx([0.1, 1, 10, 100, 1000])
+    near = Page(curve_chart("t", {"quick": quick, "slow": quick}, "", "", "s", by="y"))
+    first, second = [said for tag, said in near.found if tag == "path"]
+    assert first["d"] == second["d"]
+    assert float(first["stroke-width"] or 0) > float(second["stroke-width"] or 0), "what is covered is wider"
+
+
 def test_names_are_text_not_markup() -> None:
     evil = '<script>"&'
     page = Page(bars(evil, {evil: [(evil, 1.0, "#000000")]}, evil, named=True))
@@ -112,17 +139,36 @@ def policies(saturated: bool, **values: float) -> dict[str, dict[str, Any]]:
 
 def test_the_answer_names_the_fastest_and_by_how_much() -> None:
     assert answer(policies(True, orca=100, baton=400), CONTEXT) == (
-        "With llm on gpu, baton is predicted to be the fastest, 4.00 times orca: 400 output tokens/s while saturated; "
-        "25.0% of its busy GPU time is idle."
+        "With llm on gpu, baton is predicted to be the fastest, with 400 output tokens/s while saturated: 4.00 times "
+        "orca. Of the GPU's busy time under baton, 25.0% is idle."
     )
     assert "differ by less than 2%, too little to tell from one run" in answer(policies(True, a=100, b=101), CONTEXT)
     assert answer(policies(True, a=100), CONTEXT).startswith("With llm on gpu, a is predicted to give 100 output tok")
 
 
+@pytest.mark.parametrize(("saturated", "window", "size"), [(True, "while saturated", 400), (False, "whole run", 300)])
+def test_the_first_chart_shows_the_figures_of_the_answer_and_of_the_table(
+    saturated: bool, window: str, size: float
+) -> None:
+    found = policies(saturated, orca=100, baton=400)
+    found["baton"] |= {"output_throughput": 300, "output_throughput_low": 290, "output_throughput_high": 310}
+    found["baton"] |= {"saturated_output_throughput_low": 390, "saturated_output_throughput_high": 410}
+    empty = Occupancy().series()
+    outcomes = {
+        name: Result(policy=Orca(max_batch=1), summary=each, columns={}, occupancy=empty)
+        for name, each in found.items()
+    }
+    first = charts(outcomes, kv_tokens=1000)[0]
+    assert f"Output tokens/s, {window}" in first
+    assert f"baton\n{window}: {size} tokens/s\n90% interval: {size - 10} to {size + 10}" in first
+
+
 def test_below_saturation_latency_decides() -> None:
-    assert "orca is predicted to be the quickest, baton takes 4.00 times as long: 1 s" in answer(
-        policies(False, orca=1, baton=4), CONTEXT
-    )
+    told = answer(policies(False, orca=1, slow=16, baton=4), CONTEXT)
+    assert told.endswith(
+        "orca is predicted to be the quickest, with 1 s from arrival to the last token on average: baton takes 4.00 "
+        "times as long and slow takes 16.00 times as long. Of the GPU's busy time under orca, 25.0% is idle."
+    ), "the figures of the best stand beside its name, not after another's"
     assert answer(policies(False, orca=0), CONTEXT).endswith("no request was finished.")
 
 
