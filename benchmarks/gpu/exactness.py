@@ -1,4 +1,4 @@
-"""Are tokens the same whatever the execution and the policy (greedy, fp32), and is attention in bf16 what it should be?"""
+"""Are tokens the same whatever the execution and the policy (greedy, fp32), and is attention in bf16 right?"""
 
 import itertools
 import time
