@@ -310,7 +310,8 @@ def test_what_was_measured_is_a_measurement_of_the_claims(tmp_path: Path) -> Non
     paths = write_claims(tmp_path, found)
     assert [path.name for path in paths] == ["claims_graphs.json", "claims_tokens.json"], "eager has one side only"
     graphs, tokens = map(read_file, paths)
-    assert graphs.machine.attention == "sdpa, execution=graphs" and "triton" not in graphs.machine.versions
+    assert (graphs.machine.execution, graphs.machine.attention) == ("graphs", "sdpa")
+    assert tokens.machine.execution == "eager" and "triton" not in graphs.machine.versions
     batch, rounds = graphs.results
     assert (batch.measured, batch.predicted, batch.standard_error, batch.max_batch) == (2.0, 1.5, None, 8)
     assert (rounds.measured, rounds.predicted, rounds.standard_error, rounds.count) == (1.5, 1.4, 0.1, 3)
