@@ -103,7 +103,7 @@ def collect(paths: Iterable[Path]) -> list[Measured]:
 def _of_folder(folder: Path) -> list[Measured]:
     """Return what the results below a folder say, one for each machine and model."""
     results = sorted(path for name in (VALIDATION, SUMMARY) for path in folder.rglob(name))
-    left = [one for path in results if (path.parent / _SETTINGS).is_file() and (one := _left(path)) is not None]
+    left = [one for path in results if (path.parent / _SETTINGS).is_file() and (one := left_in(path)) is not None]
     if not left:
         raise InputError(f"{folder}: holds no results of python -m real, of a run or task=validate; give its folder")
     machines: list[tuple[Machine, list[Left]]] = []
@@ -115,8 +115,12 @@ def _of_folder(folder: Path) -> list[Measured]:
     return [_measured(machine, group) for machine, group in machines]
 
 
-def _left(path: Path) -> Left | None:
-    """Return what a command left; None if it was none of `python -m real`."""
+def left_in(path: Path) -> Left | None:
+    """Return what a command left in its `summary.json` or `validation.json`; None if it was none of `python -m real`.
+
+    Raises:
+        InputError: if the file cannot be read, or what it says cannot be used.
+    """
     found = read_mapping(read_text(path), str(path))
     if "machine" not in found or "versions" not in found:
         return None
@@ -164,7 +168,7 @@ def _measured(machine: Machine, left: Sequence[Left]) -> Measured:
                 runs.append(alike := [])
             alike.append(one)
     for group in runs:
-        guesses = [_predict(one) for one in group]
+        guesses = [predict(one) for one in group]
         with _reading(group[0].path):
             results += _of_runs(group, [guess for guess in guesses if guess is not None] if None not in guesses else [])
     if not results:
@@ -328,8 +332,12 @@ def _read(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def _predict(left: Left) -> Mapping[str, Summary] | None:
-    """Simulate the very requests of a run on the profile it was priced by; None if it had none, or is not known."""
+def predict(left: Left) -> Mapping[str, Summary] | None:
+    """Simulate the very requests of a run on the profile it was priced by, with its KV memory and execution.
+
+    Returns:
+        Metrics by policy; None if the run had no profile, or its model or a policy is not known here.
+    """
     found, config = left.found, left.config
     device = read_object(config, "hardware", Device) if config.get("hardware") is not None else None
     model = _model(left)

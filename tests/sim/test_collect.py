@@ -18,7 +18,7 @@ from policies.policy import Policy
 from sim.claims.__main__ import main as claims_main
 from sim.claims.__main__ import merged
 from sim.claims.beside import set_beside
-from sim.claims.collect import collect
+from sim.claims.collect import collect, left_in, predict
 from sim.claims.experiments import BATONS, SCHOOLS
 from sim.claims.measurement import read_file
 from sim.named import named, names, options
@@ -48,6 +48,8 @@ def ran(
     hardware: bool = True,
     execution: Execution = EAGER,
     clients: int | None = None,
+    kv_tokens: int = 4000,
+    dtype: str = "float32",
 ) -> None:
     """Leave what a run on a real model would have left that went as its profile says, but for its pace."""
     requests = replace(
@@ -56,9 +58,10 @@ def ran(
         arrivals="all at once" if clients is None else f"closed loop, {clients} clients",
     )
     policies = {name: named("policy", name, Policy, max_batch=4) for name in POLICIES}  # type: ignore[type-abstract]
+    model = replace(LLAMA3_8B, bytes_per_value={"float32": 4, "bfloat16": 2}[dtype])
     summaries = {}
     for place, (name, policy) in enumerate(policies.items()):
-        result = simulate(requests, policy, PROFILE.at_pace(pace), LLAMA3_8B, kv_tokens=4000, execution=execution)
+        result = simulate(requests, policy, PROFILE.at_pace(pace), model, kv_tokens=kv_tokens, execution=execution)
         summaries[name] = result.summary
         (folder / name).mkdir(parents=True)
         write_requests(folder / name / "requests.parquet", result.columns)
@@ -68,9 +71,9 @@ def ran(
         )
     found = {
         "partial": False, "policies": summaries, "workload": "sharegpt", "seed": seed, "num_requests": len(requests),
-        "arrivals": requests.arrivals, "kv_tokens": 4000,
+        "arrivals": requests.arrivals, "kv_tokens": kv_tokens,
         "options": {name: asdict(policy) for name, policy in policies.items()}, **FACTS,
-        "execution": execution.name,
+        "execution": execution.name, "dtype": dtype,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(found))
     profile = json.loads(json.dumps(settings_of(PROFILE))) if hardware else None
@@ -110,6 +113,17 @@ def test_a_slower_machine_loses_no_share_of_its_ratios(tmp_path: Path) -> None:
         if result.metric == "request_throughput":
             assert result.measured == pytest.approx(result.predicted)
             assert math.isinf(result.found.high), "one run tells no interval"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kv_tokens", [300, 4000])
+def test_a_run_that_went_as_its_profile_says_is_predicted_in_every_metric(
+    kv_tokens: int, dtype: str, tmp_path: Path
+) -> None:
+    ran(tmp_path, 0, kv_tokens=kv_tokens, dtype=dtype)
+    left = left_in(tmp_path / "summary.json")
+    assert left is not None
+    assert predict(left) == left.found["policies"]
 
 
 def test_eager_and_recorded_runs_are_each_predicted_as_they_ran_and_told_apart(tmp_path: Path) -> None:
