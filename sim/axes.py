@@ -169,9 +169,9 @@ def distribution(values: npt.NDArray[Any]) -> tuple[Array, Array]:
     return known[ranks], (ranks + 1) / len(known)
 
 
-def is_wide(values: Array) -> bool:
-    """Whether values, at least one, span so much that only a logarithmic axis shows them all."""
-    return bool(values.min() > 0 and values.max() > 100 * values.min())
+def is_wide(values: Array, times: float = 100) -> bool:
+    """Whether the largest of some positive values is so many times the least that it asks for a logarithmic axis."""
+    return bool(values.min() > 0 and values.max() > times * values.min())
 
 
 def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: str, scale: float = 1) -> None:
