@@ -38,7 +38,16 @@ NOTED = 0.01
 """Share of the time in iterations beyond the profile from which it is said."""
 
 WIDTH, ROW_HEIGHT, DPI = 9.0, 0.34, 150
-COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
+STYLES = (
+    ("#4477aa", ""),
+    ("#66ccee", "////"),
+    ("#228833", "...."),
+    ("#ccbb44", "\\\\\\\\"),
+    ("#ee6677", "xxxx"),
+    ("#aa3377", "++++"),
+    ("#bbbbbb", ""),
+)
+"""Colour and hatching of the parts of an error, which can be told apart in grey too."""
 
 
 def print_validation(console: Console, report: Report) -> None:
@@ -216,12 +225,13 @@ def _draw_parts(axes: "Axes", load: Report) -> None:
         ends = [0.0, 0.0]
         shares = {name: part["error"] for name, part in time["parts"].items()}
         shares["other_iterations"] = time["other_iterations"]["error"]
-        for name, colour in zip((*PARTS, "other_iterations"), COLOURS, strict=True):
+        for name, (colour, hatch) in zip((*PARTS, "other_iterations"), STYLES, strict=True):
             if name not in shares:
                 continue
             share = 100 * shares[name]
             side = int(share < 0)
-            axes.barh(place, share, left=ends[side], color=colour, label=name.replace("_", " "))
+            look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "lw": 0.5}
+            axes.barh(place, share, left=ends[side], label=name.replace("_", " "), **look)
             ends[side] += share
     axes.set_yticks(range(len(load["time"])))
     axes.invert_yaxis()

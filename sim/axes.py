@@ -47,7 +47,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (9, 2, 2, 2)))
 
 # From dark to light, hatched in turn: the causes can be told apart in grey.
-_CAUSE_STYLES = (
+CAUSE_STYLES = (
     ("#000000", ""),
     ("#009E73", ""),
     ("#CC79A7", "////"),
@@ -56,9 +56,8 @@ _CAUSE_STYLES = (
     ("#D55E00", "xxxx"),
     ("#56B4E9", "++++"),
 )
+"""Colour and hatching of the causes of idle time, in the order of `sim.table.CAUSES`."""
 
-CAUSE_COLOURS = tuple(colour for colour, _ in _CAUSE_STYLES)
-"""Of the causes of idle time, in the order of `sim.table.CAUSES`."""
 
 # Of the batch; finished rows have the colour of the idle time that they cause.
 _ROW_COLOURS = {"live rows": "#0072B2", "finished rows": "#E69F00", "in prefill": "#000000"}
@@ -144,7 +143,7 @@ def draw_idle(axes: "Axes", outcomes: Outcomes) -> None:
     summaries = [outcome.summary for outcome in outcomes.values()]
     rows = range(len(summaries))
     left = np.zeros(len(summaries))
-    for cause, (colour, hatch) in zip(CAUSES, _CAUSE_STYLES, strict=True):
+    for cause, (colour, hatch) in zip(CAUSES, CAUSE_STYLES, strict=True):
         share = np.array([100 * value(s, f"idle_time_fraction_{cause}") for s in summaries])
         if share.any():
             style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "lw": 0.6}
@@ -170,9 +169,9 @@ def distribution(values: npt.NDArray[Any]) -> tuple[Array, Array]:
     return known[ranks], (ranks + 1) / len(known)
 
 
-def is_wide(values: Array) -> bool:
-    """Whether values, at least one, span so much that only a logarithmic axis shows them all."""
-    return bool(values.min() > 0 and values.max() > 100 * values.min())
+def is_wide(values: Array, times: float = 100) -> bool:
+    """Whether the largest of some positive values is so many times the least that it asks for a logarithmic axis."""
+    return bool(values.min() > 0 and values.max() > times * values.min())
 
 
 def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: str, scale: float = 1) -> None:

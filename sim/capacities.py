@@ -14,6 +14,7 @@ from sim.interval import Interval, interval
 from sim.metrics import SLO, Summary
 from sim.progress import Progress
 from sim.search import Found, Point, Search, is_near, unit_rate
+from sim.setting import short
 from sim.trial import Trial
 from workloads.requests import Requests
 
@@ -106,9 +107,13 @@ class Capacities(Mapping[str, Found]):
         ends = {"attainment": found.estimate, "attainment_low": found.low, "attainment_high": found.high}
         return {"replications": len(point.runs), **ends, **means(point)}
 
+    def __repr__(self) -> str:
+        """Show the rates as text."""
+        return str(self.summary.T.map(short).to_string())
+
     def _repr_html_(self) -> str:
         """Show the rates in a notebook."""
-        return str(self.summary.T.to_html(float_format=lambda value: f"{value:,.3g}"))
+        return str(self.summary.T.map(short).to_html())
 
 
 def means(point: Point) -> dict[str, float | None]:

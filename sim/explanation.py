@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from policies.errors import InputError
-from sim.axes import name_rows
+from sim.axes import name_rows, note
 from sim.axes import parts as drawn
 from sim.breakdown import PARTS, p99_request
 from sim.configuration import Settings
@@ -126,17 +126,34 @@ def titles(parts: Mapping[str, Mapping[str, Parts]]) -> list[str]:
 
 
 def explanation(parts: Mapping[str, Mapping[str, Parts]]) -> "Figure":
-    """Draw a bar per policy of stacked parts, for the request, the mean and the p99 request, each on its own scale."""
+    """Draw a bar per policy of stacked parts, for the request, the mean and the p99 request, each on its own scale.
+
+    Above in seconds, below as shares of the end-to-end latency: a slow policy leaves the parts of a fast one readable.
+    """
     shown = titles(parts)
-    figure = new_figure(1.5 + 0.4 * len(parts))
-    panels = figure.subplots(1, max(len(shown), 1), sharey=True, squeeze=False)[0]
-    for axes, title in zip(panels, shown, strict=False):
-        draw_parts(axes, {name: each.get(title, {}) for name, each in parts.items()})
-        axes.set_title(title, loc="left")
-        axes.set_xlabel("end-to-end latency, s")
-    named = drawn(*panels)
+    figure = new_figure(2.0 + 0.8 * len(parts))
+    panels = figure.subplots(2, max(len(shown), 1), sharey=True, squeeze=False)
+    for (above, below), title in zip(panels.T, shown, strict=False):
+        found = {name: each.get(title, {}) for name, each in parts.items()}
+        draw_parts(above, found)
+        for row, each in enumerate(found.values()):
+            if each:
+                note(above, f"{sum(each.values()):.3g} s", sum(each.values()), row)
+        above.set_xlim(right=1.35 * above.get_xlim()[1])
+        above.set_title(title, loc="left")
+        above.set_xlabel("end-to-end latency, s")
+        draw_parts(below, {name: shares(each) for name, each in found.items()})
+        below.set_xlim(0, 100)
+        below.set_xlabel("share of it, %")
+    named = drawn(*panels.ravel())
     figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=len(PARTS), frameon=False)
     return figure
+
+
+def shares(parts: Parts) -> Parts:
+    """Return parts as percent of their sum; nothing of what took no time."""
+    whole = sum(parts.values())
+    return {name: 100 * part / whole for name, part in parts.items()} if whole > SHOWN_S else {}
 
 
 def draw_parts(axes: "Axes", parts: Mapping[str, Parts]) -> None:

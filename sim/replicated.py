@@ -112,16 +112,23 @@ class Replicated:
             for place, summary in enumerate(summaries[: self.count])
         ]
 
+    def __repr__(self) -> str:
+        """Show the headline metrics as text, `mean ± half width`, and below them what the ratios say."""
+        return "\n".join([self._headlines().to_string(), *ratio_sentences(self)])
+
     def _repr_html_(self) -> str:
-        """Show the headline metrics in a notebook, `mean ± half width`, and below them what the ratios say."""
+        """Show the same in a notebook."""
+        said = "".join(f"<p>{escape(text)}</p>" for text in ratio_sentences(self))
+        return f"{self._headlines().to_html()}{said}"
+
+    def _headlines(self) -> "DataFrame":
         import pandas as pd
 
         columns = {
             name: {metric: shown(self.interval(name, metric)) for metric in HEADLINES if self.interval(name, metric)}
             for name in self.summaries
         }
-        said = "".join(f"<p>{escape(text)}</p>" for text in ratio_sentences(self))
-        return f"{pd.DataFrame(columns).fillna('-').to_html()}{said}"
+        return pd.DataFrame(columns).fillna("-")
 
 
 def _frame(index: tuple[str, ...], found: "Mapping[Any, Interval | None]") -> "DataFrame":

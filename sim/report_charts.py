@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.axes import (
-    CAUSE_COLOURS,
+    CAUSE_STYLES,
     Outcomes,
     Thinning,
     Timed,
@@ -84,15 +84,15 @@ def charts(outcomes: Outcomes, kv_tokens: int) -> list[str]:
     throughput = {name: [(counted, value(outcome.summary, key), "#0072B2")] for name, outcome in outcomes.items()}
     idle = {
         name: [
-            (cause_name(cause), 100 * value(outcome.summary, f"idle_time_fraction_{cause}"), colour)
-            for cause, colour in zip(CAUSES, CAUSE_COLOURS, strict=True)
+            (cause_name(cause), 100 * value(outcome.summary, f"idle_time_fraction_{cause}"), f"url(#{cause})")
+            for cause in CAUSES
         ]
         for name, outcome in outcomes.items()
     }
     spans = {name: _span(outcome.summary, key) for name, outcome in outcomes.items()}
     return [
         bars(f"Output tokens/s, {counted}", throughput, "tokens/s", named=False, spans=spans),
-        bars("Idle share of GPU busy time, %", idle, "%", named=True),
+        bars("Idle share of GPU busy time, %", idle, "%", named=True, fills=_hatchings()),
         *latency_charts(outcomes),
         _over_time("Live rows of the batch", outcomes, "live_rows", "rows"),
         _over_time("Waiting requests", outcomes, "waiting", "requests"),
@@ -119,15 +119,17 @@ def bars(
     unit: str,
     named: bool,
     spans: Mapping[str, Span | None] | None = None,
+    fills: str = "",
 ) -> str:
     """Return horizontal bars, stacked from parts.
 
     Args:
         title: What is shown.
-        rows: Of each bar its parts: name, value, colour.
+        rows: Of each bar its parts: name, value, colour or `url(#ID)` of one of the `fills`.
         unit: Of the values.
         named: Whether to name the parts below.
         spans: Of each bar the range in which its end is expected, where that is known.
+        fills: What areas may be filled with, as SVG.
     """
     totals = {name: sum(size for _, size, _ in parts) for name, parts in rows.items()}
     known = {name: span for name, span in (spans or {}).items() if span}
@@ -153,9 +155,32 @@ def bars(
             left = max(left, high)
         drawn.append(f'<text x="{left + 5:.1f}" y="{top + 33}">{figure(totals[name])}</text>')
     label = escape(f"{title}: " + ", ".join(f"{name} {figure(total)}" for name, total in totals.items()), quote=True)
-    picture = f'<svg viewBox="0 0 {WIDTH} {44 * len(rows)}" role="img" aria-label="{label}">{"".join(drawn)}</svg>'
+    picture = (
+        f'<svg viewBox="0 0 {WIDTH} {44 * len(rows)}" role="img" aria-label="{label}">{fills}{"".join(drawn)}</svg>'
+    )
     shown = {part: colour for parts in rows.values() for part, size, colour in parts if size > 0} if named else {}
     return framed(title, picture, [(part, colour, "") for part, colour in shown.items()], block=True)
+
+
+_HATCHES = {
+    "": "",
+    "/": "M-1 1L1 -1M0 6L6 0M5 7L7 5",
+    "\\": "M-1 5L1 7M0 0L6 6M5 -1L7 1",
+    "x": "M0 6L6 0M0 0L6 6",
+    "+": "M3 0V6M0 3H6",
+    ".": "M2 3H4M3 2V4",
+}
+"""Strokes of a square of 6 by 6 that is repeated, by the first letter of matplotlib's hatching."""
+
+
+def _hatchings() -> str:
+    """Return the fills of the causes of idle time as SVG patterns, hatched as in the pictures."""
+    return "".join(
+        f'<pattern id="{cause}" width="6" height="6" patternUnits="userSpaceOnUse">'
+        f'<rect width="6" height="6" fill="{colour}"/><path d="{_HATCHES[hatch[:1]]}" stroke="#000" stroke-width=".8"/>'
+        "</pattern>"
+        for cause, (colour, hatch) in zip(CAUSES, CAUSE_STYLES, strict=True)
+    )
 
 
 def whisker(low: float, high: float, y: float) -> str:

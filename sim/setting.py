@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from policies.execution import EAGER, Execution
 from policies.policy import Policy
 from sim.engine_constants import EngineConstants
@@ -120,8 +122,25 @@ class Results(Mapping[str, Result]):
         frame.index.name = "policy"
         return frame
 
+    def __repr__(self) -> str:
+        """Show the headline metrics as text."""
+        return str(self._headlines().to_string())
+
     def _repr_html_(self) -> str:
         """Show the headline metrics in a notebook."""
+        return str(self._headlines().to_html())
+
+    def _headlines(self) -> "DataFrame":
+        """Return a row per headline metric that any policy has, and a column per policy, as text."""
         summary = self.summary
-        shown = [name for name in HEADLINES if summary[name].notna().any()]
-        return str(summary[shown].T.to_html(float_format=lambda value: f"{value:,.3g}"))
+        known = [name for name in HEADLINES if summary[name].notna().any()]
+        return summary[known].T.map(short)
+
+
+def short(value: bool | float | None) -> str:
+    """Return a metric as a table shows it: three significant digits, thousands whole, a dash for none."""
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -56,7 +56,8 @@ def test_replications_are_those_of_the_command_line(tmp_path: Path) -> None:
     )
     means = done.runs.groupby("policy")["output_throughput"].mean()
     assert done.summary["output_throughput"].to_dict() == pytest.approx(means.to_dict())
-    assert "±" in done._repr_html_() and "baton/orca: throughput" in done._repr_html_()
+    for text in (done._repr_html_(), repr(done)):
+        assert "±" in text and "baton/orca: throughput" in text
 
 
 def test_a_capacity_is_that_of_the_command_line(tmp_path: Path) -> None:
@@ -73,6 +74,7 @@ def test_a_capacity_is_that_of_the_command_line(tmp_path: Path) -> None:
     runs = pd.read_parquet(tmp_path / "capacity.parquet").groupby(["policy", "rate"], sort=False)
     np.testing.assert_allclose(runs["slo_attainment"].mean(), found.points["attainment"])
     assert runs.size().tolist() == found.points["replications"].tolist()
+    assert f"{found['orca'].rate:,.3g}" in repr(found)
     points: Any = found.points
     at = points.loc[("orca", found["orca"].rate)]
     assert at["attainment_low"] <= at["attainment"] == at["slo_attainment"] >= 0.8
@@ -126,6 +128,11 @@ def test_the_summary_has_a_row_per_policy_and_a_column_per_metric() -> None:
     assert frame.loc["orca", "output_throughput"] == results["orca"].summary["output_throughput"]
     assert frame["request_throughput"].dtype == np.float64
     assert "output_throughput" in results._repr_html_()
+    lines = {line.split()[0]: line.split()[1:] for line in repr(results).splitlines()}
+    assert lines["policy"] == list(results)
+    assert lines["output_throughput"] == [f"{value:,.3g}" for value in frame["output_throughput"]]
+    assert lines["mean_tpot_ms"][0] == "-", "answers that leave with their batch have none"
+    assert lines["kv_peak_tokens"] == [f"{value:,}" for value in frame["kv_peak_tokens"]]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from policies.run_to_completion import RunToCompletion
 from sim.breakdown import PARTS, Breakdown, p99_request
+from sim.explanation import explanation
 from sim.hardware import Hardware
 from sim.idle import IdleTime
 from sim.metrics import mean_work
@@ -120,3 +121,16 @@ def test_the_p99_request_is_the_nearest_rank() -> None:
     e2e = np.append(np.arange(200, 0, -1, dtype=float), np.nan)
     assert e2e[p99_request(e2e)] == 198
     assert p99_request(np.array([np.nan, 3.0])) == 1
+
+
+def test_the_picture_keeps_the_parts_of_a_fast_policy_beside_a_slow_one() -> None:
+    nothing = dict.fromkeys(PARTS, 0.0)
+    slow, fast = nothing | {"queue": 45.0, "decode": 5.0}, nothing | {"prefill": 0.5, "decode": 1.5}
+    figure = explanation({"slow": {"request 0": slow}, "fast": {"request 0": fast}, "none": {}})
+    seconds, shares = figure.axes
+    assert [text.get_text() for text in seconds.texts] == ["50 s", "2 s"]
+    ends: dict[str, list[float]] = {}
+    for bars in shares.containers:
+        ends[str(bars.get_label())] = [bar.get_x() + bar.get_width() for bar in bars.get_children()]  # type: ignore[attr-defined]
+    assert ends["prefill"][1] == 25
+    assert [ends["decode"][place] for place in (0, 1, 2)] == [100, 100, 0]

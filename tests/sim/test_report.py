@@ -18,6 +18,7 @@ from sim.occupancy import Occupancy
 from sim.report import answer
 from sim.report_charts import Scale, bars, charts, curve_chart, dashes, tick_label, ticks
 from sim.simulation import Result
+from sim.table import CAUSES
 from tests.command_line import run_here, summary
 
 CONTEXT = Context(
@@ -75,7 +76,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_shows_what_the_summary_says(run_folder: Path) -> None:
     text = (run_folder / "report.html").read_text()
     page, found = Page(text), summary(run_folder)
-    assert not re.search(r"https?:|src=|@import|url\(", text), "nothing is fetched"
+    assert not re.search(r"https?:|src=|@import|url\((?!#)", text), "nothing is fetched"
     orca = found["policies"]["orca"]
     assert f"{orca['idle_time_fraction']:.1%}" in page.words
     for note in found["notes"]:
@@ -187,6 +188,18 @@ def test_ticks_are_few_and_round(end: float) -> None:
 
 def test_labels_of_an_axis_are_short() -> None:
     assert [tick_label(number) for number in (0, 0.5, 2000, 20_000, 1_500_000)] == ["0", "0.5", "2,000", "20k", "1.5M"]
+
+
+def test_every_cause_of_idle_time_has_its_hatching(run_folder: Path) -> None:
+    """As in the pictures; the two that are not hatched are the darkest."""
+    page = Page((run_folder / "report.html").read_text())
+    fills = {said["id"] for tag, said in page.found if tag == "pattern"}
+    filled = [said.get("fill") or "" for tag, said in page.found if tag == "rect"]
+    used = {fill[5:-1] for fill in filled if fill.startswith("url(#")}
+    assert len(used) >= 2
+    assert used <= fills == set(CAUSES)
+    inside = re.findall(r'<pattern[^>]*>.*?<path d="(.*?)"', (run_folder / "report.html").read_text())
+    assert len(set(inside)) == len(inside) - 1 == 6
 
 
 def test_every_line_of_the_pictures_has_its_dashes() -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,7 +22,7 @@ from sim.sweep import (
     sweep_id,
     write_table,
 )
-from sim.sweep_plot import axis_of, swept_options, write_sweep_plot
+from sim.sweep_plot import axis_of, draw_sweep, headlines, swept_options, write_sweep_plot
 from tests.command_line import sim
 
 FEW = ("workload.num_requests=5", "hardware=h100_sxm_datasheet", "pictures=false")
@@ -215,6 +216,31 @@ def swept(count: int) -> Gathered:
         for run in range(count) for policy in ("orca", "baton")
     ]  # fmt: skip
     return Gathered(rows, ("workload.rate", "seed"))
+
+
+def finished(run: int, saturated: bool, **metrics: float) -> list[dict[str, Any]]:
+    told = {"run": run, "status": FINISHED, "max_batch": run + 1, "saturated_output_throughput": 9.0, **metrics}
+    return [{**told, "policy": "orca", "saturated": True}, {**told, "policy": "baton", "saturated": saturated}]
+
+
+def test_the_picture_marks_the_throughput_that_the_table_of_a_point_shows() -> None:
+    rows = finished(0, True, output_throughput=5.0) + finished(1, False, output_throughput=5.0)
+    assert headlines(rows) == {(0, "orca"): 9.0, (0, "baton"): 9.0}, "one policy keeps up: the table has whole runs"
+    throughput = draw_sweep(Gathered(rows, ("max_batch",)), rows).axes[0]
+    marks = [line for line in throughput.get_lines() if line.get_marker() == "D"]
+    assert [np.asarray(mark.get_xydata()).tolist() for mark in marks] == [[[1, 9]], [[1, 9]]]
+    assert throughput.get_ylim()[1] > 9, "the marks are inside"
+    assert "open: while saturated" in throughput.get_ylabel()
+    rows = finished(0, False, output_throughput=5.0)
+    assert draw_sweep(Gathered(rows, ("max_batch",)), rows).axes[0].get_ylabel() == "output tokens/s, whole run"
+
+
+def test_latencies_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
+    for slow, scale in ((140_000.0, "log"), (400.0, "linear")):
+        rows = finished(0, True, p99_ttft_ms=50.0) + finished(1, True, p99_ttft_ms=slow)
+        latency = draw_sweep(Gathered(rows, ("max_batch",)), rows).axes[1]
+        assert latency.get_yscale() == scale
+        assert np.asarray(latency.get_lines()[0].get_ydata()).max() == pytest.approx(slow / 1000)
 
 
 def test_the_swept_number_with_the_most_values_is_drawn_across(scratch: Path) -> None:
