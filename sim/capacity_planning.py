@@ -17,6 +17,7 @@ from sim.configuration import Settings
 from sim.context import Context
 from sim.options import ATTAINMENT
 from sim.results import Draft, make_folder, write_summary, writing
+from sim.salvage import salvaging
 from sim.table import heading
 from sim.trial import Trial
 
@@ -43,13 +44,12 @@ class CapacityPlanning:
         """Search, write the results and print the table.
 
         Raises:
-            InputError: if a file cannot be written, or a policy cannot be run.
+            InputError: if a file cannot be written, a policy cannot be run, or none serves any request; what was
+                found is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
-        try:
+        with salvaging(self._salvage, "the capacity of no policy was found, nothing was saved"):
             found = self._finding()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         self._write()
         written = [write_capacity_plot(self._folder, found)] if self._settings.pictures else []
         if self._settings.report:
@@ -66,9 +66,9 @@ class CapacityPlanning:
     def _context(self) -> Context:
         return self._trial.context(arrivals=self._arrivals)
 
-    def _salvage(self) -> str:
-        if not self._finding.found:
-            return "the capacity of no policy was found, nothing was saved"
+    def _salvage(self) -> str | None:
+        if not any(each.saturated for each in self._finding.found.values()):
+            return None
         self._finding.found.notes = self._finding.notes()
         self._write()
         return f"saved what was found ({', '.join(self._finding.found)}) in {self._folder}"

@@ -17,8 +17,10 @@ from sim.breakdown import PARTS
 from sim.interval import in_words, interval, ratio_interval
 from sim.simulation import Simulation
 from sim.tasks import run_task
+from sim.trial import Trial
 from tests.command_line import files, run_here, summary
 from tests.sim.test_configuration import load, settings
+from workloads.requests import Requests
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,84 @@ def test_an_interruption_saves_the_replications_that_are_whole(tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt, match="fewer than two replications were finished, nothing was saved"):
         run(tmp_path / "one", "orca", "baton", replications=9)
     assert files(tmp_path / "one") == set()
+
+
+def fail_at(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the run with this number, from 1 on, end with what a person must mend."""
+    trial_run, numbers = Trial.run, iter(range(1, run + 1))
+
+    def failing(*arguments: Any) -> Any:
+        if next(numbers) == run:
+            raise InputError("policy mine at 3 s: something is wrong")
+        return trial_run(*arguments)
+
+    monkeypatch.setattr(Trial, "run", failing)
+
+
+def test_what_was_finished_before_an_error_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nine replications of two policies, run 7 is the first of the fourth replication."""
+    told = f"^policy mine at 3 s: something is wrong; saved 3 of 9 replications in {tmp_path}"
+    with monkeypatch.context() as patched, pytest.raises(InputError, match=told):
+        fail_at(7, patched)
+        run(tmp_path / "out", "orca", "baton", replications=9)
+    found = summary(tmp_path / "out")
+    assert (found["partial"], found["replications"]) == (True, 3)
+    assert len(pq.read_table(tmp_path / "out/replications.parquet")) == 6
+    fail_at(3, monkeypatch)
+    with pytest.raises(InputError, match=r"something is wrong$"):
+        run(tmp_path / "none", "orca", "baton", replications=9)
+    assert files(tmp_path / "none") == set()
+
+
+CAPACITY: dict[str, Any] = {
+    "task": "capacity",
+    "slo": {"ttft_s": 1.0, "tpot_s": None, "attainment": 0.8},
+    "precision": 0.3,
+}
+
+
+def test_a_capacity_that_was_found_before_an_error_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "alone", "orca", replications=2, pictures=False, **CAPACITY)
+    expected = summary(tmp_path / "alone")["capacity"]
+    runs: list[str] = []
+    trial_run = Trial.run
+
+    def failing(trial: Trial, name: str, requests: Requests) -> Any:
+        runs.append(name)
+        if runs.count("baton") == 3:
+            raise InputError("policy baton: something is wrong")
+        return trial_run(trial, name, requests)
+
+    monkeypatch.setattr(Trial, "run", failing)
+    with pytest.raises(InputError, match=r"something is wrong; saved what was found \(orca\) in "):
+        run(tmp_path / "out", "orca", "baton", replications=2, **CAPACITY)
+    found = summary(tmp_path / "out")
+    assert found["partial"] is True and found["capacity"] == expected
+
+
+def test_a_policy_that_serves_nobody_has_no_capacity_and_the_others_have(tmp_path: Path) -> None:
+    """A batch that is made anew at every step needs more memory than there is, whatever the rate."""
+    options: dict[str, Any] = {"replications": 2, "kv_tokens": 3600, "max_batch": 32} | CAPACITY
+    shown = run(tmp_path, "orca", "baton_concatenate", report=True, **options)
+    found = summary(tmp_path)
+    assert found["partial"] is False and found["capacity"]["orca"]["requests_per_s"] > 0
+    assert found["capacity"]["baton_concatenate"] == {
+        "requests_per_s": 0, "low": 0, "high": 0, "saturated_request_throughput": 0, "limited_by_throughput": False,
+    }  # fmt: skip
+    told = "baton_concatenate: no request was served even with all there from the start: the capacity is 0"
+    assert told in shown and told in found["notes"]
+    missed = next(line for line in shown.splitlines() if "surely missed from" in line)
+    assert missed.split()[-1] == "any"
+    page = (tmp_path / "report.html").read_text()
+    assert "more than baton_concatenate, which meets the SLO at no rate" in page
+    assert files(tmp_path) == {"summary.json", "capacity.parquet", "capacity.png", "report.html"}
+
+
+def test_if_no_policy_serves_anybody_there_is_nothing_to_search(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"replications": 2, "kv_tokens": 3600, "max_batch": 32} | CAPACITY
+    with pytest.raises(InputError, match=r"^baton_concatenate: no request of this workload is served: give more"):
+        run(tmp_path, "baton_concatenate", **options)
+    assert files(tmp_path) == set()
 
 
 def test_capacity_is_the_rate_from_which_the_slo_is_missed(tmp_path: Path) -> None:
