@@ -27,6 +27,10 @@ CASES = {
         ("policies=[orca,baton,chunked_prefill]", "replications=2", "workload.rate=1"),
         ("warm-up: the first 4 requests", "not every run was saturated", "each interval holds by itself"),
     ),
+    "explain": (
+        ("+policy=orca", "task=explain", "request=3", "workload.rate=1"),
+        ("not saturated",),
+    ),
     "capacity": (
         ("+policy=orca", "task=capacity", "slo.ttft_s=1000", "slo.attainment=0.9", "replications=8", "precision=0.5"),
         ("every rate: up to 8 replications", "orca: the SLO is met at every rate that can be served"),
