@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.text import Text
 
 from sim.capacities import Capacities, Finding, told, unit_draws
 from sim.capacity_plots import write_capacity_plot
@@ -18,7 +17,7 @@ from sim.context import Context
 from sim.options import ATTAINMENT
 from sim.results import Draft, make_folder, write_summary, writing
 from sim.salvage import salvaging
-from sim.table import heading
+from sim.table import heading, say
 from sim.trial import Trial
 
 
@@ -99,18 +98,17 @@ class CapacityPlanning:
             pq.write_table(pa.Table.from_pylist(list(_rows(found))), part)
 
     def _print(self, console: Console, found: Capacities, pictures: list[str]) -> None:
-        wrap = not console.is_terminal
         context = self._context()
         searched = f"highest arrival rate at which {found.attainment:.2%} of requests have {found.limits}"
         for text in (f"{context.workload}: {searched}", *list(heading(context))[1:]):
-            console.print(Text(text), soft_wrap=wrap)
+            say(console, text)
         console.print(capacity_table(found))
         console.print()
         for note in found.notes:
-            console.print(Text(f"- {note}"), soft_wrap=wrap)
-        console.print(Text(f"Results: {self._folder}"), soft_wrap=wrap)
+            say(console, f"- {note}")
+        say(console, f"Results: {self._folder}")
         if pictures:
-            console.print(Text(f"Pictures: {', '.join(pictures)}"), soft_wrap=wrap)
+            say(console, f"Pictures: {', '.join(pictures)}")
 
 
 def _rows(found: Capacities) -> Iterator[dict[str, Any]]:

@@ -69,3 +69,14 @@ def test_what_results_were_achieved_on_is_said_alike(task: tuple[str, ...], tmp_
     facts = set(one) - {"partial", "policies", "notes", "arrivals"}
     assert facts >= {"workload", "hardware", "model", "seed", "version", "kv_tokens", "engine", "options"}
     assert {name: many[name] for name in facts} == {name: one[name] for name in facts}
+
+
+def test_what_was_not_measured_is_said_once_and_alike_of_one_run_and_of_many(tmp_path: Path) -> None:
+    options = (*FEW, "policies=[orca,baton]", "pictures=false", "hardware=l40s")
+    assert run_here(main, *options, f"hydra.run.dir={tmp_path}/one") == 0
+    assert run_here(main, *options, "replications=2", f"hydra.run.dir={tmp_path}/many") == 0
+    for folder in ("one", "many"):
+        said = [note for note in summary(tmp_path / folder)["notes"] if "not measured but extrapolated" in note]
+        assert said == [
+            "hardware=l40s: not measured but extrapolated: element-wise work (H100's share of the bandwidth)"
+        ]

@@ -14,7 +14,9 @@ from policies.errors import InputError
 from sim import comparison
 from sim.__main__ import main
 from sim.breakdown import PARTS
+from sim.draws import Draws
 from sim.interval import in_words, interval, ratio_interval
+from sim.metrics import Summary
 from sim.simulation import Simulation
 from sim.tasks import run_task
 from sim.trial import Trial
@@ -187,6 +189,39 @@ def test_a_policy_that_serves_nobody_has_no_capacity_and_the_others_have(tmp_pat
     page = (tmp_path / "report.html").read_text()
     assert "more than baton_concatenate, which meets the SLO at no rate" in page
     assert files(tmp_path) == {"summary.json", "capacity.parquet", "capacity.png", "report.html"}
+
+
+def test_replications_tell_of_a_policy_that_serves_nobody_and_leave_it_out(tmp_path: Path) -> None:
+    """Three times 40 requests, of which 36 count."""
+    shown = run(tmp_path, "orca", "baton_concatenate", replications=3, kv_tokens=3600, max_batch=32)
+    for told in (
+        "baton_concatenate: no request was served, so there is nothing to compare.",
+        "Requests rejected because the KV memory can never hold them: baton_concatenate 108 of 108.",
+    ):
+        assert told in shown and told in summary(tmp_path)["notes"]
+    assert "throughputs are those of whole runs" not in shown, "orca was saturated each time"
+    saturated = summary(tmp_path)["policies"]["orca"]["saturated_output_throughput"]
+    line = next(line for line in shown.splitlines() if line.startswith("output tokens/s"))
+    assert line.split()[2] == f"{saturated:,.2f}" and line.split()[-1] == "-"
+
+
+def test_warnings_of_many_runs_are_those_of_all_of_them() -> None:
+    """Counts are added up, shares are averaged: 0.1 % is worth a warning and 0.05 % is not."""
+    policies = {name: load("policy", "orca") for name in ("orca", "rare", "none")}
+    made = settings(policies, workload=load("workload", "sharegpt", num_requests=5))
+    trial = Trial(setting=made, policies=made.policies, draws=Draws(made.workload, 0, 2), warm_up=0)
+    quiet: Summary = {"completed": 5, "rejected": 0, "unfinished": 0, "beyond_calibration": 0.0, "gpus": 1}
+    runs: dict[str, list[Summary]] = {
+        "orca": [quiet | {"completed": 3, "rejected": 2}, quiet | {"completed": 4, "unfinished": 1}],
+        "rare": [quiet | {"beyond_calibration": 0.0006}, quiet | {"beyond_calibration": 0.0014}],
+        "none": [quiet, quiet | {"beyond_calibration": 0.001}],
+    }
+    assert trial.warnings(runs) == [
+        "Requests rejected because the KV memory can never hold them: orca 2 of 10.",
+        "Requests not finished when nothing could happen any more: orca 1 of 10.",
+        f"Iterations larger than any measured on {made.hardware.name}, with times extrapolated: rare 0.1%.",
+    ]
+    assert trial.warnings({name: runs["none"] for name in policies}) == []
 
 
 def test_if_no_policy_serves_anybody_there_is_nothing_to_search(tmp_path: Path) -> None:
