@@ -14,9 +14,10 @@ from policies.errors import InputError
 from sim import comparison
 from sim.__main__ import main
 from sim.breakdown import PARTS
+from sim.capacities import Finding, unit_draws
 from sim.draws import Draws
 from sim.interval import in_words, interval, ratio_interval
-from sim.metrics import Summary
+from sim.metrics import SLO, Summary
 from sim.simulation import Simulation
 from sim.tasks import run_task
 from sim.trial import Trial
@@ -258,6 +259,31 @@ def test_the_capacity_of_a_trace_is_a_rate_whatever_it_was_recorded_at(tmp_path:
     assert found["requests_per_s"] == pytest.approx(0.3 * found["saturated_request_throughput"], rel=0.4)
 
 
+def test_the_top_rate_is_the_mean_of_floods_and_rates_are_those_of_the_gaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace with a request every 4 s; four saturated runs serve 1, 2, 3 and 6 requests/s."""
+    rows = "".join(f"{4 * place},10,10\n" for place in range(21))
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    made = settings(
+        {"orca": load("policy", "orca")}, workload=load("workload", "trace", path=str(tmp_path / "trace.csv"))
+    )
+    floods, gaps = iter([1.0, 2.0, 3.0, 6.0]), set[float]()
+
+    def served(_: Trial, __: str, requests: Requests) -> Summary:
+        if not requests.arrival_s.any():
+            return {"saturated": True, "saturated_request_throughput": next(floods)}
+        gaps.update(np.diff(requests.arrival_s).round(9).tolist())
+        return {"slo_attainment": 1.0}
+
+    monkeypatch.setattr(Trial, "run", served)
+    draws = unit_draws(made.workload, SLO(ttft_s=1.0), 0, 4)
+    trial = Trial(setting=made, policies=made.policies, draws=draws, warm_up=0)
+    found = Finding(trial, attainment=0.5, precision=0.5, replications=4)()["orca"]
+    assert found.saturated == found.rate == 3.0
+    assert sorted(gaps) == pytest.approx(sorted(1 / point.rate for point in found.points))
+
+
 def test_an_explanation_adds_up_to_the_latency(tmp_path: Path) -> None:
     shown = run(tmp_path, "orca", "baton", task="explain", request=30)
     assert "explanation.png" in files(tmp_path)
@@ -268,7 +294,7 @@ def test_an_explanation_adds_up_to_the_latency(tmp_path: Path) -> None:
         assert f"{row['e2e_s']:.3f}" in shown.split("request 30: end to end")[1].splitlines()[0]
 
 
-SLO = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
+ASKED = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
 
 
 @pytest.mark.parametrize(
@@ -282,15 +308,15 @@ SLO = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
         ({"replications": 3, "seed": 2**63 - 1}, "seed=9223372036854775807: there are not 3 seeds after it"),
         ({"request": 3}, "request=3 has no use in task=run"),
         ({"precision": 0.1}, "precision=0.1 has no use in task=run"),
-        ({"slo": SLO | {"attainment": 0.9}}, "slo.attainment=0.9 has no use in task=run"),
+        ({"slo": ASKED | {"attainment": 0.9}}, "slo.attainment=0.9 has no use in task=run"),
         ({"task": "capacity"}, "capacity needs an SLO: give slo.ttft_s=SECONDS"),
-        ({"task": "capacity", "slo": SLO | {"attainment": 1}}, "slo.attainment is 1: give a number from 0.01"),
-        ({"task": "capacity", "slo": SLO, "precision": 0}, "precision is 0: give a number from 0.001 to 0.5"),
-        ({"task": "capacity", "slo": SLO, "request": 3}, "request=3 has no use in task=capacity"),
-        ({"task": "capacity", "slo": SLO, "timeline": True}, "timeline=true has no use in task=capacity"),
-        ({"task": "capacity", "slo": SLO}, "slo.attainment=0.99 of 36 requests that count allows none to miss"),
+        ({"task": "capacity", "slo": ASKED | {"attainment": 1}}, "slo.attainment is 1: give a number from 0.01"),
+        ({"task": "capacity", "slo": ASKED, "precision": 0}, "precision is 0: give a number from 0.001 to 0.5"),
+        ({"task": "capacity", "slo": ASKED, "request": 3}, "request=3 has no use in task=capacity"),
+        ({"task": "capacity", "slo": ASKED, "timeline": True}, "timeline=true has no use in task=capacity"),
+        ({"task": "capacity", "slo": ASKED}, "slo.attainment=0.99 of 36 requests that count allows none to miss"),
         (
-            {"task": "capacity", "slo": SLO, "of_workload": {"arrival": "closed_loop", "concurrency": 3}},
+            {"task": "capacity", "slo": ASKED, "of_workload": {"arrival": "closed_loop", "concurrency": 3}},
             "workload.arrival=closed_loop has no rate",
         ),
         ({"task": "explain"}, "request is null: give a whole number from 0"),
