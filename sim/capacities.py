@@ -72,7 +72,8 @@ class Capacities(Mapping[str, Found]):
         """A DataFrame with a row per policy, all rates in requests/s.
 
         `requests_per_s` is the capacity (0 if no rate meets the SLO); the SLO is surely met up to `low` and surely
-        missed from `high` on (NaN: nowhere); `saturated_request_throughput` is the highest rate that was tried.
+        missed from `high` on (NaN: nowhere, 0: everywhere); `saturated_request_throughput` is the highest rate that was
+        tried.
         """
         import pandas as pd
 
@@ -136,7 +137,7 @@ def told(found: Found) -> dict[str, Any]:
 def near(found: Found) -> list[Point]:
     """Return the points up to a third above the capacity; close to it, those with the most replications."""
     middle = found.rate or found.saturated
-    most = max(len(point.runs) for point in found.points)
+    most = max((len(point.runs) for point in found.points), default=0)
     return [
         point
         for point in found.points
@@ -194,11 +195,14 @@ class Finding:
         """Search for every policy, with progress; return what was found, its notes included.
 
         Raises:
-            InputError: if a policy cannot be run.
+            InputError: if a policy cannot be run, or none serves any request; `found` holds what is finished.
             KeyboardInterrupt: on Ctrl-C; `found` holds the policies that are finished.
         """
         for name in self._trial.policies:
             self.found.add(name, self._search(name))
+        if not any(found.saturated for found in self.found.values()):
+            names = " and ".join(self.found)
+            raise InputError(f"{names}: no request of this workload is served: give more kv_tokens or shorter ones")
         self.found.notes = self.notes()
         return self.found
 
@@ -209,10 +213,13 @@ class Finding:
             progress.update(search.runs)
             return summary
 
+        saturated = self._saturated(name)
+        if not saturated:
+            return Found(rate=0.0, low=0.0, high=0.0, saturated=0.0, points=[])
         with Progress(name, 0, unit="runs") as progress:
             search = Search(
                 simulate,
-                self._saturated(name),
+                saturated,
                 self.found.attainment,
                 self._precision,
                 self._replications,
@@ -226,15 +233,13 @@ class Finding:
         return replace(found, points=sorted([*found.points, *more], key=lambda point: point.rate))
 
     def _saturated(self, name: str) -> float:
-        """Return the requests/s that a policy serves when all are there from the start."""
+        """Return the requests/s that a policy serves when all are there from the start; 0 if it serves none."""
         rates = []
         for replication in range(min(_FLOODS, self._replications)):
             requests = self._unit(replication)
             summary = self._trial.run(name, replace(requests, arrival_s=np.zeros(len(requests))))
             key = "saturated_request_throughput" if summary["saturated"] else "request_throughput"
             rates.append(float(summary[key] or 0))
-        if not all(rates):
-            raise InputError(f"policy {name} serves no request of this workload: give more kv_tokens or shorter ones")
         return float(np.mean(rates))
 
     def notes(self) -> list[str]:
@@ -246,13 +251,20 @@ class Finding:
             + (f"; the first {trial.left_out:,} of each do not count" if trial.left_out else "")
         )
         for name, found in self.found.items():
-            if not found.rate:
+            if not found.saturated:
+                notes.append(f"{name}: no request was served even with all there from the start: the capacity is 0")
+            elif not found.rate:
                 best = found.points[0]
                 share = float(np.mean(best.attainments))
                 notes.append(f"{name}: no rate meets the SLO; at {best.rate:.3g} requests/s {share:.1%} of requests do")
             elif found.limited_by_throughput:
                 notes.append(f"{name}: the SLO is met at every rate that can be served; its capacity is its throughput")
-        runs = {name: [run for point in near(each) for run in point.runs] for name, each in self.found.items()}
+            elif found.rate == found.saturated:
+                notes.append(
+                    f"{name}: at its throughput the SLO is met on average, but not surely: more replications tell"
+                )
+        tried = {name: each for name, each in self.found.items() if each.points}
+        runs = {name: [run for point in near(each) for run in point.runs] for name, each in tried.items()}
         return [*notes, *trial.warnings(runs)]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.text import Text
 
 from sim.capacities import Capacities, Finding, told, unit_draws
 from sim.capacity_plots import write_capacity_plot
@@ -17,7 +16,8 @@ from sim.configuration import Settings
 from sim.context import Context
 from sim.options import ATTAINMENT
 from sim.results import Draft, make_folder, write_summary, writing
-from sim.table import heading
+from sim.salvage import salvaging
+from sim.table import heading, say
 from sim.trial import Trial
 
 
@@ -43,13 +43,12 @@ class CapacityPlanning:
         """Search, write the results and print the table.
 
         Raises:
-            InputError: if a file cannot be written, or a policy cannot be run.
+            InputError: if a file cannot be written, a policy cannot be run, or none serves any request; what was
+                found is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
-        try:
+        with salvaging(self._salvage, "the capacity of no policy was found, nothing was saved"):
             found = self._finding()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         self._write()
         written = [write_capacity_plot(self._folder, found)] if self._settings.pictures else []
         if self._settings.report:
@@ -66,9 +65,9 @@ class CapacityPlanning:
     def _context(self) -> Context:
         return self._trial.context(arrivals=self._arrivals)
 
-    def _salvage(self) -> str:
-        if not self._finding.found:
-            return "the capacity of no policy was found, nothing was saved"
+    def _salvage(self) -> str | None:
+        if not any(each.saturated for each in self._finding.found.values()):
+            return None
         self._finding.found.notes = self._finding.notes()
         self._write()
         return f"saved what was found ({', '.join(self._finding.found)}) in {self._folder}"
@@ -99,18 +98,17 @@ class CapacityPlanning:
             pq.write_table(pa.Table.from_pylist(list(_rows(found))), part)
 
     def _print(self, console: Console, found: Capacities, pictures: list[str]) -> None:
-        wrap = not console.is_terminal
         context = self._context()
         searched = f"highest arrival rate at which {found.attainment:.2%} of requests have {found.limits}"
         for text in (f"{context.workload}: {searched}", *list(heading(context))[1:]):
-            console.print(Text(text), soft_wrap=wrap)
+            say(console, text)
         console.print(capacity_table(found))
         console.print()
         for note in found.notes:
-            console.print(Text(f"- {note}"), soft_wrap=wrap)
-        console.print(Text(f"Results: {self._folder}"), soft_wrap=wrap)
+            say(console, f"- {note}")
+        say(console, f"Results: {self._folder}")
         if pictures:
-            console.print(Text(f"Pictures: {', '.join(pictures)}"), soft_wrap=wrap)
+            say(console, f"Pictures: {', '.join(pictures)}")
 
 
 def _rows(found: Capacities) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ def capacity_lines(found: Capacities) -> Iterator[tuple[str, list[str]]]:
     yield "  surely met up to, requests/s", [rate_shown(each.low) for each in every]
     yield (
         "  surely missed from, requests/s",
-        [rate_shown(each.high) if math.isfinite(each.high) else "-" for each in every],
+        [_missed_from(each.high) for each in every],
     )
     if every[0].rate and len(every) > 1:
         yield "  ratio to the first", [f"{each.rate / every[0].rate:.2f}x" for each in every]
@@ -43,6 +43,10 @@ def capacity_lines(found: Capacities) -> Iterator[tuple[str, list[str]]]:
 def rate_shown(rate: float) -> str:
     """Return a rate to three digits; no rate is none."""
     return f"{rate:.3g}" if rate else "none"
+
+
+def _missed_from(rate: float) -> str:
+    return "any" if not rate else rate_shown(rate) if math.isfinite(rate) else "-"
 
 
 def _at(found: Found, metric: str) -> str:

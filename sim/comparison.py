@@ -20,6 +20,7 @@ from sim.policy_failure import naming
 from sim.prediction_interval import LEVEL, Intervals
 from sim.report import write_report
 from sim.results import make_folder, write_requests, write_summary
+from sim.salvage import salvaging
 from sim.simulation import Result
 from sim.table import print_table, warnings
 from sim.unserved import unserved
@@ -87,7 +88,7 @@ class Comparison(ABC):
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
         names = list(self._compared.policies)
-        try:
+        with salvaging(self._salvage, "no policy was finished, nothing was saved"):
             for name, policy in self._compared.policies.items():
                 folder = make_folder(self._folder / name) if len(names) > 1 else self._folder
                 self._run_legally(name, policy, folder)
@@ -96,11 +97,6 @@ class Comparison(ABC):
             pictures = write_plots(self._folder, self._results) if self._compared.pictures else []
             if self._compared.report:
                 pictures.append(self._report(self._context(pictures)))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
-        except InputError as error:
-            saved = self._salvage()
-            raise (InputError(f"{error}; {saved}") if self._results else error) from error.__cause__
         self._print(console, pictures)
 
     def _report(self, context: Context) -> Path:
@@ -154,13 +150,13 @@ class Comparison(ABC):
             return dict(results)
         return {name: replace(each, summary={**each.summary, **known.ends(name)}) for name, each in results.items()}
 
-    def _salvage(self) -> str:
-        """Write the summary of what there is; return what was saved, in words."""
+    def _salvage(self) -> str | None:
+        """Write the summary of what there is; return what was saved, in words; None if nothing."""
         for name in self._compared.policies:
             with suppress(OSError):  # not empty: it holds results
                 (self._folder / name).rmdir()
         if not self._results:
-            return "no policy was finished, nothing was saved"
+            return None
         self._summarise(self._folder, self._results)
         partial = [name for name, result in self._results.items() if result.summary.get("partial")]
         finished = [name for name in self._results if name not in partial]

@@ -66,6 +66,7 @@ class Engine(Loop):
     Attributes:
         ledger: The state machine.
         answers: The true output lengths, and what became of every request.
+        link_busy_s: How long KV has been on the link between two GPUs since the warm-up, what still waits included.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Engine(Loop):
         stretch: bool = True,
         frontend_s: float = 0.0,
         execution: Execution = EAGER,
+        warm_up: int = 0,
     ) -> None:
         """Prepare a run.
 
@@ -95,9 +97,10 @@ class Engine(Loop):
             stretch: Whether promised iterations are run in one event; the results do not depend on it.
             frontend_s: How long after a request is sent the scheduler sees it.
             execution: How decode steps are executed.
+            warm_up: How many requests, the first to be prefilled, come before what is counted; see `sim.warm_up`.
         """
         ledger = make_ledger(policy, kv_tokens, predictor, remote_kv_tokens or kv_tokens)
-        super().__init__(requests, policy, cost, log, ledger, stretch, frontend_s, execution)
+        super().__init__(requests, policy, cost, log, ledger, stretch, frontend_s, execution, warm_up)
         self.link_busy_s = 0.0
         self._env = simpy.Environment()
         self._two_lanes = self._traits.lanes != "one"
@@ -136,6 +139,8 @@ class Engine(Loop):
         other = self._tasks[1 - lane]
         if other is not None and other.steps > 1:
             self._cut(1 - lane)
+        if self._warming >= 0:
+            self._warm(plan)
         ledger = self.ledger
         ledger.begin(lane, plan)
         prefill, insert, park, drop, _, _, _, steady, _ = plan
@@ -275,6 +280,10 @@ class Engine(Loop):
         self.link_busy_s += seconds
         arrival = Timeout(self._env, self._link_free_s - self._env.now)
         arrival.callbacks.append(partial(self._deliver, jobs))
+
+    def _count_anew(self) -> None:
+        super()._count_anew()
+        self.link_busy_s = max(0.0, self._link_free_s - self._now)  # without a gap: transfers queue
 
     def _deliver(self, jobs: Sequence[Job], _: Event) -> None:
         self._now = self._env.now

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from policies.chunks import Lookups
 from policies.execution import EAGER, Execution
 from policies.job import Job
 from policies.ledger import Ledger
@@ -44,6 +45,7 @@ class Loop(ABC):
         stretch: bool,
         frontend_s: float = 0.0,
         execution: Execution = EAGER,
+        warm_up: int = 0,
     ) -> None:
         """Prepare a run; see `sim.engine.Engine`."""
         self._frontend_s = frontend_s
@@ -62,6 +64,8 @@ class Loop(ABC):
         self._now = 0.0
         self._release_with_batch = self._traits.release_with_batch
         self._decoded_s = 0.0
+        self._warming = warm_up or -1
+        """First prefills that the warm-up still waits for; negative: it is over, or there is none."""
 
     @abstractmethod
     def _sleep(self, lane: int, plan: Plan) -> None:
@@ -89,6 +93,19 @@ class Loop(ABC):
             else:
                 return self._sleep(DECODE, plan)
 
+    def _warm(self, plan: Plan) -> None:
+        """A plan is about to begin: count anew if its first prefill is the first that is not the warm-up's."""
+        begun = self.answers.first_scheduled_s
+        self._warming -= sum(math.isnan(begun[job.id]) for job in plan.prefill)
+        if self._warming < 0:
+            self._count_anew()
+
+    def _count_anew(self) -> None:
+        """Forget what was counted over time so far; see `sim.warm_up`."""
+        ledger = self.ledger
+        ledger.stretch_peak = 0
+        ledger.chunks.admitted = ledger.chunks.readmitted = Lookups(0, 0)
+
     def _rearranged(self, plan: Plan) -> None:
         """Rows have joined or left the batch as a plan began."""
         _, insert, park, drop, _, _, _, _, _ = plan
@@ -101,6 +118,8 @@ class Loop(ABC):
     def _run_once(self, plan: Plan, now: float) -> Plan | None:
         """Run one iteration; return the answer to the next ask, if the plan has promised it."""
         ledger = self.ledger
+        if self._warming >= 0:
+            self._warm(plan)
         ledger.begin(DECODE, plan)
         if plan[1] or plan[2] or plan[3]:
             self._rearranged(plan)

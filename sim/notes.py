@@ -1,11 +1,12 @@
 """Plain sentences on what is simulated: the requests, what policies make of them, and what was not measured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
 from policies.policy import Policy
 from sim.doubts import doubts
+from sim.hardware import Device
 from sim.model import check_kv_tokens
 from sim.setting import Setting
 from workloads.requests import Requests
@@ -55,6 +56,12 @@ def memory_notes(setting: Setting) -> list[str]:
         return []
     note = check_kv_tokens(setting.hardware, setting.model, setting.kv_tokens)
     return [] if note is None else [note]
+
+
+def extrapolation_notes(hardware: Device, extrapolated: Collection[str]) -> list[str]:
+    """Return a sentence if a model needs what was not measured on the hardware; see `CostModel.extrapolated`."""
+    told = f"hardware={hardware.name}: not measured but extrapolated: {', '.join(extrapolated)}"
+    return [told] if extrapolated else []
 
 
 def engine_notes(setting: Setting) -> list[str]:

@@ -14,6 +14,7 @@ from policies.errors import InputError
 from policies.ledger import Ledger
 from policies.plan import IllegalPlan, Plan
 from policies.policy import Policy
+from sim.loop import Loop
 
 SEE_MORE = "debug=true shows the traceback"
 
@@ -68,7 +69,7 @@ def _told(policy: Policy, error: Exception, frames: Frames) -> str | None:
     ours = str(last.f_globals.get("__name__")).startswith(("policies.", "sim.", "real."))
     if ours and "plan" in last.f_locals and not isinstance(last.f_locals["plan"], Plan):
         return f"{asked} returned {last.f_locals['plan']!r:.60}, which is no policies.plan.Plan"
-    if any(frame.f_code is Ledger.begin.__code__ for frame, _ in frames):
+    if any(frame.f_code in (Ledger.begin.__code__, Loop._warm.__code__) for frame, _ in frames):
         return f"{asked} returned a plan that cannot be read: {kind_of(error)}; {SEE_MORE}"
     return None
 

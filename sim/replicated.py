@@ -59,9 +59,13 @@ class Replicated:
 
     @property
     def window(self) -> str:
-        """Prefix of the throughputs that compare like with like: of the saturated part if every run has one."""
-        every = [summary for each in self.summaries.values() for summary in each[: self.count]]
-        return "saturated_" if all(summary.get("saturated") for summary in every) else ""
+        """Prefix of the throughputs that compare like with like: of the saturated part if every run has one.
+
+        A policy that served nobody in any replication has none, and does not decide.
+        """
+        runs = (each[: self.count] for each in self.summaries.values())
+        serving = (each for each in runs if any(one.get("completed") != 0 for one in each))
+        return "saturated_" if all(one.get("saturated") for each in serving for one in each) else ""
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from sim.replication_plots import write_replication_plot
 from sim.replication_report import write_replication_report
 from sim.replication_table import print_replications
 from sim.results import Draft, make_folder, write_summary, writing
+from sim.salvage import salvaging
 from sim.trial import Trial
 
 
@@ -41,13 +42,11 @@ class Replication:
         """Run, write the results and print the table.
 
         Raises:
-            InputError: if a file cannot be written, or a policy cannot be run.
+            InputError: if a file cannot be written, or a policy cannot be run; what was finished is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
-        try:
+        with salvaging(self._salvage, "fewer than two replications were finished, nothing was saved"):
             replicate(self._trial, self._total, self._done)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted: {self._salvage()}") from None
         self._write()
         written = [write_replication_plot(self._folder, self._done)] if self._settings.pictures else []
         if self._settings.report:
@@ -56,9 +55,9 @@ class Replication:
         names = [path.name for path in written]
         print_replications(console, self._done, self._trial.context(folder=self._folder), names)
 
-    def _salvage(self) -> str:
+    def _salvage(self) -> str | None:
         if self._done.count < 2:
-            return "fewer than two replications were finished, nothing was saved"
+            return None
         self._done.notes = notes_on_replications(self._trial, self._done)
         self._write()
         return f"saved {self._done.count} of {self._total} replications in {self._folder}"

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from sim.context import Context
 from sim.interval import CONFIDENCE, Interval, in_words
-from sim.table import heading
+from sim.table import heading, say
 
 if TYPE_CHECKING:
     from sim.replicated import Replicated
@@ -49,16 +48,16 @@ def print_replications(console: Console, done: "Replicated", context: Context, p
         pictures: Names of the pictures there.
     """
     for text in replication_heading(done, context):
-        _say(console, text)
+        say(console, text)
     console.print(_table(done))
     console.print()
     for text in ratio_sentences(done):
-        _say(console, text)
+        say(console, text)
     for note in done.notes:
-        _say(console, f"- {note}")
-    _say(console, f"Results: {context.folder}")
+        say(console, f"- {note}")
+    say(console, f"Results: {context.folder}")
     if pictures:
-        _say(console, f"Pictures: {', '.join(pictures)}")
+        say(console, f"Pictures: {', '.join(pictures)}")
 
 
 def replication_heading(done: "Replicated", context: Context) -> list[str]:
@@ -69,10 +68,6 @@ def replication_heading(done: "Replicated", context: Context) -> list[str]:
         f"seeds {context.seed} to {last}, the same for every policy",
         *list(heading(context))[1:],
     ]
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def _table(done: "Replicated") -> Table:

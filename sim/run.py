@@ -11,7 +11,7 @@ from sim.configuration import Settings
 from sim.execution import execution_facts, execution_notes
 from sim.log import Slice
 from sim.metrics import Summary
-from sim.notes import engine_notes, memory_notes
+from sim.notes import engine_notes, extrapolation_notes, memory_notes
 from sim.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.progress import Progress
 from sim.results import IterationWriter, make_folder
@@ -64,9 +64,8 @@ class Run(Comparison):
                 progress.update(simulation.answers.finished, float(records["start_s"][-1]))
 
             simulation = settings.simulation(requests, policy, sinks=[log, *([timeline] if timeline else []), show])
-            note = f"hardware={settings.hardware.name}: not measured but extrapolated: "
-            if simulation.extrapolated and not any(known.startswith(note) for known in self._notes):
-                self._notes.append(note + ", ".join(simulation.extrapolated))
+            told = extrapolation_notes(settings.hardware, simulation.extrapolated)
+            self._notes += [note for note in told if note not in self._notes]
             result = simulation.run()
             if timeline:
                 timeline.close(requests, simulation.answers)

@@ -71,9 +71,9 @@ class Found:
     Attributes:
         rate: Highest rate of the grid whose mean attainment is high enough, in requests/s; 0 if none was.
         low: Highest rate that surely meets the SLO; 0 if none does.
-        high: Lowest rate that surely misses it; infinity if none that can be served does.
-        saturated: Requests/s of a saturated run, the highest rate that was tried.
-        points: All that was tried, by rate.
+        high: Lowest rate that surely misses it; infinity if none that can be served does, 0 if every rate does.
+        saturated: Requests/s of a saturated run, the highest rate that was tried; 0 if it served nobody.
+        points: All that was tried, by rate; none if there is no rate to try.
     """
 
     rate: float
@@ -84,8 +84,8 @@ class Found:
 
     @property
     def limited_by_throughput(self) -> bool:
-        """Whether the SLO is met at every rate that can be served."""
-        return self.rate == self.saturated
+        """Whether the SLO is surely met at every rate that can be served."""
+        return 0 < self.low == self.saturated
 
     @property
     def at_capacity(self) -> Point | None:

@@ -160,6 +160,7 @@ class Simulation:
             stretch=stretch,
             frontend_s=frontend_s,
             execution=execution,
+            warm_up=warm_up,
         )
         self.answers: Answers = self._engine.answers
         warming.watch(self.answers)

@@ -21,6 +21,9 @@ CAUSES = (
 )  # fmt: skip
 """Causes of idle computation, as the summary names them after `idle_time_fraction_`."""
 
+STATES = ("completed", "rejected", "unfinished")
+"""What has become of the requests that count, as the summary names their numbers."""
+
 WIDEST_NAME = 28
 GAP = 2
 BEYOND = 0.001
@@ -51,21 +54,21 @@ def print_table(console: Console, summaries: Mapping[str, Summary], context: Con
         context: What they were made on.
     """
     for text in heading(context):
-        _say(console, text)
+        say(console, text)
     lines = table_lines(list(summaries.values()), context)
     cells = {name: [line.show(summary) for line in lines] for name, summary in summaries.items()}
     for names in _blocks(cells, max(len(line.label) for line in lines), console.width):
         console.print(_table(lines, {name: cells[name] for name in names}))
         console.print()
     for note in chain(context.notes, warnings(summaries, context)):
-        _say(console, f"- {note}")
+        say(console, f"- {note}")
     if context.folder is not None:
-        _say(console, f"Results: {context.folder}")
+        say(console, f"Results: {context.folder}")
     if context.pictures:
-        _say(console, f"Pictures: {', '.join(context.pictures)}")
+        say(console, f"Pictures: {', '.join(context.pictures)}")
 
 
-def _say(console: Console, text: str) -> None:
+def say(console: Console, text: str) -> None:
     """Print a sentence; a pipe gets it on one line, whatever the width."""
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
@@ -198,8 +201,11 @@ def cause_name(cause: str) -> str:
 
 
 def throughput_window(summaries: Iterable[Summary]) -> str:
-    """Prefix of the throughputs that compare like with like: of the saturated part if all policies have one."""
-    return "saturated_" if all(summary.get("saturated") for summary in summaries) else ""
+    """Prefix of the throughputs that compare like with like: of the saturated part if all policies have one.
+
+    A policy that served nobody has no throughput, and does not decide.
+    """
+    return "saturated_" if all(each.get("saturated") for each in summaries if each.get("completed") != 0) else ""
 
 
 def _value(summary: Summary, key: str) -> float | None:
@@ -273,7 +279,7 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
     if unsaturated and len(unsaturated) < len(summaries):
         yield "All throughputs are those of the whole run, since not every policy was saturated."
     for key, text in _WARNINGS.items():
-        counts = [f"{name} {summary[key]:,}" for name, summary in summaries.items() if summary.get(key)]
+        counts = [f"{name} {_of_all(summary, key)}" for name, summary in summaries.items() if summary.get(key)]
         if counts:
             yield f"{text}: {', '.join(counts)}."
     outside = {name: summary.get("beyond_calibration") or 0 for name, summary in summaries.items()}
@@ -322,6 +328,11 @@ def _what_throughput_is(summary: Summary) -> str:
     if summary.get("falls_behind") is None:
         return f"not saturated, and the run is too short to tell whether it keeps up: the throughput counts {drained}"
     return f"not saturated, and keeps up; the throughput is below that of the arrivals for it counts {drained}"
+
+
+def _of_all(summary: Summary, key: str) -> str:
+    """Return how many requests ended in a state, of all that count."""
+    return f"{summary[key]:,} of {sum(int(summary.get(state) or 0) for state in STATES):,}"
 
 
 _WARNINGS = {

@@ -12,10 +12,10 @@ from sim.draws import Draws
 from sim.execution import execution_facts, execution_notes
 from sim.metrics import Summary
 from sim.model import kv_capacity
-from sim.notes import engine_notes, memory_notes, notes_on
+from sim.notes import engine_notes, extrapolation_notes, memory_notes, notes_on
 from sim.policy_failure import naming
 from sim.setting import Setting
-from sim.table import warnings
+from sim.table import STATES, warnings
 from workloads.requests import Requests
 
 
@@ -75,17 +75,18 @@ class Trial:
         """Return sentences on the requests, how they are drawn, the engine, and what was not measured."""
         hardware, model = self.setting.hardware, self.setting.model
         costs = [hardware.cost_model(model, policy.traits) for policy in self.policies.values()]
-        unmeasured = dict.fromkeys(what for cost in costs for what in cost.extrapolated)
-        told = f"hardware={hardware.name}: not measured but extrapolated: {', '.join(unmeasured)}"
+        extrapolated = extrapolation_notes(
+            hardware, dict.fromkeys(what for cost in costs for what in cost.extrapolated)
+        )
         notes = [*memory_notes(self.setting), *notes_on(self.policies, self.draws.first), *self.draws.notes]
         notes += [*engine_notes(self.setting), *execution_notes(self.setting, self.policies)]
-        return [*notes, told] if unmeasured else notes
+        return [*notes, *extrapolated]
 
     def warnings(self, runs: Mapping[str, Sequence[Summary]]) -> list[str]:
         """Return what a reader of these runs must know, by policy: as of one run, counts being those of all of them."""
         merged: dict[str, Summary] = {}
         for name, each in runs.items():
-            counts = {key: sum(int(run.get(key) or 0) for run in each) for key in ("rejected", "unfinished")}
+            counts = {key: sum(int(run.get(key) or 0) for run in each) for key in STATES}
             beyond = [float(run.get("beyond_calibration") or 0) for run in each]
             merged[name] = {**counts, "beyond_calibration": float(np.mean(beyond)), "gpus": each[0].get("gpus")}
         return list(warnings(merged, self.context()))

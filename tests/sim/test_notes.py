@@ -27,9 +27,17 @@ CASES = {
         ("policies=[orca,baton,chunked_prefill]", "replications=2", "workload.rate=1"),
         ("warm-up: the first 4 requests", "not every run was saturated", "each interval holds by itself"),
     ),
+    "explain": (
+        ("+policy=orca", "task=explain", "request=3", "workload.rate=1"),
+        ("not saturated",),
+    ),
     "capacity": (
+        ("+policy=orca", "task=capacity", "slo.ttft_s=1000", "slo.attainment=0.9", "replications=8", "precision=0.5"),
+        ("every rate: up to 8 replications", "orca: the SLO is met at every rate that can be served"),
+    ),
+    "undecided": (
         ("+policy=orca", "task=capacity", "slo.ttft_s=1000", "slo.attainment=0.9", "replications=2", "precision=0.5"),
-        ("every rate: up to 2 replications", "orca: the SLO is met at every rate that can be served"),
+        ("orca: at its throughput the SLO is met on average, but not surely",),
     ),
 }
 
@@ -61,3 +69,14 @@ def test_what_results_were_achieved_on_is_said_alike(task: tuple[str, ...], tmp_
     facts = set(one) - {"partial", "policies", "notes", "arrivals"}
     assert facts >= {"workload", "hardware", "model", "seed", "version", "kv_tokens", "engine", "options"}
     assert {name: many[name] for name in facts} == {name: one[name] for name in facts}
+
+
+def test_what_was_not_measured_is_said_once_and_alike_of_one_run_and_of_many(tmp_path: Path) -> None:
+    options = (*FEW, "policies=[orca,baton]", "pictures=false", "hardware=l40s")
+    assert run_here(main, *options, f"hydra.run.dir={tmp_path}/one") == 0
+    assert run_here(main, *options, "replications=2", f"hydra.run.dir={tmp_path}/many") == 0
+    for folder in ("one", "many"):
+        said = [note for note in summary(tmp_path / folder)["notes"] if "not measured but extrapolated" in note]
+        assert said == [
+            "hardware=l40s: not measured but extrapolated: element-wise work (H100's share of the bandwidth)"
+        ]

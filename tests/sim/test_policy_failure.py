@@ -121,3 +121,12 @@ def test_replications_and_sweeps_say_it_too(author: Author, capsys: pytest.Captu
     assert capsys.readouterr().err.startswith("error: policy mine at ")
     assert run_here(main, "--config-dir=conf", "-m", "+policy=mine", "workload.num_requests=3,4") == 2
     assert capsys.readouterr().err.count("failed: policy mine at ") == 2
+
+
+def test_a_plan_of_the_warm_up_that_cannot_be_read_is_told_too(
+    author: Author, capsys: pytest.CaptureFixture[str]
+) -> None:
+    author("return Plan(prefill=[3])")
+    few = ("workload.num_requests=10", "replications=2", "hydra.run.dir=out")
+    assert run_here(main, "--config-dir=conf", "+policy=mine", *few) == 2
+    assert re.match(rf"error: {WHEN}plan\(\) .* returned a plan that cannot be read", capsys.readouterr().err)

@@ -14,11 +14,16 @@ from policies.errors import InputError
 from sim import comparison
 from sim.__main__ import main
 from sim.breakdown import PARTS
+from sim.capacities import Finding, unit_draws
+from sim.draws import Draws
 from sim.interval import in_words, interval, ratio_interval
+from sim.metrics import SLO, Summary
 from sim.simulation import Simulation
 from sim.tasks import run_task
+from sim.trial import Trial
 from tests.command_line import files, run_here, summary
 from tests.sim.test_configuration import load, settings
+from workloads.requests import Requests
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +121,117 @@ def test_an_interruption_saves_the_replications_that_are_whole(tmp_path: Path, m
     assert files(tmp_path / "one") == set()
 
 
+def fail_at(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the run with this number, from 1 on, end with what a person must mend."""
+    trial_run, numbers = Trial.run, iter(range(1, run + 1))
+
+    def failing(*arguments: Any) -> Any:
+        if next(numbers) == run:
+            raise InputError("policy mine at 3 s: something is wrong")
+        return trial_run(*arguments)
+
+    monkeypatch.setattr(Trial, "run", failing)
+
+
+def test_what_was_finished_before_an_error_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nine replications of two policies, run 7 is the first of the fourth replication."""
+    told = f"^policy mine at 3 s: something is wrong; saved 3 of 9 replications in {tmp_path}"
+    with monkeypatch.context() as patched, pytest.raises(InputError, match=told):
+        fail_at(7, patched)
+        run(tmp_path / "out", "orca", "baton", replications=9)
+    found = summary(tmp_path / "out")
+    assert (found["partial"], found["replications"]) == (True, 3)
+    assert len(pq.read_table(tmp_path / "out/replications.parquet")) == 6
+    fail_at(3, monkeypatch)
+    with pytest.raises(InputError, match=r"something is wrong$"):
+        run(tmp_path / "none", "orca", "baton", replications=9)
+    assert files(tmp_path / "none") == set()
+
+
+CAPACITY: dict[str, Any] = {
+    "task": "capacity",
+    "slo": {"ttft_s": 1.0, "tpot_s": None, "attainment": 0.8},
+    "precision": 0.3,
+}
+
+
+def test_a_capacity_that_was_found_before_an_error_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "alone", "orca", replications=2, pictures=False, **CAPACITY)
+    expected = summary(tmp_path / "alone")["capacity"]
+    runs: list[str] = []
+    trial_run = Trial.run
+
+    def failing(trial: Trial, name: str, requests: Requests) -> Any:
+        runs.append(name)
+        if runs.count("baton") == 3:
+            raise InputError("policy baton: something is wrong")
+        return trial_run(trial, name, requests)
+
+    monkeypatch.setattr(Trial, "run", failing)
+    with pytest.raises(InputError, match=r"something is wrong; saved what was found \(orca\) in "):
+        run(tmp_path / "out", "orca", "baton", replications=2, **CAPACITY)
+    found = summary(tmp_path / "out")
+    assert found["partial"] is True and found["capacity"] == expected
+
+
+def test_a_policy_that_serves_nobody_has_no_capacity_and_the_others_have(tmp_path: Path) -> None:
+    """A batch that is made anew at every step needs more memory than there is, whatever the rate."""
+    options: dict[str, Any] = {"replications": 2, "kv_tokens": 3600, "max_batch": 32} | CAPACITY
+    shown = run(tmp_path, "orca", "baton_concatenate", report=True, **options)
+    found = summary(tmp_path)
+    assert found["partial"] is False and found["capacity"]["orca"]["requests_per_s"] > 0
+    assert found["capacity"]["baton_concatenate"] == {
+        "requests_per_s": 0, "low": 0, "high": 0, "saturated_request_throughput": 0, "limited_by_throughput": False,
+    }  # fmt: skip
+    told = "baton_concatenate: no request was served even with all there from the start: the capacity is 0"
+    assert told in shown and told in found["notes"]
+    missed = next(line for line in shown.splitlines() if "surely missed from" in line)
+    assert missed.split()[-1] == "any"
+    page = (tmp_path / "report.html").read_text()
+    assert "more than baton_concatenate, which meets the SLO at no rate" in page
+    assert files(tmp_path) == {"summary.json", "capacity.parquet", "capacity.png", "report.html"}
+
+
+def test_replications_tell_of_a_policy_that_serves_nobody_and_leave_it_out(tmp_path: Path) -> None:
+    """Three times 40 requests, of which 36 count."""
+    shown = run(tmp_path, "orca", "baton_concatenate", replications=3, kv_tokens=3600, max_batch=32)
+    for told in (
+        "baton_concatenate: no request was served, so there is nothing to compare.",
+        "Requests rejected because the KV memory can never hold them: baton_concatenate 108 of 108.",
+    ):
+        assert told in shown and told in summary(tmp_path)["notes"]
+    assert "throughputs are those of whole runs" not in shown, "orca was saturated each time"
+    saturated = summary(tmp_path)["policies"]["orca"]["saturated_output_throughput"]
+    line = next(line for line in shown.splitlines() if line.startswith("output tokens/s"))
+    assert line.split()[2] == f"{saturated:,.2f}" and line.split()[-1] == "-"
+
+
+def test_warnings_of_many_runs_are_those_of_all_of_them() -> None:
+    """Counts are added up, shares are averaged: 0.1 % is worth a warning and 0.05 % is not."""
+    policies = {name: load("policy", "orca") for name in ("orca", "rare", "none")}
+    made = settings(policies, workload=load("workload", "sharegpt", num_requests=5))
+    trial = Trial(setting=made, policies=made.policies, draws=Draws(made.workload, 0, 2), warm_up=0)
+    quiet: Summary = {"completed": 5, "rejected": 0, "unfinished": 0, "beyond_calibration": 0.0, "gpus": 1}
+    runs: dict[str, list[Summary]] = {
+        "orca": [quiet | {"completed": 3, "rejected": 2}, quiet | {"completed": 4, "unfinished": 1}],
+        "rare": [quiet | {"beyond_calibration": 0.0006}, quiet | {"beyond_calibration": 0.0014}],
+        "none": [quiet, quiet | {"beyond_calibration": 0.001}],
+    }
+    assert trial.warnings(runs) == [
+        "Requests rejected because the KV memory can never hold them: orca 2 of 10.",
+        "Requests not finished when nothing could happen any more: orca 1 of 10.",
+        f"Iterations larger than any measured on {made.hardware.name}, with times extrapolated: rare 0.1%.",
+    ]
+    assert trial.warnings({name: runs["none"] for name in policies}) == []
+
+
+def test_if_no_policy_serves_anybody_there_is_nothing_to_search(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"replications": 2, "kv_tokens": 3600, "max_batch": 32} | CAPACITY
+    with pytest.raises(InputError, match=r"^baton_concatenate: no request of this workload is served: give more"):
+        run(tmp_path, "baton_concatenate", **options)
+    assert files(tmp_path) == set()
+
+
 def test_capacity_is_the_rate_from_which_the_slo_is_missed(tmp_path: Path) -> None:
     slo = {"ttft_s": 0.2, "tpot_s": None, "attainment": 0.9}
     run(tmp_path, "orca_per_request", "orca", task="capacity", slo=slo, replications=8, precision=0.2)
@@ -143,6 +259,31 @@ def test_the_capacity_of_a_trace_is_a_rate_whatever_it_was_recorded_at(tmp_path:
     assert found["requests_per_s"] == pytest.approx(0.3 * found["saturated_request_throughput"], rel=0.4)
 
 
+def test_the_top_rate_is_the_mean_of_floods_and_rates_are_those_of_the_gaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace with a request every 4 s; four saturated runs serve 1, 2, 3 and 6 requests/s."""
+    rows = "".join(f"{4 * place},10,10\n" for place in range(21))
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    made = settings(
+        {"orca": load("policy", "orca")}, workload=load("workload", "trace", path=str(tmp_path / "trace.csv"))
+    )
+    floods, gaps = iter([1.0, 2.0, 3.0, 6.0]), set[float]()
+
+    def served(_: Trial, __: str, requests: Requests) -> Summary:
+        if not requests.arrival_s.any():
+            return {"saturated": True, "saturated_request_throughput": next(floods)}
+        gaps.update(np.diff(requests.arrival_s).round(9).tolist())
+        return {"slo_attainment": 1.0}
+
+    monkeypatch.setattr(Trial, "run", served)
+    draws = unit_draws(made.workload, SLO(ttft_s=1.0), 0, 4)
+    trial = Trial(setting=made, policies=made.policies, draws=draws, warm_up=0)
+    found = Finding(trial, attainment=0.5, precision=0.5, replications=4)()["orca"]
+    assert found.saturated == found.rate == 3.0
+    assert sorted(gaps) == pytest.approx(sorted(1 / point.rate for point in found.points))
+
+
 def test_an_explanation_adds_up_to_the_latency(tmp_path: Path) -> None:
     shown = run(tmp_path, "orca", "baton", task="explain", request=30)
     assert "explanation.png" in files(tmp_path)
@@ -153,7 +294,7 @@ def test_an_explanation_adds_up_to_the_latency(tmp_path: Path) -> None:
         assert f"{row['e2e_s']:.3f}" in shown.split("request 30: end to end")[1].splitlines()[0]
 
 
-SLO = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
+ASKED = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
 
 
 @pytest.mark.parametrize(
@@ -167,15 +308,15 @@ SLO = {"ttft_s": 1.0, "tpot_s": None, "attainment": None}
         ({"replications": 3, "seed": 2**63 - 1}, "seed=9223372036854775807: there are not 3 seeds after it"),
         ({"request": 3}, "request=3 has no use in task=run"),
         ({"precision": 0.1}, "precision=0.1 has no use in task=run"),
-        ({"slo": SLO | {"attainment": 0.9}}, "slo.attainment=0.9 has no use in task=run"),
+        ({"slo": ASKED | {"attainment": 0.9}}, "slo.attainment=0.9 has no use in task=run"),
         ({"task": "capacity"}, "capacity needs an SLO: give slo.ttft_s=SECONDS"),
-        ({"task": "capacity", "slo": SLO | {"attainment": 1}}, "slo.attainment is 1: give a number from 0.01"),
-        ({"task": "capacity", "slo": SLO, "precision": 0}, "precision is 0: give a number from 0.001 to 0.5"),
-        ({"task": "capacity", "slo": SLO, "request": 3}, "request=3 has no use in task=capacity"),
-        ({"task": "capacity", "slo": SLO, "timeline": True}, "timeline=true has no use in task=capacity"),
-        ({"task": "capacity", "slo": SLO}, "slo.attainment=0.99 of 36 requests that count allows none to miss"),
+        ({"task": "capacity", "slo": ASKED | {"attainment": 1}}, "slo.attainment is 1: give a number from 0.01"),
+        ({"task": "capacity", "slo": ASKED, "precision": 0}, "precision is 0: give a number from 0.001 to 0.5"),
+        ({"task": "capacity", "slo": ASKED, "request": 3}, "request=3 has no use in task=capacity"),
+        ({"task": "capacity", "slo": ASKED, "timeline": True}, "timeline=true has no use in task=capacity"),
+        ({"task": "capacity", "slo": ASKED}, "slo.attainment=0.99 of 36 requests that count allows none to miss"),
         (
-            {"task": "capacity", "slo": SLO, "of_workload": {"arrival": "closed_loop", "concurrency": 3}},
+            {"task": "capacity", "slo": ASKED, "of_workload": {"arrival": "closed_loop", "concurrency": 3}},
             "workload.arrival=closed_loop has no rate",
         ),
         ({"task": "explain"}, "request is null: give a whole number from 0"),

@@ -65,6 +65,26 @@ def test_an_slo_that_is_never_met_has_no_capacity() -> None:
     assert found.points[0].rate < 0.0101
 
 
+def test_a_top_rate_that_is_undecided_is_not_called_met() -> None:
+    """Attainments around what is asked, the same at every rate: their mean meets it, their interval holds it."""
+    shares = (0.9 + 0.05 * np.random.default_rng(SEED).normal(size=32)).clip(0, 1)
+    shares += 0.905 - shares.mean()
+    found = Search(lambda _, each: {"slo_attainment": float(shares[each])}, 10.0, 0.9, 0.02, 32, counted=1000).run()
+    assert (found.rate, found.low, found.high) == (10.0, 0.0, math.inf)
+    assert not found.limited_by_throughput
+    assert search(20.0)[0].limited_by_throughput and not search(0.0)[0].limited_by_throughput
+
+
+def test_what_is_resampled_is_judged_by_wider_intervals() -> None:
+    """32 shares of 0.9 +- 0.02 around 0.91: of independent draws they decide, of one trace's resamples they do not."""
+    shares = [0.91 + (0.02 if each % 2 else -0.02) for each in range(32)]
+
+    def judged(resampled: bool) -> int:
+        return Search(lambda _, each: {"slo_attainment": shares[each]}, 1.0, 0.9, 0.02, 32, 1000, resampled).judge(0)
+
+    assert (judged(False), judged(True)) == (MEETS, UNDECIDED)
+
+
 def test_looks_double_up_to_the_most() -> None:
     assert looks(32) == [8, 16, 32]
     assert looks(20) == [8, 16, 20]

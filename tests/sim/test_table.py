@@ -72,9 +72,18 @@ def test_values_are_those_of_the_summaries() -> None:
     del chosen["baton"]
     rates = [float(summary["saturated_output_throughput"] or 0) for summary in chosen.values()]
     assert row(shown(chosen), "output tokens/s") == [f"{rate:,.0f}" for rate in rates]
-    assert "Requests rejected because the KV memory can never hold them: baton 1,234." in text
+    assert "Requests rejected because the KV memory can never hold them: baton 1,234 of 1,354." in text
     for said in ("max (cap 40)", "Something was sorted.", "/results", "comparison.png"):
         assert said in text
+
+
+def test_a_policy_that_served_nobody_does_not_decide_what_throughputs_are_of() -> None:
+    served = dict(SUMMARIES["orca"])
+    nobody = {"completed": 0, "rejected": 7, "unfinished": 0, "saturated": False, "gpus": 1}
+    text = shown({"orca": served, "baton": nobody})
+    assert "throughput of the saturated part" in text and "those of the whole run" not in text
+    assert row(text, "output tokens/s") == [f"{served['saturated_output_throughput']:,.0f}", "-"]
+    assert "can never hold them: baton 7 of 7." in text
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,22 @@
 """What a warm-up leaves out, counted from the whole log iteration by iteration."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from policies.job import Job
+from sim.engine import Engine
 from sim.intertoken import InterTokenLatency
 from sim.log import expand
 from sim.metrics import SLO, Metrics
 from sim.request_table import request_columns
+from sim.simulation import simulate
 from sim.warm_up import WarmUp
 from tests.sim.small_run import COST, POLICIES, make_requests, run
+from workloads.requests import Requests
 
 COUNT, LEFT_OUT = 120, 30
 
@@ -81,3 +89,60 @@ def test_while_the_end_of_the_warm_up_is_unknown_nothing_counts() -> None:
     warm_up.watch(done.answers)
     done.answers.first_scheduled_s[3] = float("nan")
     assert warm_up.begin_s() == float("inf")
+
+
+def simulated(name: str, requests: Requests, left_out: int, **options: Any) -> dict[str, Any]:
+    """Metrics of a run without its first requests."""
+    return simulate(requests, POLICIES[name], COST.hardware, COST.model, warm_up=left_out, **options).summary
+
+
+@pytest.mark.parametrize("left_out", [0, 30, 100])
+def test_the_prefix_cache_is_judged_by_those_first_admitted_afterwards(left_out: int) -> None:
+    """Five prefixes of 64 tokens: all but the first of each find it in full, each asks for a prompt of 100."""
+    count = 120
+    fixed: dict[str, Any] = {"prompt_tokens": np.full(count, 100), "prefix_tokens": np.full(count, 64)}
+    requests = make_requests(count=count, rate=4.0, **fixed, prefix_id=np.arange(count) % 5)
+    found = simulated("chunked_prefill", requests, left_out)
+    finding = count - max(left_out, 5)
+    assert found["prefix_hit_tokens"] == 64 * finding
+    assert found["prefix_hit_rate"] == pytest.approx(0.64 * finding / (count - left_out))
+
+
+def test_what_the_preempted_find_again_counts_from_then_on() -> None:
+    """Long answers come first and are preempted; short ones never are."""
+    output = np.where(np.arange(120) < 30, 150, 2)
+    requests = make_requests(rate=0, prompt_tokens=np.full(120, 64), output_tokens=output, max_new_tokens=output)
+    whole, late = (simulated("chunked_prefill", requests, left_out, kv_tokens=800) for left_out in (0, 60))
+    assert whole["readmitted_hit_tokens"] > 0 == late["readmitted_hit_tokens"]
+    assert late["readmitted_hit_rate"] is None
+
+
+@pytest.mark.parametrize("left_out", [0, 50, 100])
+def test_the_link_is_busy_only_with_what_it_carries_afterwards(left_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link so slow that KV queues on it when the warm-up ends: of a transfer under way, what is left counts."""
+    sent: list[tuple[float, float]] = []
+    send = Engine._send
+
+    def recording(engine: Engine, jobs: Sequence[Job]) -> None:
+        start = max(engine._now, sum(sent[-1]) if sent else 0.0)
+        sent.append((start, COST.model.kv_bytes_per_token / 2e9 * sum(job.prompt_tokens for job in jobs)))
+        send(engine, jobs)
+
+    monkeypatch.setattr(Engine, "_send", recording)
+    slow = replace(COST.hardware, gpu_bandwidth=2e9)
+    result = simulate(make_requests(), POLICIES["baton_dedicated"], slow, COST.model, warm_up=left_out)
+    begin = float(np.sort(result.columns["first_scheduled_s"])[left_out]) if left_out else 0.0
+    assert left_out < 100 or any(start < begin < start + seconds for start, seconds in sent)
+    busy = sum(max(0.0, start + seconds - max(start, begin)) for start, seconds in sent)
+    found: dict[str, Any] = result.summary
+    assert found["link_busy_fraction"] == pytest.approx(busy / found["duration_s"])
+
+
+def test_the_peak_of_memory_is_that_of_afterwards() -> None:
+    """The first answer is long, and its KV outgrows all that follows."""
+    output = np.where(np.arange(60) == 0, 900, 5)
+    lengths: dict[str, Any] = {"prompt_tokens": np.full(60, 16), "output_tokens": output, "max_new_tokens": output}
+    requests = make_requests(count=60, rate=0.1, **lengths)
+    whole, late = (simulated("chunked_prefill", requests, left_out) for left_out in (0, 30))
+    assert whole["kv_peak_tokens"] > 900
+    assert late["kv_peak_tokens"] == 16 + 16, "two blocks: 16 tokens of the prompt and 4 of the answer"
