@@ -88,6 +88,13 @@ def test_a_trace_is_resampled(tmp_path: Path) -> None:
     assert found["intervals"]["orca"]["mean_e2el_ms"]["high"] == pytest.approx(interval(values, resampled=True).high)
 
 
+def test_it_is_said_of_how_many_replications_nobody_can_tell_whether_they_keep_up(tmp_path: Path) -> None:
+    shown = run(tmp_path, "orca", replications=2, max_batch=32, of_workload={"rate": 3})
+    values = pq.read_table(tmp_path / "replications.parquet")
+    assert values["falls_behind"].to_pylist() == [None, None] and not any(values["saturated"].to_pylist())
+    assert "orca: 2 of 2 replications cannot tell whether it keeps up with the arrivals" in shown
+
+
 def test_a_workload_without_chance_says_so(tmp_path: Path) -> None:
     shown = run(tmp_path, "orca", workload="synthetic_fixed", replications=2)
     assert "nothing in this workload is random, intervals mean nothing" in shown
