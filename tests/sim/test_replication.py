@@ -14,6 +14,8 @@ from policies.errors import InputError
 from sim import comparison
 from sim.__main__ import main
 from sim.breakdown import PARTS
+from sim.configuration import build
+from sim.draws import Draws
 from sim.interval import in_words, interval, ratio_interval
 from sim.simulation import Simulation
 from sim.tasks import run_task
@@ -86,6 +88,15 @@ def test_a_trace_is_resampled(tmp_path: Path) -> None:
     values = pq.read_table(tmp_path / "out/replications.parquet")["mean_e2el_ms"].to_pylist()
     assert len(set(values)) == 3
     assert found["intervals"]["orca"]["mean_e2el_ms"]["high"] == pytest.approx(interval(values, resampled=True).high)
+
+
+@pytest.mark.parametrize(("count", "short"), [(999, True), (1000, False)])
+def test_the_intervals_of_a_short_trace_are_said_to_be_narrow(count: int, short: bool, tmp_path: Path) -> None:
+    rows = "".join(f"{at},10,5\n" for at in range(count))
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    trace = load("workload", "trace", path=str(tmp_path / "trace.csv"), num_requests=None)
+    notes = Draws(build(trace, "workload"), 0, 2).notes
+    assert any("intervals are too narrow" in note for note in notes) is short
 
 
 def test_it_is_said_of_how_many_replications_nobody_can_tell_whether_they_keep_up(tmp_path: Path) -> None:
