@@ -10,6 +10,9 @@ from workloads.requests import Requests
 from workloads.resample import block_length, resampled
 from workloads.streams import MAX_SEED
 
+FEW = 1000
+"""Requests of a trace below which intervals from resampling hold it markedly less often than they say."""
+
 
 class Draws:
     """Replication r of a workload: built with seed + r; of a trace, resampled with that seed in contiguous blocks.
@@ -47,6 +50,11 @@ class Draws:
         size = block_length(len(self.first))
         blocks = f"every replication: {counted(len(self.first), 'request')} of the trace in blocks of {size:,}, drawn "
         notes = [f"{blocks}with replacement; intervals say how far the trace itself may be off"]
+        if len(self.first) < FEW:
+            notes.append(
+                f"a trace of fewer than {FEW:,} requests holds few blocks: intervals are too narrow; of a queue with "
+                "400 requests they held the true value in 87 to 92 %, not 95 %"
+            )
         if self.first.share_prefixes:
             notes.append("blocks drawn twice repeat their prompts: a prefix cache finds more than in the trace itself")
         return notes

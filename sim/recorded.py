@@ -28,7 +28,7 @@ from policies.work import Work
 from sim.layout import COUNTS, STEPS, Count, CountStep, Step, fused_step, padded_step
 
 
-def execution_of(traits: Traits, execution: Execution) -> Execution:
+def execution_for(traits: Traits, execution: Execution) -> Execution:
     """Return how policies with these traits are executed where `execution` is asked for."""
     return EAGER if traits.concatenates else execution
 
@@ -52,7 +52,7 @@ class Counting(NamedTuple):
 
 def counting(traits: Traits, execution: Execution) -> Counting:
     """Return how the work of policies with these traits is counted."""
-    layout, execution = traits.layout, execution_of(traits, execution)
+    layout, execution = traits.layout, execution_for(traits, execution)
     if not execution.recorded:
         return Counting(COUNTS[layout], STEPS[layout])
     step, dummies = partial(_STEPS[layout], execution), partial(_DUMMIES[layout], execution)

@@ -1,6 +1,6 @@
 """What policies achieved in the same replications: intervals of their metrics, and of the ratios between them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -178,16 +178,23 @@ def notes_on_replications(trial: Trial, done: Replicated) -> list[str]:
     if not any(each and each.half_width > 0 for each in spread):
         notes.append("every replication gave the same: nothing in this workload is random, intervals mean nothing")
     runs = {name: each[: done.count] for name, each in done.summaries.items()}
-    behind = {name: sum(bool(one["falls_behind"]) and not one["saturated"] for one in runs[name]) for name in runs}
-    notes += [
-        f"{name}: falls behind the arrivals without being saturated in {times} of {done.count} replications: its "
-        "throughput is neither theirs nor the most that can be served, and latencies depend on the run's length"
-        for name, times in behind.items()
-        if times
-    ]
+    notes += _lag_notes(runs, done.count)
     notes += trial.warnings(runs)
     if not done.window:
         notes.append("not every run was saturated: throughputs are those of whole runs")
     if len(done.pairs) > 1:
         notes.append(f"each interval holds by itself with {CONFIDENCE:.0%}, not all at once".replace("%", " %"))
     return notes
+
+
+def _lag_notes(runs: Mapping[str, Sequence[Summary]], count: int) -> Iterator[str]:
+    """Yield sentences on runs that were not saturated and fall behind, or cannot tell whether they do."""
+    for name, each in runs.items():
+        open_ones = [one for one in each if not one["saturated"] and one["offered_request_rate"] is not None]
+        if times := sum(one["falls_behind"] is True for one in open_ones):
+            yield (
+                f"{name}: falls behind the arrivals without being saturated in {times} of {count} replications: its "
+                "throughput is neither theirs nor the most that can be served, and latencies depend on the run's length"
+            )
+        if times := sum(one["falls_behind"] is None for one in open_ones):
+            yield f"{name}: {times} of {count} replications cannot tell whether it keeps up with the arrivals"

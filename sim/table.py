@@ -326,7 +326,10 @@ def _what_throughput_is(summary: Summary) -> str:
         return "not saturated, so the throughput is that of the arrivals"
     drained = f"the drain after the last arrival, {drain / whole:.0%} of the run" if drain and whole else "the drain"
     if summary.get("falls_behind") is None:
-        return f"not saturated, and the run is too short to tell whether it keeps up: the throughput counts {drained}"
+        return (
+            "not saturated, and the run cannot tell whether it keeps up (more requests may): the throughput counts "
+            f"{drained}"
+        )
     return f"not saturated, and keeps up; the throughput is below that of the arrivals for it counts {drained}"
 
 

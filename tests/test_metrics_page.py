@@ -15,8 +15,9 @@ FEW = ("workload.num_requests=30", "pictures=false", "hydra.run.dir=out")
 
 
 def keys(found: dict[str, Any]) -> set[str]:
-    """Return the keys of a summary and those of its policies."""
-    return found.keys() | {metric for policy in found["policies"].values() for metric in policy}
+    """Return the keys of a summary and those of its policies; of a search for capacities, and those of each."""
+    of_policies = found["policies" if "policies" in found else "capacity"]
+    return found.keys() | {metric for policy in of_policies.values() for metric in policy}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,8 @@ def keys(found: dict[str, Any]) -> set[str]:
     [
         ("policies=[baton_dedicated,chunked_prefill]", "workload.rate=5", "slo.ttft_s=1", "interval=true"),
         ("+policy=orca", "replications=2"),
+        ("policies=[orca,run_to_completion]", "execution=graphs"),
+        ("+policy=orca", "task=capacity", "slo.ttft_s=1", "slo.attainment=0.5", "replications=4", "precision=0.5"),
     ],
 )
 def test_every_key_of_a_summary_is_explained(

@@ -1,5 +1,6 @@
 """A profile: tables of measured costs, what may stand in them, and simulations that they price."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from policies.baton import Baton
 from policies.errors import InputError
+from policies.execution import EAGER, GRAPHS, Execution
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
@@ -90,6 +92,14 @@ def test_a_decode_step_grows_by_the_kv_that_its_rows_add(rows: int, held: int, l
     )
 
 
+def test_dummies_cost_what_rows_cost_and_bring_no_kv() -> None:
+    """Five rows filled up to eight: priced as eight, over the slots that are read; only the five make it grow."""
+    filled = Work(rows=5, kv_read=200, dummy_rows=3, kv_dummy=3, attention_launches=1)
+    assert COST.seconds(filled) == pytest.approx(0.030 + 203 * 2e-6 + 1e-5 + 1e-4)
+    assert COST.seconds_each(Work(*map(np.array, filled)))[()] == pytest.approx(COST.seconds(filled))
+    assert COST.growth(8, 203, 5) == (pytest.approx(5 * 2e-6), math.inf)
+
+
 def test_an_iteration_is_the_sum_of_its_terms() -> None:
     decode = Work(rows=2, kv_read=900, kv_padding=100, kv_copied=50, attention_launches=1)
     kv = 1000 * (1e-6 + 1e-6 / 7)
@@ -105,11 +115,13 @@ def test_it_knows_which_iterations_are_larger_than_any_measured() -> None:
     assert COST.beyond(columns).tolist() == [False, True, True, False], "FIT is of decode steps only"
 
 
+@pytest.mark.parametrize("execution", [EAGER, GRAPHS], ids=lambda execution: execution.name)
 @pytest.mark.parametrize("policy", [Baton(max_batch=6), RunToCompletion(max_batch=6), Orca(max_batch=6)])
-def test_stretching_iterations_changes_nothing(policy: Any) -> None:
+def test_stretching_iterations_changes_nothing(policy: Any, execution: Execution) -> None:
     requests = random_requests(40, seed=1, rate=5.0)
     runs = [
-        simulate(requests, policy, PROFILE, LLAMA3_8B, kv_tokens=4000, stretch=stretch) for stretch in (True, False)
+        simulate(requests, policy, PROFILE, LLAMA3_8B, kv_tokens=4000, stretch=stretch, execution=execution)
+        for stretch in (True, False)
     ]
     stretched, stepped = (run.columns["e2e_s"] for run in runs)
     np.testing.assert_allclose(stretched, stepped, rtol=1e-9)

@@ -15,6 +15,7 @@ from sim import comparison
 from sim.__main__ import main
 from sim.breakdown import PARTS
 from sim.capacities import Finding, unit_draws
+from sim.configuration import build
 from sim.draws import Draws
 from sim.interval import in_words, interval, ratio_interval
 from sim.metrics import SLO, Summary
@@ -91,6 +92,22 @@ def test_a_trace_is_resampled(tmp_path: Path) -> None:
     values = pq.read_table(tmp_path / "out/replications.parquet")["mean_e2el_ms"].to_pylist()
     assert len(set(values)) == 3
     assert found["intervals"]["orca"]["mean_e2el_ms"]["high"] == pytest.approx(interval(values, resampled=True).high)
+
+
+@pytest.mark.parametrize(("count", "short"), [(999, True), (1000, False)])
+def test_the_intervals_of_a_short_trace_are_said_to_be_narrow(count: int, short: bool, tmp_path: Path) -> None:
+    rows = "".join(f"{at},10,5\n" for at in range(count))
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    trace = load("workload", "trace", path=str(tmp_path / "trace.csv"), num_requests=None)
+    notes = Draws(build(trace, "workload"), 0, 2).notes
+    assert any("intervals are too narrow" in note for note in notes) is short
+
+
+def test_it_is_said_of_how_many_replications_nobody_can_tell_whether_they_keep_up(tmp_path: Path) -> None:
+    shown = run(tmp_path, "orca", replications=2, max_batch=32, of_workload={"rate": 3})
+    values = pq.read_table(tmp_path / "replications.parquet")
+    assert values["falls_behind"].to_pylist() == [None, None] and not any(values["saturated"].to_pylist())
+    assert "orca: 2 of 2 replications cannot tell whether it keeps up with the arrivals" in shown
 
 
 def test_a_workload_without_chance_says_so(tmp_path: Path) -> None:

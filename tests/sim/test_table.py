@@ -92,7 +92,7 @@ def test_a_policy_that_served_nobody_does_not_decide_what_throughputs_are_of() -
         (3.9, False, "no", "not saturated, so the throughput is that of the arrivals."),
         (3.0, False, "no", "keeps up; the throughput is below that of the arrivals for it counts the drain after the "
          "last arrival, 25% of the run."),
-        (3.0, None, "no", "the run is too short to tell whether it keeps up: the throughput counts the drain"),
+        (3.0, None, "no", "the run cannot tell whether it keeps up (more requests may): the throughput counts the"),
         (3.0, True, "falls behind", "latency grew through the run, by 0.33 s per second of arrivals, and depends on "
          "how long the run is; the throughput is neither that of the arrivals nor the most that can be served."),
     ],
