@@ -65,8 +65,9 @@ class Explanation(Run):
 
     def _print(self, console: Console, pictures: list[Path]) -> None:
         """Print the parts after the table."""
-        picture = draw_figure(self._folder / "explanation.png", lambda: explanation(self._parts))
-        super()._print(console, [*pictures, picture])
+        if self._settings.pictures:
+            pictures = [*pictures, draw_figure(self._folder / "explanation.png", lambda: explanation(self._parts))]
+        super()._print(console, pictures)
         requests = self._requests
         console.print()
         console.print(

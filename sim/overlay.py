@@ -78,20 +78,23 @@ class Overlay(Run):
         self._times[name] = {column: result.columns[column] for column in TIMES}
 
     def __call__(self, console: Console) -> None:
-        """Simulate, then print the table of differences; write `overlay.json` and `overlay.png`."""
+        """Simulate, then print the table of differences; write `overlay.json` and, if wanted, `overlay.png`."""
         super().__call__(console)
         measured, predicted = self._curves()
         found = list(differences(measured, predicted, self._output_tokens(), self._arrival_s()))
         found += self._inter_token()
         typical = {name: typical_error(measured, curve) for name, curve in predicted.items()}
         write_summary(self._folder / "overlay.json", self._found(found, typical))
-        write_overlay_plot(self._folder / "overlay.png", measured, predicted)
+        drawn = (
+            [write_overlay_plot(self._folder / "overlay.png", measured, predicted)] if self._settings.pictures else []
+        )
         console.print(Text(f"{self._measured.name}, measured, and what is predicted of it (error)"))
         console.print(_table(found, typical))
         if self._left_out:
             said = f"- {counted(self._left_out, 'request')} at the start left out of the comparison, as warm-up"
             console.print(Text(said))
-        console.print(Text(f"Overlay: {self._folder} (overlay.json, overlay.png)"), soft_wrap=True)
+        names = ", ".join(["overlay.json", *(path.name for path in drawn)])
+        console.print(Text(f"Overlay: {self._folder} ({names})"), soft_wrap=True)
 
     def _curves(self) -> tuple[Curve, dict[str, Curve]]:
         """Return the times of the requests that are compared, measured and under each policy."""
@@ -212,8 +215,8 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def write_overlay_plot(path: Path, measured: Curve, predicted: Mapping[str, Curve]) -> None:
-    """Draw the distributions of TTFT, TPOT and E2E, measured and predicted.
+def write_overlay_plot(path: Path, measured: Curve, predicted: Mapping[str, Curve]) -> Path:
+    """Draw the distributions of TTFT, TPOT and E2E, measured and predicted; return the picture's path.
 
     Raises:
         InputError: if the file cannot be written.
@@ -234,3 +237,4 @@ def write_overlay_plot(path: Path, measured: Curve, predicted: Mapping[str, Curv
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8, handlelength=3)
     with writing(path), Draft(path) as part:
         FigureCanvasAgg(figure).print_png(part)  # type: ignore[no-untyped-call]
+    return path
