@@ -247,6 +247,11 @@ class Finding:
                 notes.append(f"{name}: no rate meets the SLO; at {best.rate:.3g} requests/s {share:.1%} of requests do")
             elif found.limited_by_throughput:
                 notes.append(f"{name}: the SLO is met at every rate that can be served; its capacity is its throughput")
+        if any(found.rate for found in self.found.values()):
+            notes.append(
+                "p99 at the capacity: the mean over replications of each one's p99; the SLO is judged by the share of "
+                "the requests that meet it, so it need not be the limit"
+            )
         runs = {name: [run for point in near(each) for run in point.runs] for name, each in self.found.items()}
         return [*notes, *trial.warnings(runs)]
 

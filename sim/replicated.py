@@ -11,6 +11,7 @@ from sim.metrics import Summary, Value
 from sim.progress import Progress
 from sim.replication_table import ratio_sentences, shown
 from sim.setting import HEADLINES
+from sim.table import gpus_differ
 from sim.trial import Trial
 from sim.unserved import unserved
 
@@ -62,6 +63,11 @@ class Replicated:
         """Prefix of the throughputs that compare like with like: of the saturated part if every run has one."""
         every = [summary for each in self.summaries.values() for summary in each[: self.count]]
         return "saturated_" if all(summary.get("saturated") for summary in every) else ""
+
+    @property
+    def gpus_differ(self) -> bool:
+        """Whether policies use different numbers of GPUs, so that their throughputs compare only per GPU."""
+        return gpus_differ(each[0] for each in self.summaries.values() if each)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

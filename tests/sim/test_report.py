@@ -119,6 +119,13 @@ def test_the_answer_names_the_fastest_and_by_how_much() -> None:
     assert answer(policies(True, a=100), CONTEXT).startswith("With llm on gpu, a is predicted to give 100 output tok")
 
 
+def test_the_answer_says_what_a_ratio_is_per_gpu() -> None:
+    """Four times the tokens on twice the GPUs are twice as many of each."""
+    both = policies(True, orca=100, baton=400)
+    both["orca"]["gpus"], both["baton"]["gpus"] = 1, 2
+    assert "4.00 times orca (2 against 1 GPU: 2.00 times it per GPU): 400" in answer(both, CONTEXT)
+
+
 def test_below_saturation_latency_decides() -> None:
     assert "orca is predicted to be the quickest, baton takes 4.00 times as long: 1 s" in answer(
         policies(False, orca=1, baton=4), CONTEXT
