@@ -38,7 +38,7 @@ class ValidateOptions:
     """How long to measure, and at which load.
 
     Attributes:
-        limit_s: No round begins after so many seconds of measuring.
+        limit_s: No round begins after so many seconds of measuring, but for the first of each load.
         standard_error: Relative standard error of the throughput ratios that is good enough.
         rounds: Fewest rounds; one is made even if the time is up.
         load: Arrival rate of the second load, as a share of the lowest measured capacity.

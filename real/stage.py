@@ -1,5 +1,6 @@
 """What a task runs on: the model on its device, the machine, the requests."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,9 @@ from sim.model import Model
 from sim.profile import Profile
 from workloads.requests import Requests
 from workloads.reshape import capped, scaled
+
+LARGE = 2e9
+"""Bytes of weights from which it is said that they are being made or loaded."""
 
 _DTYPE_BY_BYTES = {4: "float32", 2: "bfloat16"}
 
@@ -84,6 +88,8 @@ def load(settings: Settings) -> Network:
             f"model={model.name} does not fit: {model.weight_bytes / 1e9:.3g} GB of weights, {memory / 1e9:.3g} GB of "
             f"memory on device={device}; choose another, or dtype=bfloat16"
         )
+    if model.weight_bytes >= LARGE:
+        print(_preparing(model, own=not isinstance(source, Model), device=str(device)), file=sys.stderr, flush=True)
     if not isinstance(source, Model):
         return pretrained_network(source, settings.device, settings.dtype, settings.attention, settings.execution)
     if settings.dtype is None and model.bytes_per_value not in _DTYPE_BY_BYTES:
@@ -93,6 +99,13 @@ def load(settings: Settings) -> Network:
         )
     dtype = settings.dtype or _DTYPE_BY_BYTES[model.bytes_per_value]
     return random_network(model, settings.device, dtype, settings.attention, settings.seed, settings.execution)
+
+
+def _preparing(model: Model, own: bool, device: str) -> str:
+    """Return in words what is being loaded or made, and how large it is."""
+    count = model.weight_bytes / model.bytes_per_value / 1e9
+    what = f"loading the {count:.3g} billion weights" if own else f"making {count:.3g} billion random weights"
+    return f"{model.name}: {what} on {device}, {model.weight_bytes / 1e9:.3g} GB; this may take minutes"
 
 
 def warmed(settings: Settings, network: Network) -> Bench:

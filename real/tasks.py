@@ -107,7 +107,7 @@ def _validate(settings: Settings, folder: Path, console: Console) -> None:
     kv_tokens = kv_tokens_for(settings, bench.network, *workloads.values())
     for note in (*profile_notes(profile, bench.machine), *doubts(profile)):
         console.print(Text(f"- {note}"), soft_wrap=True)
-    with Progress("validate", 100, unit="% of the time limit") as progress:
+    with Progress("validate", 100, unit="% of the measuring") as progress:
         validation = Validation(
             bench.network,
             settings.policies,

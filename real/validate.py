@@ -96,7 +96,7 @@ class Validation:
             options: How long to measure.
             seed: Of arrivals, tokens and the order of policies.
             machine: Where and how the model runs.
-            on_round: Hears, after every round, which share of the time is spent.
+            on_round: Hears, after every round, which share of the measuring is done.
 
         Raises:
             InputError: The profile has no costs for this model or a policy.
@@ -114,7 +114,7 @@ class Validation:
         self._seed = seed
         self._on_round = on_round
         self._rng = np.random.default_rng(seed)
-        self._loads_left = 2 * len(workloads)
+        self._loads = self._loads_left = 2 * len(workloads)
         self._started_s = time.perf_counter()
         self.report: Report = {
             "profile": profile.name,
@@ -183,14 +183,14 @@ class Validation:
         }
         self.report["loads"].append(entry)
         write_summary(self._folder / "prediction.json", self.report)
-        until = self._until()
+        begin, until = time.perf_counter(), self._until()
         rounds: list[dict[str, _Measured]] = []
         try:
             for place in itertools.count(1):
                 rounds.append(self._round(requests, prompts, load != ALL_AT_ONCE))
                 error = _standard_error(rounds)
                 if self._on_round is not None:
-                    self._on_round(min(1.0, self._spent()))
+                    self._on_round(self._done(begin, until))
                 if place >= self._options.rounds and error <= self._options.standard_error:
                     break
                 if time.perf_counter() > until:
@@ -226,8 +226,13 @@ class Validation:
         self._loads_left -= 1
         return now + share
 
-    def _spent(self) -> float:
-        return (time.perf_counter() - self._started_s) / max(self._options.limit_s, 1e-9)
+    def _done(self, begin: float, until: float) -> float:
+        """Share of the measuring that is done: the loads before, and of this one the time that it has been given.
+
+        Each load has at least one round, so that time may be up with loads still to come.
+        """
+        spent = min(1.0, (time.perf_counter() - begin) / (until - begin)) if until > begin else 1.0
+        return (self._loads - self._loads_left - 1 + spent) / self._loads
 
     def _predict(self, name: str, requests: Requests) -> Summary:
         network, policy = self._network, self._policies[name]

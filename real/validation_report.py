@@ -51,7 +51,7 @@ STYLES = (
 
 
 def print_validation(console: Console, report: Report) -> None:
-    """Print for every load: metrics, ratios to the first policy, where the error came from, what ended the rounds."""
+    """Print for every load: metrics, ratios between all policies, where the error came from, what ended the rounds."""
     console.print(Text(subject(report)), soft_wrap=not console.is_terminal)
     for load in report["loads"]:
         if "policies" not in load:
@@ -130,12 +130,11 @@ def _metrics_table(load: Report) -> Table:
 
 
 def _ratios_table(load: Report) -> Table:
+    """Every pair of policies, for the verdict counts them all."""
     table = Table("throughput of", "to", box=None, pad_edge=False)
     for heading in ("predicted", "measured", "error", "standard error"):
         table.add_column(heading, justify="right")
     for ratio in load["ratios"]:
-        if ratio["to"] != next(iter(load["policies"])):
-            continue
         uncertain = ratio["standard_error"]
         table.add_row(
             ratio["policy"],

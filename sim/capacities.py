@@ -263,6 +263,11 @@ class Finding:
                 notes.append(
                     f"{name}: at its throughput the SLO is met on average, but not surely: more replications tell"
                 )
+        if any(found.rate for found in self.found.values()):
+            notes.append(
+                "p99 at the capacity: the mean over replications of each one's p99; the SLO is judged by the share of "
+                "the requests that meet it, so it need not be the limit"
+            )
         tried = {name: each for name, each in self.found.items() if each.points}
         runs = {name: [run for point in near(each) for run in point.runs] for name, each in tried.items()}
         return [*notes, *trial.warnings(runs)]

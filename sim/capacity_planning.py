@@ -14,6 +14,7 @@ from sim.capacity_report import write_capacity_report
 from sim.capacity_table import capacity_table
 from sim.configuration import Settings
 from sim.context import Context
+from sim.leftovers import clear
 from sim.options import ATTAINMENT
 from sim.results import Draft, make_folder, write_summary, writing
 from sim.salvage import salvaging
@@ -40,13 +41,14 @@ class CapacityPlanning:
         self._folder = make_folder(folder)
 
     def __call__(self, console: Console) -> None:
-        """Search, write the results and print the table.
+        """Search, write the results in place of an earlier run's, and print the table.
 
         Raises:
             InputError: if a file cannot be written, a policy cannot be run, or none serves any request; what was
                 found is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
+        clear(self._folder, self._settings.workload, console)
         with salvaging(self._salvage, "the capacity of no policy was found, nothing was saved"):
             found = self._finding()
         self._write()

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from sim.capacities import Capacities
 from sim.search import Found
+from sim.table import number_shown
 
 
 def capacity_table(found: Capacities) -> Table:
@@ -23,6 +24,8 @@ def capacity_table(found: Capacities) -> Table:
 def capacity_lines(found: Capacities) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows: a label, and a cell of every policy."""
     every = list(found.values())
+    gpus = [gpus_used(each) for each in every]
+    shares = [each.rate / used for each, used in zip(every, gpus, strict=True)]
     yield "capacity, requests/s", [rate_shown(each.rate) for each in every]
     yield "  surely met up to, requests/s", [rate_shown(each.low) for each in every]
     yield (
@@ -31,6 +34,10 @@ def capacity_lines(found: Capacities) -> Iterator[tuple[str, list[str]]]:
     )
     if every[0].rate and len(every) > 1:
         yield "  ratio to the first", [f"{each.rate / every[0].rate:.2f}x" for each in every]
+    if len(set(gpus)) > 1:
+        yield "capacity per GPU, requests/s", [rate_shown(rate) for rate in shares]
+        if shares[0]:
+            yield "  ratio to the first per GPU", [f"{rate / shares[0]:.2f}x" for rate in shares]
     yield "saturated throughput, requests/s", [rate_shown(each.saturated) for each in every]
     for label, metric, wanted in (
         ("p99 TTFT, s", "p99_ttft_ms", found.slo.ttft_s),
@@ -42,7 +49,12 @@ def capacity_lines(found: Capacities) -> Iterator[tuple[str, list[str]]]:
 
 def rate_shown(rate: float) -> str:
     """Return a rate to three digits; no rate is none."""
-    return f"{rate:.3g}" if rate else "none"
+    return number_shown(rate) if rate else "none"
+
+
+def gpus_used(found: Found) -> int:
+    """Return how many GPUs a policy was given."""
+    return next((int(run.get("gpus") or 1) for point in found.points for run in point.runs), 1)
 
 
 def _missed_from(rate: float) -> str:
@@ -53,4 +65,4 @@ def _at(found: Found, metric: str) -> str:
     """Show a metric at the capacity, in seconds."""
     at = found.at_capacity
     value = at.metric(metric) if at else None
-    return "-" if value is None else f"{value / 1e3:.3g}"
+    return number_shown(None if value is None else value / 1e3)

@@ -13,6 +13,7 @@ from policies.errors import InputError
 from policies.policy import Policy
 from sim.configuration import Compared
 from sim.context import Context, context_of
+from sim.leftovers import clear
 from sim.model import Model
 from sim.notes import notes_on
 from sim.plots import write_plots
@@ -80,13 +81,14 @@ class Comparison(ABC):
         """
 
     def __call__(self, console: Console) -> None:
-        """Run, write the results and print the table.
+        """Run, write the results in place of an earlier run's, and print the table.
 
         Raises:
             InputError: if a file cannot be written, a policy cannot be run, or none served any request; what was
                 finished is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
+        clear(self._folder, self._compared.workload, console)
         names = list(self._compared.policies)
         with salvaging(self._salvage, "no policy was finished, nothing was saved"):
             for name, policy in self._compared.policies.items():

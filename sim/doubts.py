@@ -13,23 +13,35 @@ EXPLAINED = 0.90
 Decode steps of one model take almost the same time, so that noise is most of their variance and R squared says little:
 they are judged by what is held out alone."""
 
+NAMED = 2
+"""Fits that a sentence names, the worst."""
+
 
 def doubts(hardware: Device) -> list[str]:
     """Return a sentence if the hardware is a profile that met its own measurements badly."""
     if not isinstance(hardware, Profile):
         return []
     found = [
-        f"{costs.layout}, {fit.phase}: {', '.join(wrong)}"
+        (_badness(fit), f"{costs.layout}, {fit.phase}: {', '.join(wrong)}")
         for costs in hardware.layouts
         for fit in costs.fits
         if (wrong := _wrong(fit))
     ]
     if not found:
         return []
+    worst = [said for _, said in sorted(found, reverse=True)[:NAMED]]
+    told = [*worst, f"and {len(found) - NAMED} more"] if len(found) > NAMED else worst
+    more = "more profile.rounds= or threads=1" if hardware.threads > 1 else "more profile.rounds="
     return [
-        f"the profile {hardware.name} is poor, and so is what it predicts ({'; '.join(found)}); profile again with "
-        "nothing else running, more profile.rounds= or threads=1"
+        f"the profile {hardware.name} is poor, and so is what it predicts ({'; '.join(told)}); profile again with "
+        f"nothing else running, or {more}"
     ]
+
+
+def _badness(fit: Fit) -> float:
+    """How many times its limit the worst figure of a fit is."""
+    unexplained = 0.0 if fit.phase == "decode" or fit.r2 is None else (1 - fit.r2) / (1 - EXPLAINED)
+    return max(abs(fit.held_out_error or 0.0) / TOTAL, (fit.held_out_spread or 0.0) / EACH, unexplained)
 
 
 def _wrong(fit: Fit) -> list[str]:

@@ -226,6 +226,7 @@ class Metrics:
             "saturated_duration_s": window.duration_s,
             "saturated_request_throughput": _ratio(window.requests, window.duration_s),
             "saturated_output_throughput": _ratio(window.output_tokens, window.duration_s),
+            "saturated_output_throughput_per_gpu": _ratio(window.output_tokens, window.duration_s * self._gpus),
             "waiting_time_fraction": window.waiting_share,
         }
 

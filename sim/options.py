@@ -25,10 +25,13 @@ MOST_LOOKS = 32
 _OF_ONE_RUN = {"interval": False, "vllm_bench": False}
 """What only a comparison that is made once has, and its default."""
 
+_OF_CLAIMS = {"claims.size": "quick"}
+"""What only task=claims has, and its default."""
+
 _UNUSED: dict[str, dict[str, Any]] = {
-    "run": {"request": None, "precision": None, "slo.attainment": None},
-    "overlay": {"request": None, "replications": None, "precision": None, "slo.attainment": None},
-    "capacity": {"request": None, "timeline": False, **_OF_ONE_RUN},
+    "run": {**_OF_CLAIMS, "request": None, "precision": None, "slo.attainment": None},
+    "overlay": {**_OF_CLAIMS, "request": None, "replications": None, "precision": None, "slo.attainment": None},
+    "capacity": {**_OF_CLAIMS, "request": None, "timeline": False, **_OF_ONE_RUN},
     "claims": {
         "policy": None,
         "policies": ["run_to_completion", "orca", "baton"],
@@ -43,7 +46,14 @@ _UNUSED: dict[str, dict[str, Any]] = {
         "report": False,
         **_OF_ONE_RUN,
     },
-    "explain": {"replications": None, "precision": None, "slo.attainment": None, "report": False, **_OF_ONE_RUN},
+    "explain": {
+        **_OF_CLAIMS,
+        "replications": None,
+        "precision": None,
+        "slo.attainment": None,
+        "report": False,
+        **_OF_ONE_RUN,
+    },
 }
 
 

@@ -80,17 +80,20 @@ class Overlay(Run):
         self._times[name] = {column: result.columns[column] for column in TIMES}
 
     def __call__(self, console: Console) -> None:
-        """Simulate, then print the table of differences; write `overlay.json` and `overlay.png`."""
+        """Simulate, then print the table of differences; write `overlay.json` and, if wanted, `overlay.png`."""
         super().__call__(console)
         measured, predicted = self._curves()
         found, typical = self._compared_with(measured, predicted)
         write_summary(self._folder / "overlay.json", self._found(found, typical))
-        write_overlay_plot(self._folder / "overlay.png", measured, predicted)
+        drawn = []
+        if self._settings.pictures:
+            drawn.append(write_overlay_plot(self._folder / "overlay.png", measured, predicted))
         console.print(Text(self._title()))
         console.print(_table(found, typical))
         if self._left_out:
             console.print(Text(f"- {self._said_of_warm_up()}"))
-        console.print(Text(f"Overlay: {self._folder} (overlay.json, overlay.png)"), soft_wrap=True)
+        names = ", ".join(["overlay.json", *(path.name for path in drawn)])
+        console.print(Text(f"Overlay: {self._folder} ({names})"), soft_wrap=True)
 
     def _beside(self) -> tuple[list[str], list[str]]:
         """Return the measured figures beside the predicted ones for the page: a table, and distributions."""
@@ -240,8 +243,8 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def write_overlay_plot(path: Path, measured: Curve, predicted: Mapping[str, Curve]) -> None:
-    """Draw the distributions of TTFT, TPOT and E2E, measured and predicted.
+def write_overlay_plot(path: Path, measured: Curve, predicted: Mapping[str, Curve]) -> Path:
+    """Draw the distributions of TTFT, TPOT and E2E, measured and predicted; return the picture's path.
 
     Raises:
         InputError: if the file cannot be written.
@@ -262,3 +265,4 @@ def write_overlay_plot(path: Path, measured: Curve, predicted: Mapping[str, Curv
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8, handlelength=3)
     with writing(path), Draft(path) as part:
         FigureCanvasAgg(figure).print_png(part)  # type: ignore[no-untyped-call]
+    return path

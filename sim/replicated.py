@@ -11,6 +11,7 @@ from sim.metrics import Summary, Value
 from sim.progress import Progress
 from sim.replication_table import ratio_sentences, shown
 from sim.setting import HEADLINES
+from sim.table import gpus_differ
 from sim.trial import Trial
 from sim.unserved import unserved
 
@@ -66,6 +67,11 @@ class Replicated:
         runs = (each[: self.count] for each in self.summaries.values())
         serving = (each for each in runs if any(one.get("completed") != 0 for one in each))
         return "saturated_" if all(one.get("saturated") for each in serving for one in each) else ""
+
+    @property
+    def gpus_differ(self) -> bool:
+        """Whether policies use different numbers of GPUs, so that their throughputs compare only per GPU."""
+        return gpus_differ(each[0] for each in self.summaries.values() if each)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from sim.configuration import Settings
 from sim.draws import Draws
 from sim.interval import CONFIDENCE, Interval, verdict
+from sim.leftovers import clear
 from sim.replicated import Replicated, notes_on_replications, replicate
 from sim.replication_plots import write_replication_plot
 from sim.replication_report import write_replication_report
@@ -39,12 +40,13 @@ class Replication:
         self._done = Replicated(settings.policies, draws.resampled)
 
     def __call__(self, console: Console) -> None:
-        """Run, write the results and print the table.
+        """Run, write the results in place of an earlier run's, and print the table.
 
         Raises:
             InputError: if a file cannot be written, or a policy cannot be run; what was finished is saved.
             KeyboardInterrupt: on Ctrl-C; the message says what is saved.
         """
+        clear(self._folder, self._settings.workload, console)
         with salvaging(self._salvage, "fewer than two replications were finished, nothing was saved"):
             replicate(self._trial, self._total, self._done)
         self._write()

@@ -14,9 +14,11 @@ from sim.table import heading, say
 if TYPE_CHECKING:
     from sim.replicated import Replicated
 
+_PER_GPU = "output tokens/s per GPU"
 _LINES = (
     ("requests/s", "{window}request_throughput", 1.0),
     ("output tokens/s", "{window}output_throughput", 1.0),
+    (_PER_GPU, "{window}output_throughput_per_gpu", 1.0),
     ("goodput, requests/s", "request_goodput", 1.0),
     ("share that met the SLO, %", "slo_attainment", 100.0),
     ("TTFT mean, s", "mean_ttft_ms", 1e-3),
@@ -83,6 +85,8 @@ def _table(done: "Replicated") -> Table:
 def replication_lines(done: "Replicated") -> Iterator[tuple[str, list[str]]]:
     """Yield the rows worth showing: a label, and of every policy the mean and its half width."""
     for label, key, scale in _LINES:
+        if label == _PER_GPU and not done.gpus_differ:
+            continue
         found = [done.interval(name, key.format(window=done.window)) for name in done.summaries]
         if any(each is not None and each.estimate for each in found):
             yield label, [shown(each, scale) for each in found]
@@ -100,7 +104,9 @@ def shown(found: Interval | None, scale: float = 1.0) -> str:
 
 def compared_metrics(done: "Replicated") -> list[tuple[str, str]]:
     """Return label and name of what policies are compared by: latencies too where arrivals set the throughput."""
-    compared = _COMPARED[:1] if done.window else _COMPARED
+    compared = list(_COMPARED[:1] if done.window else _COMPARED)
+    if done.gpus_differ:
+        compared.insert(1, ("throughput per GPU", "{window}output_throughput_per_gpu"))
     return [(label, key.format(window=done.window)) for label, key in compared]
 
 

@@ -10,6 +10,7 @@ from sim.page import Row, table, write_page
 from sim.prediction_interval import ENDS, LEVEL
 from sim.report_charts import charts
 from sim.table import Summary, heading, table_lines, warnings
+from workloads.demand import counted
 
 CLOSE = 0.02
 """Relative difference below which the answer names no winner."""
@@ -71,7 +72,7 @@ def answer(summaries: Mapping[str, Summary], context: Context) -> str:
         names = " and ".join([best, *close])
         return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {told}. {idle}"
     times = {name: f"{rates[best] / max(rates[name], 1e-12):.2f} times {name}" for name in rest}
-    ratios = " and ".join(f"{times[name]}{_in(spans[name])}" for name in rest)
+    ratios = " and ".join(f"{times[name]}{_in(spans[name])}{_per_gpu(summaries, best, name, key)}" for name in rest)
     return f"{where}, {best} is predicted to be the fastest, with {told}: {ratios}. {idle}"
 
 
@@ -91,6 +92,15 @@ def _ratio_span(summaries: Mapping[str, Summary], best: str, other: str, key: st
     if first not in pair or not low or not high:
         return None
     return (1 / float(high), 1 / float(low)) if best == first else (float(low), float(high))
+
+
+def _per_gpu(summaries: Mapping[str, Summary], best: str, other: str, key: str) -> str:
+    """Return, in parentheses, a ratio per GPU where the numbers of GPUs differ."""
+    used = [int(summaries[name].get("gpus") or 1) for name in (best, other)]
+    if used[0] == used[1]:
+        return ""
+    rates = [float(summaries[name].get(key) or 0) / gpus for name, gpus in zip((best, other), used, strict=True)]
+    return f" ({used[0]} against {counted(used[1], 'GPU')}: {rates[0] / max(rates[1], 1e-12):.2f} times it per GPU)"
 
 
 def _in(span: tuple[float, float] | None) -> str:

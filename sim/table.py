@@ -30,6 +30,8 @@ BEYOND = 0.001
 """Share of iterations outside the measured range from which it is worth a warning."""
 LARGE_IDLE = 0.005
 """Share of busy time from which a cause of idle computation is worth a row."""
+SHOWN_IDLE = 0.0005
+"""Share of busy time that is not shown as 0.0%."""
 
 
 def _nothing(_: Summary) -> str:
@@ -129,6 +131,7 @@ def table_lines(every: Sequence[Summary], context: Context, apart: bool = True) 
         *_interval_lines(every, output, apart),
         *([ratio] if len(every) > 1 else ()),
         *_interval_lines(every, f"{output}_ratio", apart),
+        *(_per_gpu_lines(every, f"{output}_per_gpu") if gpus_differ(every) else ()),
         *(_slo_lines() if any(summary.get("request_goodput") is not None for summary in every) else ()),
         *_latency_lines(every, apart),
         *_idle_lines(every),
@@ -147,6 +150,17 @@ def _amount(label: str, key: str, digits: int = 2, section: bool = False) -> Lin
 
 def _part(label: str, key: str, section: bool = False) -> Line:
     return Line(label, _percent(key), section, _range(key, form=lambda value: _share(value, 1)))
+
+
+def gpus_differ(summaries: Iterable[Summary]) -> bool:
+    """Whether policies use different numbers of GPUs, so that their throughputs compare only per GPU."""
+    return len({summary.get("gpus") for summary in summaries}) > 1
+
+
+def _per_gpu_lines(every: Sequence[Summary], key: str) -> Iterator[Line]:
+    base = _value(every[0], key)
+    yield _amount("  output tokens/s per GPU", key)
+    yield Line("  ratio to the first per GPU", lambda s: _ratio(_value(s, key), base))
 
 
 def _prefix_lines(every: Sequence[Summary]) -> Iterator[Line]:
@@ -189,10 +203,19 @@ def _is_short(every: Sequence[Summary], key: str) -> bool:
 def _idle_lines(every: Sequence[Summary]) -> Iterator[Line]:
     yield _part("idle share of GPU busy time", "idle_time_fraction", section=True)
     yield _part("  without the stall", "wasted_time_fraction")
+    small: list[str] = []
     for cause in CAUSES:
         key = f"idle_time_fraction_{cause}"
         if any((summary.get(key) or 0) >= LARGE_IDLE for summary in every):
             yield _part(f"  {cause_name(cause)}", key)
+        else:
+            small.append(key)
+    if any(_sum(summary, small) >= SHOWN_IDLE for summary in every):
+        yield Line(f"  other, each below {LARGE_IDLE:.1%}", lambda summary: _share(_sum(summary, small), 1))
+
+
+def _sum(summary: Summary, keys: Iterable[str]) -> float:
+    return sum(_value(summary, key) or 0.0 for key in keys)
 
 
 def cause_name(cause: str) -> str:
@@ -213,7 +236,7 @@ def _value(summary: Summary, key: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _format(value: float | None, digits: int = 2) -> str:
+def number_shown(value: float | None, digits: int = 2) -> str:
     """Show a number; two decimals below 10, one below 100 (unless told), thousands with commas, a dash for none.
 
     Below 0.1 there are as many decimals as three significant digits take.
@@ -226,7 +249,7 @@ def _format(value: float | None, digits: int = 2) -> str:
 
 
 def _number(key: str, digits: int = 2) -> Callable[[Summary], str]:
-    return lambda s: _format(_value(s, key), digits)
+    return lambda s: number_shown(_value(s, key), digits)
 
 
 def _percent(key: str) -> Callable[[Summary], str]:
@@ -240,7 +263,9 @@ def _share(value: float | None, whole: float) -> str:
 def _pair(mean: str, tail: str, scale: float) -> Callable[[Summary], str]:
     def show(summary: Summary) -> str:
         values = (_value(summary, mean), _value(summary, tail))
-        return "-" if None in values else " / ".join(_format(value / scale) for value in values if value is not None)
+        return (
+            "-" if None in values else " / ".join(number_shown(value / scale) for value in values if value is not None)
+        )
 
     return show
 
@@ -250,7 +275,9 @@ def _range(key: str, scale: float = 1, form: Callable[[float], str] | None = Non
 
     def show(summary: Summary) -> str:
         ends = [_value(summary, f"{key}_{end}") for end in ENDS]
-        return "" if None in ends else " to ".join((form or _format)(end / scale) for end in ends if end is not None)
+        return (
+            "" if None in ends else " to ".join((form or number_shown)(end / scale) for end in ends if end is not None)
+        )
 
     return show
 
@@ -298,8 +325,8 @@ def warnings(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
         )
     if {"baton", "prefill_first"} <= summaries.keys():
         yield "Inline BATON schedules almost as prefill_first does; what differs is the layout."
-    if len({summary.get("gpus") for summary in summaries.values()}) > 1:
-        yield "These policies use different numbers of GPUs; compare their throughput per GPU (summary.json)."
+    if gpus_differ(summaries.values()):
+        yield "These policies use different numbers of GPUs; compare their throughput per GPU."
 
 
 def _what_throughputs_are(unsaturated: Mapping[str, Summary]) -> Iterator[str]:

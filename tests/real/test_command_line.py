@@ -192,6 +192,22 @@ def test_an_interruption_before_anything_was_done_is_no_crash(
     assert tokens(scratch / "out") == [[]] * 6
 
 
+def test_large_weights_are_announced_before_they_are_made(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person who waits for minutes knows for what; small models say nothing, as the test above shows."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "random_network", stop)
+    monkeypatch.setattr(stage, "memory_left", lambda device: 40e9)
+    monkeypatch.setattr(stage, "memory_of", lambda device: 40e9)
+    assert real("+policy=orca", "model=llama3_8b", "device=cpu", *SMALL[1:]) == 130
+    said = "llama3_8b: making 8.03 billion random weights on cpu, 16.1 GB; this may take minutes"
+    assert capsys.readouterr().err.splitlines()[0] == said
+
+
 def test_logits_that_are_no_numbers_end_the_run_in_one_line(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,10 +82,22 @@ def test_both_loads_are_predicted_measured_and_compared(network: Network, tmp_pa
         for text in ("small: 6 requests, all at once", "overlapped", "worst errors", "within the stated")
     )
     assert report["limits"] == judged(report)
+    rows = [line.split()[:2] for line in out.getvalue().splitlines()]
+    for ratio in report["loads"][0]["ratios"]:
+        assert rows.count([ratio["policy"], ratio["to"]]) == 2, "every pair that is judged, at both loads"
     machine = machine_of(network, "sdpa").machine
     assert f"tiny_llama on {machine}, float32, KV memory 500 tokens; predicted by the profile " in out.getvalue()
     assert "\n1 round; its share" in out.getvalue()
     assert plot_validation(tmp_path, report).read_bytes().startswith(b"\x89PNG")
+
+
+def test_progress_counts_loads_not_seconds(network: Network, tmp_path: Path) -> None:
+    """Each load has a round even if there is no time at all, so half is done after the first of two."""
+    heard: list[float] = []
+    arguments: Any = (network, POLICIES, profile(), {"small": REQUESTS}, tmp_path)
+    options, machine = ValidateOptions(limit_s=0.0, rounds=1), machine_of(network, "sdpa")
+    Validation(*arguments, kv_tokens=500, options=options, machine=machine, on_round=heard.append).run()
+    assert heard == [0.5, 1.0]
 
 
 def test_the_picture_names_its_subject_and_no_part_that_does_not_occur(

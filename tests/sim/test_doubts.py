@@ -37,6 +37,20 @@ def test_a_profile_is_doubted_for_what_it_met_badly(fit: dict[str, Any], said: s
     assert said is None or (found[0].startswith("the profile mine is poor") and said in found[0])
 
 
+def test_a_long_complaint_names_the_worst_two_and_advises_nothing_that_was_done() -> None:
+    """By how many times a limit is exceeded: 0.5 of 0.1, 0.9 of 0.25, then the rest."""
+    fits = [
+        replace(FIT, held_out_error=error, held_out_spread=spread)
+        for error, spread in ((0.11, 0.1), (0.5, 0.1), (0.12, 0.1), (0.0, 0.9))
+    ]
+    poor = replace(PROFILE, layouts=[replace(PROFILE.layouts[0], fits=fits)], threads=1)
+    (said,) = doubts(poor)
+    assert 0 < said.index("+50%") < said.index("with 90%") < said.index("; and 2 more)")
+    assert "+11%" not in said and "+12%" not in said and "threads" not in said
+    (of_two_threads,) = doubts(replace(poor, threads=2))
+    assert of_two_threads.endswith("more profile.rounds= or threads=1")
+
+
 def test_only_profiles_are_doubted_and_a_prediction_says_so() -> None:
     assert doubts(H100) == []
     poor = replace(settings(), hardware=profile(held_out_error=0.5))

@@ -47,7 +47,7 @@ def predicted_run(folder: Path) -> Path:
 
 def test_a_prediction_laid_over_itself_differs_in_nothing(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = predicted_run(scratch)
-    assert sim("task=overlay", f"measured={path}", *QUICK, OUT) == 0
+    assert sim("task=overlay", f"measured={path}", *QUICK[:2], OUT) == 0
     again = pq.read_table(scratch / "out/requests.parquet")
     first = pq.read_table(scratch / "first/requests.parquet")
     for column in ("prompt_tokens", "output_tokens"):
@@ -169,6 +169,13 @@ def test_a_measured_run_is_a_workload_too(scratch: Path) -> None:
     assert sim("workload=measured", "measured=run.csv", *QUICK, OUT) == 0
     assert summary(scratch / "out")["num_requests"] == 2
     assert not (scratch / "out/overlay.json").exists()
+
+
+@pytest.mark.parametrize("task", ["overlay", "explain request=0"])
+def test_no_task_draws_what_is_not_wanted(scratch: Path, task: str) -> None:
+    (scratch / "run.csv").write_text(TWO)
+    assert sim(*f"task={task}".split(), "workload=measured", "measured=run.csv", *QUICK, OUT) == 0
+    assert not list((scratch / "out").glob("*.png"))
 
 
 def test_the_picture_needs_no_tpot(scratch: Path) -> None:

@@ -10,6 +10,7 @@ from sim import run
 from sim.__main__ import main
 from sim.capacities import Capacities
 from sim.capacity_report import answer as capacity_answer
+from sim.capacity_table import capacity_lines
 from sim.interval import Interval, estimate_and_ends
 from sim.interval_charts import Curve, Place, Spread, rate_chart, spread_chart, ticks_between
 from sim.metrics import SLO
@@ -98,7 +99,7 @@ def test_capacity_shows_the_knee_on_every_curve(tmp_path: Path) -> None:
     found = page(tmp_path, *slo, *search, "policies=[orca_per_request,orca]")
     rates = {name: told["requests_per_s"] for name, told in summary(tmp_path)["capacity"].items()}
     best = max(rates, key=lambda name: rates[name])
-    assert f"{best} serves up to {rates[best]:.3g} requests/s such that 90 % of requests have TTFT" in found.words
+    assert f"{best} serves up to {rates[best]:.2f} requests/s such that 90 % of requests have TTFT" in found.words
     assert "poisson, every rate that was tried" in found.words
     knees = [said for tag, said in found.found if tag == "circle" and said.get("r") == "6"]
     lines = [said for _, said in found.found if said.get("class") == "knee"]
@@ -119,16 +120,38 @@ def test_capacities_are_told_apart_only_if_their_ranges_are() -> None:
     found.add("c", found_at(7.4, 7.0, 7.6))
     found.add("d", found_at(0.0, 0.0, 0.02))
     assert capacity_answer(found, CONTEXT) == (
-        "With llm on gpu, b serves up to 8 requests/s such that 99 % of requests have TTFT at most 0.5 s "
-        "(surely up to 7.5, surely not from 8.5 on); that is 2.00 times a (4) and more than d, which meets the SLO at "
-        "no rate; it is not told apart from c (7.4): their ranges overlap."
+        "With llm on gpu, b serves up to 8.00 requests/s such that 99 % of requests have TTFT at most 0.5 s "
+        "(surely up to 7.50, surely not from 8.50 on); that is 2.00 times a (4.00) and more than d, which meets the "
+        "SLO at no rate; it is not told apart from c (7.40): their ranges overlap."
     )
+
+
+def test_the_capacity_of_two_gpus_is_also_told_per_gpu() -> None:
+    """Seven requests/s of two GPUs are three and a half of each, less than the four of one."""
+    found = Capacities(SLO(ttft_s=0.5), 0.99)
+    found.add("one", Found(4.0, 3.9, 4.1, 20.0, [Point(4.0, [{"gpus": 1}] * 2)]))
+    assert "per GPU" not in str(list(capacity_lines(found)))
+    found.add("two", Found(7.0, 6.5, 8.5, 20.0, [Point(7.0, [{"gpus": 2}] * 2)]))
+    lines = dict(capacity_lines(found))
+    assert lines["capacity, requests/s"] == ["4.00", "7.00"]
+    assert lines["capacity per GPU, requests/s"] == ["4.00", "3.50"]
+    assert lines["  ratio to the first per GPU"] == ["1.00x", "0.88x"]
+
+
+def test_replications_compare_throughput_per_gpu_where_numbers_differ() -> None:
+    done = replicated(one=[100.0, 110.0], two=[150.0, 165.0])
+    assert "per GPU" not in str(ratio_sentences(done))
+    for name, gpus in (("one", 1), ("two", 2)):
+        for each in done.summaries[name]:
+            rate = float(each["saturated_output_throughput"] or 0)
+            each.update(gpus=gpus, saturated_output_throughput_per_gpu=rate / gpus)
+    assert "throughput 1.50, 95 % CI 1.50 to 1.50; throughput per GPU 0.75, 95 % CI" in ratio_sentences(done)[0]
 
 
 def test_a_capacity_that_is_a_throughput_or_none_says_so() -> None:
     found = Capacities(SLO(ttft_s=0.5), 0.99)
     found.add("a", found_at(20.0, 20.0, math.inf))
-    assert capacity_answer(found, CONTEXT).endswith("(surely up to 20; more it cannot serve for long).")
+    assert capacity_answer(found, CONTEXT).endswith("(surely up to 20.0; more it cannot serve for long).")
     none = Capacities(SLO(ttft_s=0.5), 0.99)
     none.add("a", found_at(0.0, 0.0, 0.02))
     assert "no rate is low enough: under no policy 99 % of requests have TTFT" in capacity_answer(none, CONTEXT)

@@ -164,6 +164,13 @@ def test_the_first_chart_shows_the_figures_of_the_answer_and_of_the_table(
     assert f"baton\n{window}: {size} tokens/s\n90% interval: {size - 10} to {size + 10}" in first
 
 
+def test_the_answer_says_what_a_ratio_is_per_gpu() -> None:
+    """Four times the tokens on twice the GPUs are twice as many of each."""
+    both = policies(True, orca=100, baton=400)
+    both["orca"]["gpus"], both["baton"]["gpus"] = 1, 2
+    assert "4.00 times orca (2 against 1 GPU: 2.00 times it per GPU)" in answer(both, CONTEXT)
+
+
 def test_below_saturation_latency_decides() -> None:
     told = answer(policies(False, orca=1, slow=16, baton=4), CONTEXT)
     assert told.endswith(

@@ -11,7 +11,7 @@ from rich.console import Console
 from sim.context import Context
 from sim.metrics import SLO
 from sim.prediction_interval import ENDS
-from sim.table import Summary, print_table
+from sim.table import CAUSES, Summary, print_table
 from tests.sim.small_run import POLICIES, make_requests, run
 
 REQUESTS = make_requests(rate=0.0)
@@ -131,6 +131,27 @@ def test_what_a_reader_must_know_is_said_when_it_is_so() -> None:
     assert row(text, "GPUs used") == ["1", "1", "2"]
     for note in ("Inline BATON schedules almost as prefill_first does", "GPUs; compare", "was made for: 3;"):
         assert note in text
+
+
+def test_what_two_gpus_give_is_also_told_per_gpu() -> None:
+    names = ("baton", "baton_dedicated")
+    several = {name: SUMMARIES[name] for name in names}
+    text = shown(several, 100)
+    rates = [float(several[name]["saturated_output_throughput"] or 0) for name in names]
+    assert row(text, "output tokens/s per GPU") == [f"{rates[0]:,.0f}", f"{rates[1] / 2:,.0f}"]
+    assert row(text, "ratio to the first per GPU") == ["1.00x", f"{rates[1] / 2 / rates[0]:.2f}x"]
+    assert "per GPU" not in shown({name: SUMMARIES[name] for name in ("orca", "baton")}, 100)
+
+
+def test_the_shown_causes_of_idle_time_add_up() -> None:
+    """A cause below 0.5 % has no row, but is not lost: 12.6 = 12 + 0.3 + 0.3."""
+    causes = dict.fromkeys((f"idle_time_fraction_{cause}" for cause in CAUSES), 0.0)
+    causes |= {"idle_time_fraction_stall": 0.12} | dict.fromkeys(list(causes)[1:3], 0.003)
+    text = shown({"orca": {**SUMMARIES["orca"], **causes, "idle_time_fraction": 0.126}})
+    assert row(text, "stall") == ["12.0%"]
+    assert row(text, "other, each below 0.5%") == ["0.6%"]
+    none = dict.fromkeys(causes, 0.0)
+    assert "other, each" not in shown({"orca": {**SUMMARIES["orca"], **none}})
 
 
 def test_intervals_stand_below_what_they_are_of() -> None:
