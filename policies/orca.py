@@ -7,6 +7,7 @@ from policies.plan import (
     CARRY_ON_THROUGH_ARRIVALS,
     CARRY_ON_UNTIL_ARRIVAL,
     IDLE,
+    NOT,
     THROUGH_ARRIVALS,
     UNTIL_ARRIVAL,
     Plan,
@@ -58,6 +59,8 @@ class Orca(Policy):
         arrivals_matter = room > len(newcomers) and (waiting == len(newcomers) or self.order != "fcfs")
         if newcomers:
             steady = UNTIL_ARRIVAL if arrivals_matter else THROUGH_ARRIVALS
+            if self.layout == "rectangular" and len(newcomers) < min(room, waiting):
+                steady = NOT  # the rectangle that they were moved to may be smaller, and leave room for more
             return prefilling(newcomers, bool(view.rows), False, steady)
         return CARRY_ON_UNTIL_ARRIVAL if arrivals_matter else CARRY_ON_THROUGH_ARRIVALS
 

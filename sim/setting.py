@@ -47,7 +47,8 @@ class Setting:
         kv_tokens: KV memory of a GPU in tokens; None: what the model leaves free.
         slo: What goodput is judged by.
         execution: How decode steps are executed.
-        stretch: Whether promised iterations are run in one event; the results do not depend on it.
+        stretch: Whether promised iterations are run in one event. Iterations, times and answers do not depend on it;
+            idle time by cause is that of the mean iteration of each event, exact where the cost is linear in KV.
     """
 
     hardware: Device

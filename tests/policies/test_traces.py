@@ -167,3 +167,20 @@ def test_attention_per_request_launches_a_kernel_per_row_and_newcomer() -> None:
     launches = run(requests, Orca(max_batch=3, attention="per_request")).log["attention_launches"]
     assert launches.tolist() == [2, 2, 3, 1]
     assert set(run(requests, Orca(max_batch=3)).log["attention_launches"]) == {1}
+
+
+@pytest.mark.parametrize("stretch", [True, False])
+def test_a_newcomer_that_moves_the_batch_to_a_smaller_rectangle_makes_room_for_the_next(stretch: bool) -> None:
+    """60 tokens. The first request leaves a rectangle of 4 rows of 7; the others need 10 columns.
+
+    Beside the old rectangle (28) and room for one newcomer (10) there is space for 2 rows of 10, so the second request
+    is admitted and the third is not. Beside the new one (20) there is space for 3 rows: one iteration later it is.
+    """
+    result = run(
+        requests_of([(0.0, 2, 5), (1.5, 5, 5), (1.5, 5, 5)]),
+        Orca(max_batch=4, layout="rectangular"),
+        kv_tokens=60,
+        stretch=stretch,
+    )
+    assert result.log["prefill_rows"].tolist() == [1, 0, 1, 1, 0, 0, 0, 0]
+    assert result.finish_s == [5.0, 7.0, 8.0]

@@ -14,6 +14,7 @@ from policies.errors import InputError
 from policies.execution import Execution
 from policies.orca import Orca
 from policies.policy import Policy
+from policies.run_to_completion import RunToCompletion
 from policies.work import Work
 from sim.calibrated import Calibrated
 from sim.calibrated_cost import CalibratedCost
@@ -207,6 +208,22 @@ def test_results_do_not_depend_on_stretching(policy: Policy, engine: EngineConst
     other, steps = logged_run(requests, policy, cost, 100_000, execution=execution, stretch=False)
     assert list(one.answers.finish_s) == pytest.approx(list(other.answers.finish_s), rel=1e-9)
     assert log["steps"].sum() == len(steps) > 2 * len(log)
+
+
+@pytest.mark.parametrize("policy", [Orca(max_batch=8), Baton(max_batch=8), RunToCompletion(max_batch=8)])
+@pytest.mark.parametrize("execution", [Execution("eager"), Execution("graphs")], ids=lambda execution: execution.name)
+def test_idle_time_by_cause_hardly_depends_on_stretching(policy: Policy, execution: Execution) -> None:
+    """Times are the same; the mean iteration of a stretch misses what a bend of the table does to its waste."""
+    requests = random_requests(40, rate=20.0, longest=600)
+    one, other = (
+        simulate(requests, policy, GPUS["h100_sxm"], LLAMA3_8B, stretch=stretch, execution=execution).summary
+        for stretch in (True, False)
+    )
+    assert one["duration_s"] == pytest.approx(other["duration_s"], rel=1e-9)
+    shares = [name for name in other if name.startswith("idle_time_fraction") and other[name]]
+    assert shares
+    for name in shares:
+        assert one[name] == pytest.approx(other[name], abs=1e-4), name
 
 
 def test_the_frontend_delays_what_the_scheduler_sees_and_counts_as_waiting() -> None:
