@@ -233,7 +233,7 @@ def test_the_numbers_of_neighbouring_panels_do_not_touch() -> None:
             for step in (0, 1, 2)
         ]
     figure = replications(done)
-    FigureCanvasAgg(figure).draw()
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
     left, right = figure.axes[:2]
     texts = [text for text in left.get_xticklabels() if left.viewLim.x0 <= text.get_position()[0] <= left.viewLim.x1]
     assert "3,000" in [text.get_text() for text in texts]
