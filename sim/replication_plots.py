@@ -39,6 +39,7 @@ def replications(done: "Replicated") -> "Figure":
     rows = 0.7 + 0.36 * len(names)
     ratios = 0.7 + 0.3 * len(pairs) if pairs else 0.0
     figure = new_figure(2 * rows + ratios + 0.5)
+    figure.set_layout_engine("constrained", wspace=0.1)  # numbers at the ends of two axes shall not touch
     mosaic = [["0", "1"], ["2", "3"]] + ([["ratio", "ratio"]] if pairs else [])
     heights = [rows, rows] + ([ratios] if pairs else [])
     axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=heights)  # type: ignore[arg-type]
@@ -66,7 +67,8 @@ def draw_metric(axes: "Axes", done: "Replicated", key: str, label: str, scale: f
         say_empty(axes)
     axes.set_xlabel(label)
     axes.margins(x=0.08)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter("{x:,g}")
     name_rows(axes, names)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sim import run
 from sim.__main__ import main
@@ -15,6 +16,7 @@ from sim.interval import Interval, estimate_and_ends
 from sim.interval_charts import Curve, Place, Spread, rate_chart, spread_chart, ticks_between
 from sim.metrics import SLO
 from sim.replicated import Replicated
+from sim.replication_plots import replications
 from sim.replication_report import answer as replication_answer
 from sim.replication_table import ratio_sentences, shown
 from sim.report import answer as prediction_answer
@@ -29,7 +31,9 @@ def page(folder: Path, *options: str) -> Page:
     """Run the command line and read the page that it leaves."""
     assert run_here(main, *FEW, *options, f"hydra.run.dir={folder}") == 0
     text = (folder / "report.html").read_text()
-    assert not any(word in text for word in ("http:", "https:", "src=", "@import", "url(")), "nothing is fetched"
+    assert not any(word in text.replace("url(#", "") for word in ("http:", "https:", "src=", "@import", "url(")), (
+        "nothing is fetched"
+    )
     found = Page(text)
     for note in summary(folder)["notes"]:
         assert note in found.words
@@ -242,3 +246,20 @@ def test_what_has_no_report_refuses_it(tmp_path: Path, capsys: pytest.CaptureFix
     for task in ("claims", "explain"):
         assert run_here(main, f"task={task}", "report=true", f"hydra.run.dir={tmp_path}") == 2
         assert capsys.readouterr().err == f"error: report=true has no use in task={task}: leave it out\n"
+
+
+def test_the_numbers_of_neighbouring_panels_do_not_touch() -> None:
+    done = Replicated(["a", "b"])
+    for name, rate, idle in (("a", 1640.0, 0.01), ("b", 3840.0, 0.2)):
+        done.summaries[name] = [
+            {"saturated": False, "output_throughput": rate + step, "idle_time_fraction": idle + step / 1000}
+            for step in (0, 1, 2)
+        ]
+    figure = replications(done)
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+    left, right = figure.axes[:2]
+    texts = [text for text in left.get_xticklabels() if left.viewLim.x0 <= text.get_position()[0] <= left.viewLim.x1]
+    assert "3,000" in [text.get_text() for text in texts]
+    ends = [text.get_window_extent().x1 for text in texts]
+    first = min(text.get_window_extent().x0 for text in right.get_xticklabels() if text.get_position()[0] >= 0)
+    assert first - max(ends) > 40, "pixels, of 150 an inch"
