@@ -253,6 +253,8 @@ def _offer(group: str, path: str) -> None:
         node = OmegaConf.load(path)
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{group}={path}: {_reason(error)}") from None
+    if not isinstance(node, DictConfig) or not node:
+        raise InputError(f"{group}={path}: it holds no options; give a YAML file as those of conf/{group}")
     *folders, name = filter(None, path.split("/"))
     ConfigStore.instance().store(name=name, node=node, group="/".join([group, *folders]), package=group)
 
@@ -273,7 +275,10 @@ def _load_checked(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConf
     """Compose a configuration and check it before Hydra acts on it: its callbacks, launchers and logging too."""
     config = _load(self, *args, **kwargs)
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    refuse_foreign(plain, packages=HYDRA_PACKAGES)
+    try:
+        refuse_foreign(plain, packages=HYDRA_PACKAGES)
+    except InputError as error:  # the policies to compare are composed under a key of our own
+        raise InputError(re.sub(r"^compared\.(.+?)\.", r"policy \1: ", str(error))) from None
     _refuse_factories(plain.get("hydra", {}))
     return config
 
