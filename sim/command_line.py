@@ -256,6 +256,8 @@ def _offer(group: str, path: str) -> None:
     if not isinstance(node, DictConfig) or not node:
         raise InputError(f"{group}={path}: it holds no options; give a YAML file as those of conf/{group}")
     *folders, name = filter(None, path.split("/"))
+    if group == "hardware" and "name" in node:
+        node["name"] = name.removesuffix(".yaml")  # a copy is not what it was copied from
     ConfigStore.instance().store(name=name, node=node, group="/".join([group, *folders]), package=group)
 
 

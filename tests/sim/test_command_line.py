@@ -277,6 +277,16 @@ def test_what_is_wrong_is_said_in_one_line(
     assert not [path for path in files(scratch) if not path.endswith(("multirun.yaml", "sweep.json"))]
 
 
+def test_results_call_a_copied_gpu_by_the_name_of_its_file(scratch: Path) -> None:
+    shipped = (Path(__file__).parents[2] / "conf/hardware/h100_sxm_datasheet.yaml").read_text()
+    (scratch / "half.yaml").write_text(shipped)
+    few = ("+policy=orca", "workload.num_requests=5", "pictures=false", "hardware=./half.yaml")
+    assert sim(*few, "hydra.run.dir=out") == 0
+    assert summary(scratch / "out")["hardware"] == "half"
+    assert sim(*few, "hardware.name=mine", "hydra.run.dir=out") == 0
+    assert summary(scratch / "out")["hardware"] == "mine"
+
+
 def test_a_file_of_ones_own_is_named_where_it_is_wrong(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (scratch / "empty.yaml").write_text("")
     assert sim("hardware=empty.yaml") == 2
