@@ -162,6 +162,7 @@ def _refuse_unused(config: Config) -> None:
             value = value.get(name)
         if value != default:
             told = value.get("name") if isinstance(value, Mapping) else shown(value)
+            told = str(value).lower() if isinstance(value, bool) else told
             raise InputError(f"{option}={told} has no use in task={task}: leave it out")
 
 

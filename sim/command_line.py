@@ -253,7 +253,11 @@ def _offer(group: str, path: str) -> None:
         node = OmegaConf.load(path)
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{group}={path}: {_reason(error)}") from None
+    if not isinstance(node, DictConfig) or not node:
+        raise InputError(f"{group}={path}: it holds no options; give a YAML file as those of conf/{group}")
     *folders, name = filter(None, path.split("/"))
+    if group == "hardware" and "name" in node:
+        node["name"] = name.removesuffix(".yaml")  # a copy is not what it was copied from
     ConfigStore.instance().store(name=name, node=node, group="/".join([group, *folders]), package=group)
 
 
@@ -273,7 +277,10 @@ def _load_checked(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConf
     """Compose a configuration and check it before Hydra acts on it: its callbacks, launchers and logging too."""
     config = _load(self, *args, **kwargs)
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    refuse_foreign(plain, packages=HYDRA_PACKAGES)
+    try:
+        refuse_foreign(plain, packages=HYDRA_PACKAGES)
+    except InputError as error:  # the policies to compare are composed under a key of our own
+        raise InputError(re.sub(r"^compared\.(.+?)\.", r"policy \1: ", str(error))) from None
     _refuse_factories(plain.get("hydra", {}))
     return config
 

@@ -7,6 +7,9 @@ import re
 from policies.errors import InputError
 
 _MISSING_FILE = re.compile(r"Could not find '(.+)/(.+?)'\s+Available options in '.+?':\n((?:\t.+\n?)+?)(?=Config|\Z)")
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+?)'\n")
+_EXTRAS = {"joblib": "sweep", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+"""Launchers that another package brings, and the extra of ours that names it."""
 _NOISE = re.compile(r"^(full_key|object_type|reference_type|provider)\b|^See https?://|^Config search path")
 
 
@@ -21,6 +24,8 @@ def in_one_line(error: Exception) -> str:
         return "a configuration file is not UTF-8 text: correct or remove it"
     if isinstance(error, OSError) and error.errno:
         return f"{error.filename}: {os.strerror(error.errno)}; {_remedy(error.errno)}"
+    if found := _AMBIGUOUS.search(str(error)):
+        return f"{found[1]}: give one value, or a list as [A,B]; or add -m, which runs each value"
     return _missing_key(error) or _missing_file(error) or _joined(error)
 
 
@@ -45,6 +50,8 @@ def _missing_file(error: Exception) -> str | None:
     if found is None:
         return None
     group, name, options = found.groups()
+    if group == "hydra/launcher" and name in _EXTRAS:
+        return f"hydra/launcher={name} needs another package: pip install '.[{_EXTRAS[name]}]'"
     return f"{group}={name} is unknown; choose from {', '.join(options.split())}"
 
 

@@ -176,7 +176,10 @@ def check_overlay(config: Config, task: str, workload: Workload, overlay: Overla
             raise InputError("task=overlay keeps the measured arrivals: leave out workload.arrival and its options")
         return
     if config.get("measured") is not None and task != "claims" and not isinstance(workload, Measured):
-        raise InputError(f"measured={config['measured']} has no use in task={task}: add task=overlay or task=claims")
+        raise InputError(
+            f"measured={config['measured']} has no use in task={task}: add task=overlay, workload=measured or "
+            "task=claims"
+        )
     if overlay != OverlayOptions():
         raise InputError(f"overlay.warmup={overlay.warmup} has no use in task={task}: add task=overlay")
 

@@ -31,6 +31,8 @@ def check_overrides(overrides: Sequence[str], sweep: bool) -> None:
             _check_group(key, override, sweep)
         if key.startswith("policy.") and "policy" not in keys:
             raise InputError(f"{key} needs +policy=NAME; to set all policies that are compared, give max_batch=N")
+    if "hydra.launcher.n_jobs=0" in overrides:
+        raise InputError("hydra.launcher.n_jobs=0: give a number of processes, or -1 for all cores")
     for one, other in CONTRADICTIONS:
         if one in keys and other in keys:
             raise InputError(f"{one}= and {other}= contradict each other: give the one or the other")
@@ -77,6 +79,10 @@ def _check_group(group: str, override: str, sweep: bool) -> None:
         raise InputError(f"{override}: choose one by name, {right}=NAME; --help lists the names")
     if key != right:
         raise InputError(f"{override}: write {right}={value}")
+    if group in BY_PATH:
+        for path in (one.strip(" '\"") for one in value.split(",")):
+            if path.endswith((".json", ".yml")) or (path.startswith(("/", ".", "~")) and not path.endswith(".yaml")):
+                raise InputError(f"{group}={path}: give a name, or the path of a YAML file that ends in .yaml")
     if re.search(r"[,\[]", value) and not sweep:
         compared = f"compare with policies=[{value.strip('[]')}], or " if group == "policy" else ""
         raise InputError(f"{override}: give one name; {compared}run each with -m")

@@ -335,7 +335,13 @@ def _what_throughputs_are(unsaturated: Mapping[str, Summary]) -> Iterator[str]:
     for name, summary in unsaturated.items():
         said.setdefault(_what_throughput_is(summary), []).append(name)
     for what, names in said.items():
-        yield f"{_join(names)}: {what}."
+        yield f"{_join(names)}: {_of_several(what) if len(names) > 1 else what}."
+
+
+def _of_several(what: str) -> str:
+    for one, several in (("it keeps up", "they keep up"), ("keeps up", "keep up"), ("falls behind", "fall behind")):
+        what = what.replace(one, several)
+    return what
 
 
 def _what_throughput_is(summary: Summary) -> str:

@@ -99,7 +99,9 @@ def _from_vllm(path: Path) -> MeasuredRun:
             f"{path}: no {', '.join(missing)}: save each request, vllm bench serve --save-result --save-detailed"
         )
     names = [*_DETAILED, *(name for name in _OPTIONAL if isinstance(saved.get(name), list))]
-    table = _table(path, {name: saved[name] for name in names}, lambda row: f"request {row}")
+    table = _table(
+        path, {name: saved[name] for name in names}, lambda row: f"request {row}", "correct it, or measure again"
+    )
     output_tokens = table.counts("output_lens", low=0)
     answered = output_tokens > 0
     if "errors" in table:
@@ -289,7 +291,7 @@ def _answered(
     return MeasuredRun(path.name, in_order(demand), ttft_s[rows], e2e_s[rows], flat)
 
 
-def _table(path: Path, columns: Mapping[str, list[Any]], place: Any) -> "Table":
+def _table(path: Path, columns: Mapping[str, list[Any]], place: Any, *remedy: str) -> "Table":
     """Return lists as a table; they must be equally long."""
     import pandas as pd
 
@@ -301,4 +303,5 @@ def _table(path: Path, columns: Mapping[str, list[Any]], place: Any) -> "Table":
         raise InputError(f"{path}: lists of different lengths ({told}): give a file that was written to its end")
     if not next(iter(lengths.values())):
         raise InputError(f"{path}: no request was sent: give a run with at least one")
-    return Table(path, (), {name: pd.Series(values, dtype=object) for name, values in columns.items()}, False, place)
+    cells = {name: pd.Series(values, dtype=object) for name, values in columns.items()}
+    return Table(path, (), cells, False, place, *remedy)

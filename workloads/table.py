@@ -31,6 +31,7 @@ class Table:
         columns: the cells of each column that was read; all have the same length, at least 1.
         is_text: whether cells are text still to be parsed (CSV), or values with types (JSONL, Parquet).
         place: says where a row (from 0) is in the file, such as `line 7`.
+        remedy: what to do about a bad cell.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Table:
     columns: dict[str, pd.Series]
     is_text: bool
     place: Place
+    remedy: str = "correct it or remove the row"
 
     def __contains__(self, name: str) -> bool:
         """Return whether the column was read."""
@@ -138,7 +140,7 @@ class Table:
         is_blank = cell is None or cell is pd.NA or (isinstance(cell, str) and not cell.strip())
         found = "is blank" if is_blank else f"is {shown(cell.item() if isinstance(cell, np.generic) else cell)}"
         where = f"{self.path}, {self.place(row)}, column {name}"
-        raise InputError(f"{where}: {found}, not {expected}: correct it or remove the row")
+        raise InputError(f"{where}: {found}, not {expected}: {self.remedy}")
 
     def _blank(self, name: str) -> NDArray[np.bool_]:
         cells = self.columns[name]

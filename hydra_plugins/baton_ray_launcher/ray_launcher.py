@@ -90,7 +90,7 @@ class RayLauncher(Launcher):
         try:
             import ray
         except ImportError:
-            raise InputError("hydra/launcher=ray needs Ray: pip install 'baton-sim[ray]'") from None
+            raise InputError("hydra/launcher=ray needs Ray: pip install '.[ray]'") from None
         try:
             ray.init(address=self.address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -16,12 +16,16 @@ from sim.results import make_folder
 def main() -> None:
     """Calibrate the GPUs that are named, or all."""
     arguments = parser("sim.calibration", "Makes hardware files of kernel tables.", "profiles/")
-    arguments.add_argument("gpus", nargs="*", help=f"which: {', '.join(GPUS)}; default all")
+    arguments.add_argument("gpus", nargs="*", default=list(GPUS), help=f"which: {', '.join(GPUS)}; default all")
     arguments.add_argument("--out", type=Path, default=CONF / "hardware", help="where files go; default conf/hardware")
     given = arguments.parse_args()
     with complaints():
+        if not (given.data / "profiles").is_dir():
+            raise InputError(
+                f"{given.data / 'profiles'}: there is no such folder; give the folder that holds profiles/"
+            )
         make_folder(given.out)
-        for name in given.gpus or GPUS:
+        for name in given.gpus:
             if name not in GPUS:
                 raise InputError(f"{name}: there are no tables of this GPU; choose from {', '.join(GPUS)}")
             _calibrate(name, given.data / "profiles", given.out)

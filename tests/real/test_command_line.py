@@ -285,7 +285,7 @@ def test_a_gpu_whose_memory_is_full_is_one_line_at_any_time(
         ),
         ("task=validate", "task=validate needs a profile: make one with task=profile"),
         ("task=validate hardware=h100_sxm", "task=validate needs a profile: make one with task=profile"),
-        ("task=profile timeline=true", "timeline=True has no use in task=profile: leave it out"),
+        ("task=profile timeline=true", "timeline=true has no use in task=profile: leave it out"),
         *(
             (f"task=profile {option}", f"{option} has no use in task=profile: leave it out")
             for option in (

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policies.errors import InputError
 from sim.calibration import attention, measurements
+from sim.calibration.__main__ import main
 from sim.calibration.catalogue import read_named
 from sim.calibration.cleaning import ascending, ascending_both, comparable, typical
 from sim.calibration.crosscheck import blis_attention
@@ -20,6 +21,18 @@ from sim.configuration import build
 from sim.kernels import prompt_surface, roofline_seconds
 
 DATASHEET = read_named("hardware", "h100_sxm_datasheet")
+
+
+def test_a_folder_without_tables_is_one_line_before_anything_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["calibration", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/profiles: there is no such folder; give the folder that holds profiles/\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_typical_time_is_the_middle_one_and_of_two_the_lower() -> None:

@@ -222,6 +222,12 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("seed", "'seed' is no option: give KEY=VALUE"),
         ("=3", "'=3' is no option: give KEY=VALUE"),
         ("seed=[1", "seed=[1: "),
+        ("seed=1,2", "seed=1,2: give one value, or a list as [A,B]; or add -m, which runs each value"),
+        ("hardware=/tmp", "hardware=/tmp: give a name, or the path of a YAML file that ends in .yaml"),
+        ("model=mine.json", "model=mine.json: give a name, or the path of a YAML file that ends in .yaml"),
+        ("-m seed=1,2 hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm needs another package: pip ins"),
+        ("-m seed=1,2 hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0: give a number of processes, or -1"),
+        ("measured=run.json", "measured=run.json has no use in task=run: add task=overlay, workload=measured or task="),
         ("seed=${nowhere}", "seed: Interpolation key 'nowhere' not found"),
         ("--foo", "--foo: there is no such flag; see --help"),
         ("--cfg", "argument --cfg/-c: expected one argument"),
@@ -269,6 +275,26 @@ def test_what_is_wrong_is_said_in_one_line(
     assert shown.err.startswith(f"error: {message}")
     assert shown.err.count("\n") == 1
     assert not [path for path in files(scratch) if not path.endswith(("multirun.yaml", "sweep.json"))]
+
+
+def test_results_call_a_copied_gpu_by_the_name_of_its_file(scratch: Path) -> None:
+    shipped = (Path(__file__).parents[2] / "conf/hardware/h100_sxm_datasheet.yaml").read_text()
+    (scratch / "half.yaml").write_text(shipped)
+    few = ("+policy=orca", "workload.num_requests=5", "pictures=false", "hardware=./half.yaml")
+    assert sim(*few, "hydra.run.dir=out") == 0
+    assert summary(scratch / "out")["hardware"] == "half"
+    assert sim(*few, "hardware.name=mine", "hydra.run.dir=out") == 0
+    assert summary(scratch / "out")["hardware"] == "mine"
+
+
+def test_a_file_of_ones_own_is_named_where_it_is_wrong(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scratch / "empty.yaml").write_text("")
+    assert sim("hardware=empty.yaml") == 2
+    assert capsys.readouterr().err.startswith("error: hardware=empty.yaml: it holds no options; give a YAML file")
+    (scratch / "my/policy").mkdir(parents=True)
+    (scratch / "my/policy/evil.yaml").write_text("_target_: os.system")
+    assert sim("--config-dir=my", "policies=[orca,evil]") == 2
+    assert capsys.readouterr().err.startswith("error: policy evil: _target_=os.system is refused: give a class of")
 
 
 @pytest.mark.parametrize(

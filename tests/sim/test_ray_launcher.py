@@ -89,7 +89,7 @@ def test_without_a_cluster_one_line_says_so(
     )
     monkeypatch.setitem(sys.modules, "ray", None)
     assert sim(*SWEEP, *QUICK) == 2
-    assert capsys.readouterr().err == "error: hydra/launcher=ray needs Ray: pip install 'baton-sim[ray]'\n"
+    assert capsys.readouterr().err == "error: hydra/launcher=ray needs Ray: pip install '.[ray]'\n"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install '.[ray]'")

@@ -109,6 +109,14 @@ def test_a_throughput_below_saturation_is_called_what_it_is(
     assert text.count("orca: ") == 1
 
 
+def test_several_policies_are_spoken_of_in_the_plural() -> None:
+    both = {name: dict(SUMMARIES[name]) for name in ("orca", "baton")}
+    for summary in both.values():
+        summary |= {"offered_request_rate": 4.0, "request_throughput": 3.0, "drain_s": 25.0, "duration_s": 100.0}
+        summary |= {"saturated": False, "falls_behind": False}
+    assert "orca and baton: not saturated, and keep up; the throughput is" in shown(both, 200)
+
+
 def test_short_latencies_are_told_in_milliseconds_with_three_digits() -> None:
     """One unit for a row: milliseconds if no policy takes a second."""
     quick, slow = dict(SUMMARIES["orca"]), dict(SUMMARIES["baton"])

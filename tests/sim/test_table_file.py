@@ -41,7 +41,7 @@ def test_a_calibration_is_used_by_its_path_and_by_its_name_in_a_folder_of_ones_o
     for number, place in enumerate(places):
         assert sim(*FEW, *place, f"hydra.run.dir=out{number}") == 0
         results.append(summary(scratch / f"out{number}"))
-    assert all(each["hardware"] == "rtx4090" for each in results)
+    assert [each["hardware"] for each in results] == ["rtx4090", "mine", "mine", "rtx4090"], "a file by its own name"
     assert all(each["policies"] == results[0]["policies"] for each in results), "to the last digit"
 
 
