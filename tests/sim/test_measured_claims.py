@@ -247,7 +247,7 @@ def test_a_file_that_is_not_as_it_was_written_is_one_line(
         ("measured=nothing", "nothing: holds no results of python -m real"),
         ("measured=3", "measured is 3: give a folder or a file, or several as [A,B]"),
         ("measured=[a,3]", "measured is ['a', 3]: give a folder or a file"),
-        ("task=run measured=a", "measured=a has no use in task=run: add task=overlay, workload=measured or task=claims"),
+        ("task=run measured=a", "measured=a has no use in task=run: add task=overlay, workload=measured or"),
     ],
 )
 def test_what_is_no_result_is_refused(
