@@ -20,6 +20,7 @@ from sim.named import named
 from sim.notes import memory_notes
 from sim.progress import Progress
 from sim.results import Draft, make_folder, write_summary, writing
+from workloads.demand import counted
 from workloads.sharegpt import ShareGPT
 
 
@@ -60,7 +61,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     console.print(Text(f"{settings.model.name} on {settings.hardware.name}, engine {settings.engine.name}"))
     for note in memory_notes(settings):
         console.print(Text(f"- {note}"), soft_wrap=not console.is_terminal)
-    for line in lines(claims):
+    for line in lines(claims, listed=bool(settings.measured)):
         console.print(line)
     console.print(Text(f"Results: {folder}"), soft_wrap=not console.is_terminal)
     if figures:
@@ -72,8 +73,13 @@ def _write_runs(path: Path, claims: Claims) -> None:
         claims.runs().to_parquet(part)
 
 
-def lines(claims: Claims) -> Iterator[Table | Text]:
-    """Yield the verdicts as a table, then what a reader must know."""
+def lines(claims: Claims, listed: bool = True) -> Iterator[Table | Text]:
+    """Yield the verdicts as a table, then what a reader must know.
+
+    Args:
+        claims: What was found.
+        listed: Whether measured results that no statement is of are listed, or only counted.
+    """
     table = Table(box=None, padding=(0, 0, 1, 2), pad_edge=False, header_style="bold")
     for name in ("statement", "quantity", "lowest and highest, 95 % CI", "verdict"):
         table.add_column(name, overflow="fold")
@@ -87,7 +93,9 @@ def lines(claims: Claims) -> Iterator[Table | Text]:
     yield table
     yield from (Text(f"- {note}") for note in claims.notes)
     others = list(others_in_words(claims.others))
-    if others:
+    if others and not listed:
+        yield Text(f"- {counted(len(claims.others), 'measured result')} of none of these statements in claims.json")
+    elif others:
         yield Text("\nMeasured, and of none of these statements:")
         yield from map(Text, others)
 

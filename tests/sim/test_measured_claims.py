@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 
 from sim.__main__ import main
 from sim.claims import measurement, task
@@ -18,8 +19,10 @@ from sim.claims.experiments import BATONS, SCHOOLS
 from sim.claims.measurement import METRICS, OF_TWO, Machine, Measured, Measurement, committed, read_file, write
 from sim.claims.run import Claims, measured_row
 from sim.claims.statements import SAME_ANSWERS
+from sim.claims.task import lines
 from sim.claims.verdict import Bound, Finding, Statement, Verdict, in_words
 from sim.interval import Interval
+from sim.setting import Results
 from tests.command_line import run_here
 
 MACHINE = Machine(
@@ -147,6 +150,16 @@ def test_every_result_is_shown_exactly_once(found: Sequence[Measurement]) -> Non
     assert all(other.result.policy in words and other.result.metric in words for other in beside.others)
     assert all(one.result.policy not in BATONS or one.result.to or one.result.metric != IDLE.metric
                for one in beside.others if one.result.load == "all at once")  # fmt: skip
+
+
+def test_it_is_only_counted_where_nobody_gave_it() -> None:
+    beside = set_beside(STATEMENTS, [measured(replace(FASTER, to="run_to_completion"), replace(IDLE, policy="orca"))])
+    claims = Claims(
+        statements=beside.statements, samples=[], at_load=Results({}), preempting=Results({}), others=beside.others
+    )
+    said = [str(line) for line in lines(claims, listed=False) if isinstance(line, Text)]
+    assert said[-1] == "- 2 measured results of none of these statements in claims.json"
+    assert any("baton 2.00 (1.94 to 2.06)" in str(line) for line in lines(claims))
 
 
 def test_what_no_statement_is_of_is_listed() -> None:
