@@ -215,7 +215,8 @@ class Executor(ABC):
             else:
                 decoded = compute(Inputs(*self.tensor([ids, lengths])))
             tokens, seen = torch.stack([decoded.tokens, decoded.seen]).tolist()
-        chosen = self._chosen(requests, decoded.logits, tokens[: len(ids)])
+        live = None if decoded.logits is None else decoded.logits[: len(ids)]
+        chosen = self._chosen(requests, live, tokens[: len(ids)])
         return Rows(chosen, seen, rows - len(ids), decoded.launches)
 
     def sample(self, requests: Sequence[int], logits: Tensor) -> dict[int, int]:
@@ -235,6 +236,6 @@ class Executor(ABC):
                 f"try dtype=float32 instead of {str(self.network.dtype).removeprefix('torch.')}, or other weights"
             )
         if self.logits is not None and logits is not None:
-            for request, row in zip(requests, logits, strict=False):
+            for request, row in zip(requests, logits, strict=True):
                 self.logits.setdefault(request, []).append(row.clone())
         return dict(zip(requests, tokens, strict=True))
