@@ -69,11 +69,12 @@ def main(given: Sequence[str] | None = None) -> int:
 
     code = 0
     try:
-        deadline = start + budget_of(options)
+        budget = budget_of(options)
+        options.times = max(1, int(budget / BUDGET_S))
         from benchmarks.gpu.plan import measure  # torch comes with it, which takes a while
 
         interruption.check()
-        measure(options, findings, deadline, tell)
+        measure(options, findings, start + budget, tell)
         findings.found["complete"] = True
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

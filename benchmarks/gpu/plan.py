@@ -6,17 +6,17 @@ What is most telling comes first, and a prediction before what it predicts.
 import argparse
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.gpu import cells, exactness, newcomers, profiles, steps
 from benchmarks.gpu.bench import Bench, dimensions_of, release
 from benchmarks.gpu.cells import Cell
 from benchmarks.gpu.findings import Findings, Part
 from benchmarks.machine_facts import device_named, machine_facts
-from policies.execution import EAGER, GRAPHS
+from policies.execution import EAGER, GRAPHS, Execution
 from real.machine import copy_rate, product_rate
 from real.network import DTYPES
 from sim.results import make_folder
@@ -60,7 +60,8 @@ class Sizes:
         longest: Tokens of the longest request, prompt and answer.
         unscaled_longest: The same where lengths are as they are.
         rounds: Most rounds of the decisive cell.
-        more_rounds: Most rounds of others in graphs.
+        more_rounds: Most rounds of those with fewer and with more rows, in graphs.
+        other_rounds: Most rounds of all others.
         peer_per_row: Requests for every row where transformers' ways are measured.
         peer_rounds: Most rounds there.
     """
@@ -93,6 +94,7 @@ class Sizes:
     unscaled_longest: int = 1024
     rounds: int = 3
     more_rounds: int = 2
+    other_rounds: int = 1
     peer_per_row: int = 3
     peer_rounds: int = 1
 
@@ -175,20 +177,32 @@ def full_plan(sizes: Sizes) -> tuple[Step, ...]:
     )
 
 
+def more_rounds(sizes: Sizes, times: int) -> Sizes:
+    """Return sizes with so many times the rounds, if there is time for them."""
+    names = ("rounds", "more_rounds", "other_rounds", "peer_rounds")
+    return replace(sizes, **{name: times * getattr(sizes, name) for name in names})
+
+
 def cells_of(sizes: Sizes) -> dict[str, list[Cell]]:
     """Return the cells of the full plan, by the part that measures them."""
-    usual = partial(Cell, per_row=sizes.per_row, scale=sizes.scale, longest=sizes.longest)
-    few = partial(usual, batch=sizes.small_batch, per_row=sizes.small_per_row)
+    scaled = {"scale": sizes.scale, "longest": sizes.longest}
+    unscaled = {"scale": 1.0, "longest": sizes.unscaled_longest}
+
+    def cell(batch: int, execution: Execution, rounds: int, lengths: Mapping[str, Any], **more: Any) -> Cell:
+        per_row = sizes.small_per_row if batch == sizes.small_batch else sizes.per_row
+        return Cell(batch=batch, execution=execution, rounds=rounds, per_row=per_row, **lengths, **more)
+
     return {
-        "decisive": [usual(batch=sizes.batch, execution=GRAPHS, rounds=sizes.rounds)],
-        "decisive eager": [usual(batch=sizes.batch, execution=EAGER, rounds=1)],
-        "few rows": [few(execution=GRAPHS, rounds=sizes.more_rounds), few(execution=EAGER, rounds=1)],
-        "many rows": [usual(batch=sizes.large_batch, execution=GRAPHS, rounds=sizes.more_rounds)],
-        "unscaled": [
-            usual(batch=sizes.batch, execution=GRAPHS, rounds=1, scale=1.0, longest=sizes.unscaled_longest)
+        "decisive": [cell(sizes.batch, GRAPHS, sizes.rounds, scaled)],
+        "decisive eager": [cell(sizes.batch, EAGER, sizes.other_rounds, scaled)],
+        "few rows": [
+            cell(sizes.small_batch, GRAPHS, sizes.more_rounds, scaled),
+            cell(sizes.small_batch, EAGER, sizes.other_rounds, scaled),
         ],
-        "loaded": [usual(batch=sizes.batch, execution=GRAPHS, rounds=1, load=0.7)],
-    }  # fmt: skip
+        "many rows": [cell(sizes.large_batch, GRAPHS, sizes.more_rounds, scaled)],
+        "unscaled": [cell(sizes.batch, GRAPHS, sizes.other_rounds, unscaled)],
+        "loaded": [cell(sizes.batch, GRAPHS, sizes.other_rounds, scaled, load=0.7)],
+    }
 
 
 def measure(options: argparse.Namespace, findings: Findings, deadline: float, tell: Callable[[str], None]) -> None:
@@ -200,7 +214,7 @@ def measure(options: argparse.Namespace, findings: Findings, deadline: float, te
     """
     dimensions_of(options.model)
     device = device_named(options.device)
-    sizes = LEAST if options.rehearse else FULL
+    sizes = more_rounds(LEAST if options.rehearse else FULL, options.times)
     plan = quick_plan() if options.quick else full_plan(sizes)
     make_folder(findings.folder)
     bench = Bench(
