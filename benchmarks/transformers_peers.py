@@ -115,7 +115,11 @@ class Peers:
             max_batch_tokens=max(1024, min(8192, self._batch * PAGE)),
             **options,
         )
-        return generate_batch(self._loaded(), self._requests, self._prompts, limits, self.until)
+        try:
+            return generate_batch(self._loaded(), self._requests, self._prompts, limits, self.until)
+        except BaseException:
+            self.drop()  # it is left with an attention that only continuous batching can use
+            raise
 
 
 def peer_model(model: Model, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:

@@ -4,7 +4,7 @@ import copy
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +39,13 @@ LOADING = 1.75
 """Memory that a model takes while it is made, in bytes of its weights: merged weights lie beside their parts."""
 
 
+DEVICE_S = "device_s"
+"""Seconds that the device took for an iteration, by events."""
+
+GRACE = 0.15
+"""A run that is going when its share of the time is spent may go on for so much of that share."""
+
+
 class OutOfTime(Exception):
     """A run was stopped since the share of its part was spent."""
 
@@ -53,7 +60,7 @@ class Served(NamedTuple):
     Attributes:
         seconds: From the start to the end of the last answer, what was spent on recording decode steps left out.
         summary: Metrics by name, see `sim.metrics`.
-        records: The log, one record per iteration.
+        records: The log, one record per iteration, with the column `DEVICE_S` where it is known.
         generated: The tokens of every answer.
         logits: Those behind every token, by request, if they were asked for.
     """
@@ -183,14 +190,14 @@ class Bench:
         try:
             answers = engine.run()
         finally:
+            self.wait()  # a run that is stopped leaves a step under way, in memory that is about to go
             gc.enable()
         served = int(np.isfinite(finish_s := np.asarray(answers.finish_s)).sum())
         if served < len(requests):
             raise RuntimeError(f"only {served} of {len(requests)} requests were answered")
         summary = recording.result(engine.served(), answers).summary
-        return Served(
-            float(finish_s.max()), summary, np.concatenate(slices), engine.generated, engine.executor.logits or {}
-        )
+        records = with_device_times(np.concatenate(slices), getattr(engine, "device_s", ()))
+        return Served(float(finish_s.max()), summary, records, engine.generated, engine.executor.logits or {})
 
     def _in_time(self, done: tuple[int, int, float], on_step: OnStep | None) -> None:
         if time.perf_counter() > self.until:
@@ -202,6 +209,17 @@ class Bench:
         """Return first turns of ShareGPT, all there at once, of at most `longest` tokens."""
         drawn = ShareGPT(num_requests=count, arrival="all_at_once").build(self.seed if seed is None else seed)
         return capped(scaled(drawn, scale), longest)
+
+
+def with_device_times(records: Slice, device_s: Sequence[float]) -> Slice:
+    """Return a log with a column more, where the device's times of all its iterations are known."""
+    if len(device_s) != len(records):
+        return records
+    wider = np.empty(len(records), dtype=[*records.dtype.descr, (DEVICE_S, "<f8")])
+    for name in records.dtype.names or ():
+        wider[name] = records[name]
+    wider[DEVICE_S] = device_s
+    return wider
 
 
 def dimensions_of(model: str) -> Model:

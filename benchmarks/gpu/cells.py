@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.bench import LOADING, Bench, NoRoom, Served, check_room, kv_tokens_for, policy_named, release
+from benchmarks.gpu.bench import GRACE, LOADING, Bench, NoRoom, Served, check_room, kv_tokens_for, policy_named, release
 from benchmarks.gpu.findings import Part
 from benchmarks.gpu.newcomers import lanes_of
 from benchmarks.rounds import Contender, in_one_line, rounds
@@ -87,13 +87,16 @@ def policies_of(bench: Bench, cell: Cell) -> dict[str, Policy]:
 
 def measure(bench: Bench, part: Part, until: float, cells: Sequence[Cell]) -> None:
     """Measure cells, each in its share of the time."""
+    stop = bench.until
     for place, cell in enumerate(cells):
         now = time.perf_counter()
         if now > until:
             part.left_out(cell.name, "no time")
             continue
+        share = (until - now) / (len(cells) - place)
+        bench.until = min(stop, now + share * (1 + GRACE))
         try:
-            _measure(bench, part, now + (until - now) / (len(cells) - place), cell)
+            _measure(bench, part, now + share, cell)
         except NoRoom as error:
             part.left_out(cell.name, str(error))
             bench.tell(f"{cell.name}: left out: {error}")

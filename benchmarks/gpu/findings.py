@@ -11,6 +11,8 @@ from benchmarks.rounds import in_one_line
 from sim.results import Draft, make_folder, write_summary, writing
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from sim.log import Slice
 
 RESULTS, ITERATIONS, TABLE = "results.json", "iterations.parquet", "table.txt"
@@ -72,12 +74,20 @@ class Findings:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        records = np.concatenate([records for _, records in self._iterations])
-        runs = np.repeat([where for where, _ in self._iterations], [len(records) for _, records in self._iterations])
-        columns = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
+        every = [records for _, records in self._iterations]
+        runs = np.repeat([where for where, _ in self._iterations], [len(records) for records in every])
+        names = dict.fromkeys(name for records in every for name in records.dtype.names or ())
+        columns = {name: np.concatenate([column_of(records, name) for records in every]) for name in names}
         path = self.folder / ITERATIONS
         with self.interruption.held(), writing(path), Draft(path) as part:
             pq.write_table(pa.table({"run": pa.array(runs).dictionary_encode(), **columns}), part, compression="zstd")
+
+
+def column_of(records: "Slice", name: str) -> "npt.NDArray[Any]":
+    """Return a column of a log; NaN of a run that does not know it, such as the device's times."""
+    import numpy as np
+
+    return records[name] if name in (records.dtype.names or ()) else np.full(len(records), np.nan)
 
 
 class Part:

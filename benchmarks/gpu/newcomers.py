@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.bench import Bench, NoRoom, budget_of, check_room, kv_tokens_for, median, policy_named
+from benchmarks.gpu.bench import (
+    DEVICE_S,
+    Bench,
+    NoRoom,
+    OutOfTime,
+    budget_of,
+    check_room,
+    kv_tokens_for,
+    median,
+    policy_named,
+)
 from benchmarks.gpu.findings import Part
 from policies.baton import Baton
 from policies.execution import GRAPHS
@@ -30,9 +40,6 @@ FACTOR, OVERHEAD_S = 3, 50e-6
 WARMING = 2
 """Insertions that are not counted: the first ones load what copies."""
 
-DEVICE_S = "device_s"
-"""Column of the log with the time that the device worked, by events; where it is measured."""
-
 
 def measure_mixed(bench: Bench, part: Part, until: float) -> None:
     """Time a step with a newcomer in every layout, twice: what the first takes longer is compiling and loading."""
@@ -46,10 +53,10 @@ def measure_mixed(bench: Bench, part: Part, until: float) -> None:
         policy, network = policy_named(name, rows), bench.network(GRAPHS)
         try:
             kv_tokens = kv_tokens_for(network, [policy], shape.requests())
-        except NoRoom as error:
+            times = [times_of(bench.serve(network, policy, shape.requests(), kv_tokens).records) for _ in range(2)]
+        except (NoRoom, OutOfTime) as error:
             part.left_out(name, str(error))
             continue
-        times = [times_of(bench.serve(network, policy, shape.requests(), kv_tokens).records) for _ in range(2)]
         first, second = (each["wall_s"] for each in times)
         part.add(policy=name, rows=rows, tokens=tokens, first_s=first, compile_s=first - second, **times[1])
         bench.tell(f"{name}: a newcomer of {tokens} tokens {1e3 * second:.1f} ms, the first {1e3 * first:.1f} ms")

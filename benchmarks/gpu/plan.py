@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.gpu import cells, exactness, newcomers, profiles, steps
-from benchmarks.gpu.bench import Bench, dimensions_of, release
+from benchmarks.gpu.bench import GRACE, Bench, dimensions_of, release
 from benchmarks.gpu.cells import Cell
 from benchmarks.gpu.findings import Findings, Part
 from benchmarks.machine_facts import device_named, machine_facts
@@ -23,9 +23,6 @@ from sim.results import make_folder
 
 START_S = 25.0
 """What importing and finding the device may take of a budget."""
-
-GRACE = 0.15
-"""A run that is going when the share of its part is spent may go on for so much of that share."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.bench import Bench, NoRoom, Served, budget_of, check_room, median, policy_named
+from benchmarks.gpu.bench import Bench, NoRoom, OutOfTime, Served, budget_of, check_room, median, policy_named
 from benchmarks.gpu.findings import Part
 from policies.execution import GRAPHS, Execution
 from real.engine import OnStep
@@ -60,7 +60,7 @@ def measure_ladder(bench: Bench, part: Part, until: float) -> None:
             continue
         try:
             found = profiled_step(bench, batch)
-        except NoRoom as error:
+        except (NoRoom, OutOfTime) as error:
             part.left_out(what, str(error))
             continue
         part.found.setdefault("profiled", []).append(found)
@@ -112,7 +112,7 @@ def _measure(bench: Bench, part: Part, until: float, policy: str, execution: Exe
     network = bench.network(execution)
     try:
         served = serve_batch(bench, network, policy, batch, bench.sizes.steps)
-    except NoRoom as error:
+    except (NoRoom, OutOfTime) as error:
         part.left_out(what, str(error))
         return
     part.keep(what, served.records)

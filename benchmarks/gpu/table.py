@@ -27,6 +27,8 @@ PEERS = {"generate_batch": 2.0, "generate": 3.0}
 ERRORS = {"throughput": 0.05, "mean TTFT": 0.08, "mean E2E": 0.08, "ratios of throughput": 0.03}
 QUANTITIES = {"throughput": "score", "mean TTFT": "mean_ttft_s", "mean E2E": "mean_e2e_s"}
 NOT_REACHED, NO_TIME = "not reached", "no time"
+LISTED = 3
+"""Of what was left out for the same reason, so many are named."""
 
 
 class Line(NamedTuple):
@@ -99,7 +101,9 @@ def _missing(part: Found) -> Iterator[str]:
         yield part["reason"]
     left = part.get("left_out", ())
     for why in dict.fromkeys(each["why"] for each in left):
-        yield f"{why} ({'; '.join(each['what'] for each in left if each['why'] == why)})"
+        every = [each["what"] for each in left if each["why"] == why]
+        more = f"; {len(every) - LISTED} more" if len(every) > LISTED else ""
+        yield f"{why} ({'; '.join(every[:LISTED])}{more})"
 
 
 def _kernels(part: Found, found: Found) -> Iterator[Line]:

@@ -8,10 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.gpu.findings import Findings
 from benchmarks.interruption import AGAIN_S, Interruption
+from sim.log import DTYPE
 
 
 class Clock:
@@ -98,6 +101,18 @@ def test_whatever_the_moment_what_was_found_is_in_whole_files(tmp_path: Path, nu
         rows = json.loads((folder / "results.json").read_text())["parts"]["part"]["rows"]
         assert [row["place"] for row in rows] == [*range(len(rows))] and len(rows) > int((said or ["0"])[-1])
         assert (folder / "table.txt").read_text().startswith("no device yet, m, now\n")
+
+
+def test_iterations_of_runs_that_know_more_and_less_share_a_table(tmp_path: Path) -> None:
+    findings = Findings(tmp_path, {})
+    plain, wider = np.zeros(2, dtype=DTYPE), np.zeros(1, dtype=[*DTYPE.descr, ("device_s", "<f8")])
+    plain["rows"], wider["rows"], wider["device_s"] = 3, 4, 0.5
+    findings.keep("one", plain)
+    findings.keep("two", wider)
+    findings.write_iterations()
+    table = pq.read_table(tmp_path / "iterations.parquet")
+    assert table["run"].to_pylist() == ["one", "one", "two"] and table["rows"].to_pylist() == [3, 3, 4]
+    assert np.isnan(table["device_s"].to_pylist()[:2]).all() and table["device_s"].to_pylist()[2] == 0.5
 
 
 def test_a_finding_is_on_disk_at_once(tmp_path: Path) -> None:
