@@ -26,7 +26,7 @@ PEERS = {"generate_batch": 2.0, "generate": 3.0}
 
 ERRORS = {"throughput": 0.05, "mean TTFT": 0.08, "mean E2E": 0.08, "ratios of throughput": 0.03}
 QUANTITIES = {"throughput": "score", "mean TTFT": "mean_ttft_s", "mean E2E": "mean_e2e_s"}
-NOT_REACHED, NO_TIME = "not reached", "no time"
+NOT_REACHED = "not reached"
 LISTED = 3
 """Of what was left out for the same reason, so many are named."""
 
@@ -244,7 +244,7 @@ def _peers(part: Found, found: Found) -> Iterator[Line]:
     for peer, target in PEERS.items():
         other, what, wanted = _best(speed, (peer,)), f"throughput of BATON to {peer}", f"at least {target:g}"
         if ours is None or other is None:
-            yield Line(what, wanted, f"not measured: {NO_TIME if ours else 'BATON was not measured'}")
+            yield Line(what, wanted, "not measured, see below")
             continue
         ratio = median(mine / theirs for mine, theirs in zip(speed[ours], speed[other], strict=False))
         told = f"{ratio:.2f}, {ours} {median(speed[ours]):,.0f} and {other} {median(speed[other]):,.0f} tokens/s"
