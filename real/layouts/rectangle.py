@@ -14,6 +14,7 @@ from policies.ledger import Ledger
 from policies.plan import Plan
 from policies.rectangle import Rectangle
 from policies.work import Work
+from real.attention import Places, RowStep
 from real.layouts.executor import Executor, Outcome, Prompts, Rows
 from real.layouts.prefill import prefill_group
 from real.network import Network
@@ -21,8 +22,10 @@ from real.sequences import Sequences
 from real.streams import crossing
 
 
-class Decode:
+class Decode(RowStep):
     """One new token for each of the first rows of a rectangle, attending over the window that all of them share."""
+
+    whole = True
 
     def __init__(self, executor: Executor, buffer: Tensor, lengths: Tensor, window: int) -> None:
         """Decode rows 0 to n - 1 of `buffer` [layers, 2, rows, kv_heads, capacity, head_dim], `lengths` [n]."""
@@ -30,27 +33,30 @@ class Decode:
         self._rows = torch.arange(len(lengths), device=lengths.device)
         self._lengths = self.positions = lengths
         self._view = buffer[:, :, : len(lengths), :, :window]
-        self._mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
-        self.seen = self._mask.sum(dim=(1, 2, 3))
+        self._mask, self.seen = None, lengths + 1
+        if not self._attention.by_kernel(buffer):
+            self._mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
+            self.seen = self._mask.sum(dim=(1, 2, 3))
         self.launches = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Write one column of each row, and attend over the window."""
+    def places(self, layer: int) -> Places:
+        """One column of each row."""
         keys, values = self._view[layer]
-        keys[self._rows, :, self._lengths] = key[:, :, 0]
-        values[self._rows, :, self._lengths] = value[:, :, 0]
-        self.launches += layer == 0
-        return self._attended(query, keys, values, scale)
+        return Places(keys, values, self._lengths, self._rows)
 
-    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        return self._attention(query, keys, values, scale, self._mask)
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attend over the window, or over what a row has of it."""
+        keys, values = self._view[layer]
+        self.launches += layer == 0
+        if self._mask is not None:
+            return self._attention(query, keys, values, scale, self._mask)
+        return self._attention.rows(query[:, :, 0], keys, values, scale, self._lengths, whole=self.whole)[:, None]
 
 
 class RaggedDecode(Decode):
     """The same, each row attending over its own columns only."""
 
-    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        return self._attention.rows(query[:, :, 0], keys, values, scale, self._lengths)[:, None]
+    whole = False
 
 
 class Rectangular(Executor):

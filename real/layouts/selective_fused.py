@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from policies.ledger import Ledger
 from policies.paged import BLOCK, Paged
+from real.attention import Places, RowStep
 from real.layouts.executor import Executor, Prompts, Rows
 from real.layouts.selective import Selective, SelectiveStep
 from real.layouts.slot_table import SlotTable
@@ -88,7 +89,7 @@ class Ragged:
         return self._attention(queries, new_keys, new_values, scale)[self._real]
 
 
-class PooledRows:
+class PooledRows(RowStep):
     """One new token for each row of a table of slots."""
 
     def __init__(self, executor: Executor, pool: Tensor, table: Tensor, lengths: Tensor) -> None:
@@ -101,11 +102,14 @@ class PooledRows:
         self.seen = lengths + 1
         self.launches = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store every new token's key and value in its slot, and attend over each row's own."""
+    def places(self, layer: int) -> Places:
+        """One slot of each row."""
         keys, values = self._pool[layer]
-        keys.index_copy_(0, self._written, key[:, :, 0])
-        values.index_copy_(0, self._written, value[:, :, 0])
+        return Places(keys, values, self._written)
+
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attend over each row's own slots."""
+        keys, values = self._pool[layer]
         attended, launches = self._attended(query[:, :, 0], keys, values, scale)
         if layer == 0:
             self.launches = launches

@@ -9,13 +9,12 @@ from triton.compiler import ASTSource
 
 from real import kernels
 
-NUMBERS = {"scale": "fp32"}
+NUMBERS = {"scale": "fp32", "epsilon": "fp32"}
 POINTERS = {
     "lengths": "*i64",
     "table": "*i64",
     "partial": "*fp32",
-    "most": "*fp32",
-    "total": "*fp32",
+    "at": "*i64",
     "slopes": "*fp32",
 }
 VALUE_BYTES = {"bf16": 2, "fp32": 4}
@@ -23,7 +22,7 @@ VALUE_BYTES = {"bf16": 2, "fp32": 4}
 
 def shared_memory(kernel: Any, capability: int, dtype: str, **constants: Any) -> int:
     """Compile a kernel, its pointers but for `POINTERS` to values of `dtype`; return its shared memory."""
-    pointers = {"query", "keys", "values", "cosines", "sines", "out", "both"}
+    pointers = {"query", "keys", "values", "cosines", "sines", "out", "both", "projected", "query_scales", "key_scales"}
     types = {
         name: "constexpr"
         if name in constants
@@ -43,12 +42,27 @@ def attention(capability: int, dtype: str, width: int, group: int, table: bool, 
         dtype,
         WIDTH=width,
         PADDED_WIDTH=padded,
+        HEADS=32,
         GROUP=group,
         QUERIES=max(kernels.LEAST_QUERIES, triton.next_power_of_2(group)),
-        SPLITS=8,
         COLUMNS=kernels.columns_of(padded, VALUE_BYTES[dtype]),
         TABLE=table,
         SLOPES=slopes,
+    )
+
+
+def turned(capability: int, dtype: str, normed: bool, placed: bool) -> int:
+    return shared_memory(
+        kernels._turn,
+        capability,
+        dtype,
+        HALF=64,
+        PADDED_HALF=64,
+        HEADS=32,
+        KV_HEADS=8,
+        BLOCK=kernels.TURNED,
+        NORMED=normed,
+        PLACED=placed,
     )
 
 
@@ -60,9 +74,10 @@ def main() -> None:
         "wide heads in fp32 on a smaller GPU": attention(86, "fp32", 256, 8, table=False, slopes=False),
         "BLOOM on an A100": attention(80, "bf16", 80, 1, table=False, slopes=True),
         "splits": shared_memory(
-            kernels._join_splits, 90, "bf16", WIDTH=128, PADDED_WIDTH=128, SPLITS=8, PADDED_SPLITS=8
+            kernels._join_splits, 90, "bf16", WIDTH=128, PADDED_WIDTH=128, MOST=kernels.MOST_SPLITS
         ),
-        "heads": shared_memory(kernels._rotate, 90, "bf16", HALF=64, PADDED_HALF=64),
+        "heads": turned(90, "bf16", normed=False, placed=False),
+        "heads of Qwen 3 in their places": turned(80, "bf16", normed=True, placed=True),
         "gate": shared_memory(kernels._gate, 90, "bf16", BLOCK=kernels.GATED),
     }
     print(json.dumps(taken))
