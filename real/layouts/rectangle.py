@@ -253,17 +253,18 @@ class RaggedRectangular(Rectangular):
 class Shared:
     """Newcomers and rows in one rectangle of queries, as wide as the longest newcomer."""
 
-    def __init__(self, executor: Executor, buffer: Tensor, first: Tensor, counts: Tensor) -> None:
-        """Row r of `buffer` gets `counts[r]` tokens from column `first[r]` on; both are [n]."""
+    def __init__(self, executor: Executor, buffer: Tensor, first: list[int], counts: list[int]) -> None:
+        """Row r of `buffer` gets `counts[r]` tokens from column `first[r]` on."""
         self._attention = executor.network.attention
-        queries = torch.arange(int(counts.max()), device=counts.device)
-        real = queries < counts[:, None]
-        self.positions = first[:, None] + torch.minimum(queries, counts[:, None] - 1)
-        self._rows, self._queries = real.nonzero(as_tuple=True)
-        self._columns = self.positions[real]
-        window = int((first + counts).max())
+        queries, last = torch.arange(max(counts)), torch.tensor(counts)[:, None] - 1
+        positions = torch.tensor(first)[:, None] + torch.minimum(queries, last)
+        rows = torch.cat([torch.full((count,), row) for row, count in enumerate(counts)])
+        new = torch.cat([queries[:count] for count in counts])
+        self.positions, self._rows, self._queries = (part.to(buffer.device) for part in (positions, rows, new))
+        self._columns = self.positions[self._rows, self._queries]
+        window = max(start + count for start, count in zip(first, counts, strict=True))
         self._view = buffer[:, :, : len(counts), :, :window]
-        self.mask = (torch.arange(window, device=counts.device) <= self.positions[:, :, None])[:, None]
+        self.mask = (torch.arange(window, device=buffer.device) <= self.positions[:, :, None])[:, None]
         self.launches = 0
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -286,9 +287,9 @@ class SharedRectangular(Rectangular):
         requests = sorted(self._place, key=self._place.__getitem__)
         new = dict(zip(prompts.requests, prompts.ids, strict=True))
         rows = [new.get(request) or [self.sequences.last(request)] for request in requests]
-        ids, counts = self.padded(rows), self.tensor([len(row) for row in rows])
-        step = Shared(self, self._buffer, self.tensor([lengths.get(request, 0) for request in requests]), counts)
-        ends = torch.arange(len(rows), device=ids.device) * ids.shape[1] + counts - 1
+        ids, counts = self.padded(rows), [len(row) for row in rows]
+        step = Shared(self, self._buffer, [lengths.get(request, 0) for request in requests], counts)
+        ends = self.tensor([row * ids.shape[1] + count - 1 for row, count in enumerate(counts)])
         tokens = self.sample(requests, self.network.forward(ids, step.positions, step, ends))
         for request in decoding:
             self._length[request] += 1
