@@ -63,6 +63,7 @@ def _attend_split(
     per_split = tl.cdiv(tl.cdiv(read, COLUMNS), splits) * COLUMNS
     start = split * per_split
     stop = tl.minimum(start + per_split, read)
+    end = tl.minimum(stop, length)
     member, lane = tl.arange(0, QUERIES), tl.arange(0, PADDED_WIDTH)
     head = group * GROUP + member
     real_head, real_lane = member < GROUP, lane < WIDTH
@@ -70,6 +71,8 @@ def _attend_split(
     asked = tl.load(
         query + (row * query_row + head * query_head)[:, None] * WIDTH + lane[None, :], mask=real_value, other=0.0
     )
+    begin = (row * kv_row + group * kv_head) * WIDTH
+    keys, values = keys + begin, values + begin
     highest = tl.full([QUERIES], LOWEST, tl.float32)
     weight = tl.zeros([QUERIES], tl.float32)
     sums = tl.zeros([QUERIES, PADDED_WIDTH], tl.float32)
@@ -80,7 +83,7 @@ def _attend_split(
             slot = tl.load(table + row * table_row + column, mask=there, other=0).to(tl.int64)
         else:
             slot = column.to(tl.int64)
-        place = (row * kv_row + slot * kv_token + group * kv_head) * WIDTH
+        place = slot * (kv_token * WIDTH)
         taken = there[:, None] & real_lane[None, :]
         key = tl.load(keys + place[:, None] + lane[None, :], mask=taken, other=0.0)
         value = tl.load(values + place[:, None] + lane[None, :], mask=taken, other=0.0)
@@ -88,7 +91,7 @@ def _attend_split(
         if SLOPES:
             slope = tl.load(slopes + head, mask=real_head, other=0.0)
             scores += slope[:, None] * (column - (length - 1))[None, :]
-        seen = (there & (column < length))[None, :]
+        seen = (column < end)[None, :]
         scores = tl.where(seen, scores, LOWEST)
         higher = tl.maximum(highest, tl.max(scores, 1))
         shrunk, weights = tl.exp(highest - higher), tl.where(seen, tl.exp(scores - higher[:, None]), 0.0)

@@ -44,7 +44,7 @@ def test_captured_steps_touch_nothing_that_a_graph_cannot_hold(name: str, model:
             assert mode == "thread_local" and pool is not None
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_DEVICE if ONE_DEVICE[name].traits.lanes != "shared"])
+@pytest.mark.parametrize("name", [*LAYOUTS, "orca_rectangular", "baton_concatenate", "chunked_prefill_small"])
 def test_eager_runs_know_where_their_tensors_are(name: str) -> None:
     gpu, run = fake_run(name, "tiny_llama", EAGER)
     assert len(run.engine.generated) == 3 and not gpu.captures

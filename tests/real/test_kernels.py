@@ -173,19 +173,31 @@ def counted(launched: Counter[str], kernel: str) -> Callable[..., Tensor]:
     return count
 
 
-def test_they_compile_for_gpus_and_fit_their_shared_memory() -> None:
-    """No GPU is needed for that. 99 KiB is what a block may have of the smallest of them (compute capability 8.6)."""
+@pytest.fixture(scope="module")
+def compiled() -> Any:
+    """Without the interpreter. No GPU is needed."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.real.compile_kernels"],
-        env=environment | {"TRITON_CACHE_DIR": tempfile.mkdtemp()},
-        capture_output=True,
-        text=True,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        found = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "tests.real.compile_kernels"],
+            env=environment | {"TRITON_CACHE_DIR": folder},
+            capture_output=True,
+            text=True,
+        )
     assert found.returncode == 0, found.stderr
-    shared = json.loads(found.stdout)
+    return json.loads(found.stdout)
+
+
+def test_they_compile_for_gpus_and_fit_their_shared_memory(compiled: Any) -> None:
+    """99 KiB is what a block may have of the smallest of them (compute capability 8.6)."""
+    shared = compiled["shared"]
     assert len(shared) == 8
     assert all(size <= 99 * 1024 for size in shared.values()), shared
+
+
+def test_a_model_needs_a_few_compiled_ones_however_many_rows_and_tokens_there_are(compiled: Any) -> None:
+    """Attention with and without a table; heads laid in a rectangle or a pool, or nowhere."""
+    assert compiled["forms"] == {"_attend_split": 2, "_join_splits": 1, "_turn": 2, "_gate": 1}
 
 
 def angles(batch: int, queries: int, width: int) -> tuple[Tensor, Tensor]:
