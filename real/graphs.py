@@ -8,6 +8,7 @@ that is not in its buffers, which is how a machine without a GPU proves that a s
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -90,17 +91,39 @@ class Recording:
         return replay
 
     def _captured(self, pool: Any) -> Callable[[], Made]:
-        self._run()  # what is compiled, loaded or allocated at a first call cannot be captured
+        """Capture on the current stream, whose priority the graph takes.
+
+        `torch.cuda.graph` would take a stream of its own, and empty the cache that the next prefill allocates from.
+        """
+        device = self._values.device
+        # What is compiled, loaded or allocated at a first call cannot be captured, such as cuBLAS's workspace, which
+        # belongs to the stream.
+        self._run()
+        torch.cuda.synchronize(device)
         graph = torch.cuda.CUDAGraph()
         # The other lane may allocate memory meanwhile: that is no error of this thread's capture.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
             made = self._run()
+        except BaseException:
+            _abandon(graph, device, pool)
+            raise
+        graph.capture_end()
 
         def replay() -> Made:
             graph.replay()
             return made
 
         return replay
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
+    """End a capture that has failed, so that its stream computes again and memory comes from where it came before."""
+    try:
+        graph.capture_end()
+    except RuntimeError:  # it is not valid any more; the stream has left it, the allocator has not
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(device.index, pool)
 
 
 def _nothing(*_: float) -> None:
@@ -120,7 +143,7 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         """Start without any."""
         self._device = device
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._pool = self._new_pool()
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self.count = 0
         self.seconds = 0.0
@@ -147,9 +170,16 @@ class Graphs:
             self.on_record(recording.seconds)
         return decoded
 
+    def _new_pool(self) -> Any:
+        return torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+
     def forget(self) -> None:
-        """Drop all recordings: the memory that they read and write is about to go."""
+        """Drop all recordings: the memory that they read and write is about to go.
+
+        Those to come use a pool of their own: torch refuses a pool whose graphs are gone while a tensor in it is not.
+        """
         self._recordings.clear()
+        self._pool = self._new_pool()
 
     def close(self) -> None:
         """Let go of all that knows the run: recordings its KV memory, and those who hear of them itself."""

@@ -44,16 +44,16 @@ class RaggedChunks(Ragged):
             return
         longest, device = max(map(len, chunks)), self._written.device
         self._seen = torch.stack([torch.cat([slots, slots[:1].expand(longest - len(slots))]) for slots in chunks])
-        before = torch.tensor([len(slots) - size for slots, size in zip(chunks, sizes, strict=True)], device=device)
-        position = before[:, None] + torch.arange(max(sizes), device=device)
-        self._mask = (torch.arange(longest, device=device) <= position[..., None])[:, None]
-        self.prefill_pairs = int((self._mask[:, 0] & self._real[..., None]).sum())
+        before = torch.tensor([len(slots) - size for slots, size in zip(chunks, sizes, strict=True)])
+        position = before[:, None] + torch.arange(max(sizes))
+        self.prefill_pairs = sum(int((row[:size] + 1).sum()) for row, size in zip(position, sizes, strict=True))
         self.prefill_kv = int(before.sum())
+        self._mask = (torch.arange(longest, device=device) <= position.to(device)[..., None])[:, None]
 
     def _prompts_attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         keys, values = (part[self._seen].transpose(1, 2) for part in self._pool[layer])
         queries = query[0].transpose(0, 1)[self._padded].transpose(1, 2)
-        return self._attention(queries, keys, values, scale, self._mask)[self._real]
+        return self._attention(queries, keys, values, scale, self._mask).flatten(0, 1)[self._real]
 
 
 class Chunked(Fused):

@@ -14,6 +14,7 @@ from policies.ledger import Ledger
 from policies.plan import Plan
 from policies.rectangle import Rectangle
 from policies.work import Work
+from real.attention import Places, RowStep
 from real.layouts.executor import Executor, Outcome, Prompts, Rows
 from real.layouts.prefill import prefill_group
 from real.network import Network
@@ -21,8 +22,10 @@ from real.sequences import Sequences
 from real.streams import crossing
 
 
-class Decode:
+class Decode(RowStep):
     """One new token for each of the first rows of a rectangle, attending over the window that all of them share."""
+
+    whole = True
 
     def __init__(self, executor: Executor, buffer: Tensor, lengths: Tensor, window: int) -> None:
         """Decode rows 0 to n - 1 of `buffer` [layers, 2, rows, kv_heads, capacity, head_dim], `lengths` [n]."""
@@ -30,27 +33,30 @@ class Decode:
         self._rows = torch.arange(len(lengths), device=lengths.device)
         self._lengths = self.positions = lengths
         self._view = buffer[:, :, : len(lengths), :, :window]
-        self._mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
-        self.seen = self._mask.sum(dim=(1, 2, 3))
+        self._mask, self.seen = None, lengths + 1
+        if not self._attention.by_kernel(buffer):
+            self._mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
+            self.seen = self._mask.sum(dim=(1, 2, 3))
         self.launches = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Write one column of each row, and attend over the window."""
+    def places(self, layer: int) -> Places:
+        """One column of each row."""
         keys, values = self._view[layer]
-        keys[self._rows, :, self._lengths] = key[:, :, 0]
-        values[self._rows, :, self._lengths] = value[:, :, 0]
-        self.launches += layer == 0
-        return self._attended(query, keys, values, scale)
+        return Places(keys, values, self._lengths, self._rows)
 
-    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        return self._attention(query, keys, values, scale, self._mask)
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attend over the window, or over what a row has of it."""
+        keys, values = self._view[layer]
+        self.launches += layer == 0
+        if self._mask is not None:
+            return self._attention(query, keys, values, scale, self._mask)
+        return self._attention.rows(query[:, :, 0], keys, values, scale, self._lengths, whole=self.whole)[:, None]
 
 
 class RaggedDecode(Decode):
     """The same, each row attending over its own columns only."""
 
-    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        return self._attention.rows(query[:, :, 0], keys, values, scale, self._lengths)[:, None]
+    whole = False
 
 
 class Rectangular(Executor):
@@ -247,17 +253,18 @@ class RaggedRectangular(Rectangular):
 class Shared:
     """Newcomers and rows in one rectangle of queries, as wide as the longest newcomer."""
 
-    def __init__(self, executor: Executor, buffer: Tensor, first: Tensor, counts: Tensor) -> None:
-        """Row r of `buffer` gets `counts[r]` tokens from column `first[r]` on; both are [n]."""
+    def __init__(self, executor: Executor, buffer: Tensor, first: list[int], counts: list[int]) -> None:
+        """Row r of `buffer` gets `counts[r]` tokens from column `first[r]` on."""
         self._attention = executor.network.attention
-        queries = torch.arange(int(counts.max()), device=counts.device)
-        real = queries < counts[:, None]
-        self.positions = first[:, None] + torch.minimum(queries, counts[:, None] - 1)
-        self._rows, self._queries = real.nonzero(as_tuple=True)
-        self._columns = self.positions[real]
-        window = int((first + counts).max())
+        queries, last = torch.arange(max(counts)), torch.tensor(counts)[:, None] - 1
+        positions = torch.tensor(first)[:, None] + torch.minimum(queries, last)
+        rows = torch.cat([torch.full((count,), row) for row, count in enumerate(counts)])
+        new = torch.cat([queries[:count] for count in counts])
+        self.positions, self._rows, self._queries = (part.to(buffer.device) for part in (positions, rows, new))
+        self._columns = self.positions[self._rows, self._queries]
+        window = max(start + count for start, count in zip(first, counts, strict=True))
         self._view = buffer[:, :, : len(counts), :, :window]
-        self.mask = (torch.arange(window, device=counts.device) <= self.positions[:, :, None])[:, None]
+        self.mask = (torch.arange(window, device=buffer.device) <= self.positions[:, :, None])[:, None]
         self.launches = 0
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -280,9 +287,9 @@ class SharedRectangular(Rectangular):
         requests = sorted(self._place, key=self._place.__getitem__)
         new = dict(zip(prompts.requests, prompts.ids, strict=True))
         rows = [new.get(request) or [self.sequences.last(request)] for request in requests]
-        ids, counts = self.padded(rows), self.tensor([len(row) for row in rows])
-        step = Shared(self, self._buffer, self.tensor([lengths.get(request, 0) for request in requests]), counts)
-        ends = torch.arange(len(rows), device=ids.device) * ids.shape[1] + counts - 1
+        ids, counts = self.padded(rows), [len(row) for row in rows]
+        step = Shared(self, self._buffer, [lengths.get(request, 0) for request in requests], counts)
+        ends = self.tensor([row * ids.shape[1] + count - 1 for row, count in enumerate(counts)])
         tokens = self.sample(requests, self.network.forward(ids, step.positions, step, ends))
         for request in decoding:
             self._length[request] += 1

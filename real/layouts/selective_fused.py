@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from policies.ledger import Ledger
 from policies.paged import BLOCK, Paged
+from real.attention import Places, RowStep
 from real.layouts.executor import Executor, Prompts, Rows
 from real.layouts.selective import Selective, SelectiveStep
 from real.layouts.slot_table import SlotTable
@@ -42,10 +43,7 @@ class Ragged:
         if held:
             self._lay_rows(held)
         if prompts:
-            starts = torch.tensor([len(held), *prompts]).cumsum(0)[:-1, None].to(device)
-            column = torch.arange(max(prompts), device=device)
-            self._real = column < torch.tensor(prompts, device=device)[:, None]
-            self._padded = torch.where(self._real, starts + column, len(held))
+            self._pad(prompts, len(held), device)
         self._prompts = len(prompts)
         self.launches = 1
         self.kv_read = sum(map(len, held))
@@ -60,6 +58,21 @@ class Ragged:
             self._slots = torch.cat(held)
             self._row = torch.repeat_interleave(torch.arange(len(held), device=device), lengths)
             self._distance = torch.cat([torch.arange(1 - len(slots), 1, device=device) for slots in held])
+
+    def _pad(self, prompts: list[int], first: int, device: torch.device) -> None:
+        """Tell the operator which token goes where in a rectangle of prompts, and which places hold one.
+
+        Numbers, not masks, and from the host: it would wait to hear how many places a mask on the device selects.
+        """
+        longest, start = max(prompts), first
+        padded, real = [], []
+        for row, length in enumerate(prompts):
+            token = torch.arange(start, start + longest)
+            token[length:] = first
+            padded.append(token)
+            real.append(torch.arange(row * longest, row * longest + length))
+            start += length
+        self._padded, self._real = torch.stack(padded).to(device), torch.cat(real).to(device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store every new token's key and value in its slot, and attend over all requests."""
@@ -85,10 +98,10 @@ class Ragged:
         queries, new_keys, new_values = (
             part[0].transpose(0, 1)[self._padded].transpose(1, 2) for part in (query, key, value)
         )
-        return self._attention(queries, new_keys, new_values, scale)[self._real]
+        return self._attention(queries, new_keys, new_values, scale).flatten(0, 1)[self._real]
 
 
-class PooledRows:
+class PooledRows(RowStep):
     """One new token for each row of a table of slots."""
 
     def __init__(self, executor: Executor, pool: Tensor, table: Tensor, lengths: Tensor) -> None:
@@ -101,11 +114,14 @@ class PooledRows:
         self.seen = lengths + 1
         self.launches = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store every new token's key and value in its slot, and attend over each row's own."""
+    def places(self, layer: int) -> Places:
+        """One slot of each row."""
         keys, values = self._pool[layer]
-        keys.index_copy_(0, self._written, key[:, :, 0])
-        values.index_copy_(0, self._written, value[:, :, 0])
+        return Places(keys, values, self._written)
+
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attend over each row's own slots."""
+        keys, values = self._pool[layer]
         attended, launches = self._attended(query[:, :, 0], keys, values, scale)
         if layer == 0:
             self.launches = launches

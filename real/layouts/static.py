@@ -8,6 +8,7 @@ from torch import Tensor
 from policies.ledger import Ledger
 from policies.plan import Plan
 from policies.work import Work
+from real.attention import Places, RowStep
 from real.layouts.executor import Executor, Outcome, Prompts, causal_pairs
 from real.network import Network
 from real.sequences import Sequences
@@ -35,25 +36,29 @@ class Columns:
         return self._attention(query, keys, values, scale, self._mask)
 
 
-class Column:
+class Column(RowStep):
     """All rows compute the next column of the rectangle."""
 
     def __init__(self, executor: Executor, buffer: Tensor, padding: Tensor, lengths: Tensor, window: int) -> None:
         """Compute one column of `buffer`; row r begins at column `padding[r]` and holds `lengths[r]` tokens."""
         self._attention = executor.network.attention
         self._view = buffer[:, :, :, :, :window]
-        self._column = (padding + lengths)[:1]
+        self._rows = torch.arange(len(lengths), device=padding.device)
+        self._columns = padding + lengths
         column = torch.arange(window, device=padding.device)
-        self._mask = ((column <= self._column) & (column >= padding[:, None]))[:, None, None]
+        self._mask = ((column <= self._columns[:, None]) & (column >= padding[:, None]))[:, None, None]
         self.seen = self._mask.sum(dim=(1, 2, 3))
         self.positions = lengths.clamp(min=0, max=executor.network.last_position)
         self.launches = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Write the column, and attend over all up to it."""
+    def places(self, layer: int) -> Places:
+        """The column, which is the same one for all rows."""
         keys, values = self._view[layer]
-        keys.index_copy_(2, self._column, key)
-        values.index_copy_(2, self._column, value)
+        return Places(keys, values, self._columns, self._rows)
+
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attend over all columns up to it."""
+        keys, values = self._view[layer]
         self.launches += layer == 0
         return self._attention(query, keys, values, scale, self._mask)
 
