@@ -5,6 +5,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -302,6 +303,37 @@ def test_a_lane_is_timed_from_its_first_launch_to_the_last_that_is_waited_for(mo
     assert lane.end() == 2.0
 
 
+def test_each_lane_waits_on_its_own_stream_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[Device] = []
+
+    def stream(*_: Any, **__: Any) -> Device:
+        devices.append(Device())
+        return devices[-1]
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    streams = Streams(torch.device("cuda"))
+    batch, aside = devices
+
+    def compute(device: Device, seconds: float) -> str:
+        device.launched += seconds
+        streams.wait(lambda: device.did.append("other work"))
+        return "made"
+
+    assert streams.run_aside(compute, aside, 2.0) == ("made", 2.0)
+    assert batch.did == []
+    assert streams.run(compute, batch, 7.0) == ("made", 7.0)
+    assert batch.did == aside.did == ["recorded", "recorded", "other work", "waited", "synchronised"]
+
+    def fails() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        streams.run(fails)
+    assert batch.did[-1] == "synchronised"
+
+
 def test_the_engine_keeps_the_devices_time_of_each_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     engines: list[Engine] = []
     run: Callable[..., Any] = Streams.run
@@ -318,13 +350,18 @@ def test_a_cpu_has_none() -> None:
 # memory that is not zeroed
 
 
-@pytest.mark.parametrize("name", ONE_DEVICE)
-def test_nothing_is_read_that_was_not_written(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "execution"), [*((name, EAGER) for name in ONE_DEVICE), ("run_to_completion", GRAPHS)]
+)
+def test_nothing_is_read_that_was_not_written(name: str, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded window is wider than what was written; what lies there must be a number."""
+
     def garbage(self: Executor, *shape: int) -> Tensor:
         return torch.full(shape, torch.nan, dtype=self.network.dtype)
 
     monkeypatch.setattr(Executor, "unwritten", garbage)
-    assert differences(real_run(a_dozen(seed=3), ONE_DEVICE[name]), "tiny_llama") == []
+    run = real_run(a_dozen(seed=3), ONE_DEVICE[name], execution=execution)
+    assert differences(run, "tiny_llama") == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
