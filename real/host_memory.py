@@ -10,14 +10,18 @@ from torch import Tensor
 Numbers = npt.NDArray[np.int64]
 
 
+def pins(device: torch.device) -> bool:
+    """Whether a device copies from and to pinned memory while the host goes on: a GPU does."""
+    return device.type == "cuda"
+
+
 def pinned(device: torch.device, *shape: int) -> Tensor:
     """Return zeros, int64, in host memory that a device copies from and to while the host goes on."""
-    return torch.zeros(*shape, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return torch.zeros(*shape, dtype=torch.int64, pin_memory=pins(device))
 
 
 def sent(values: Sequence[int] | Sequence[Sequence[int]] | Numbers, device: torch.device) -> Tensor:
     """Return whole numbers as a tensor on a device, once it gets there."""
-    on_gpu = device.type == "cuda"
-    there = torch.tensor(values, dtype=torch.int64, pin_memory=on_gpu)
-    # Torch does not hand this memory out again before the copy is done.
-    return there.to(device, non_blocking=True) if on_gpu else there
+    there = torch.tensor(values, dtype=torch.int64, pin_memory=pins(device))
+    # Torch does not hand pinned memory out again before the copy is done.
+    return there if device.type == "cpu" else there.to(device, non_blocking=True)
