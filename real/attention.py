@@ -167,6 +167,10 @@ class Attention:
         """Whether `rows` is one kernel that reads no more than a row has, where this tensor lies."""
         return not self._eager and accelerated.has_kernels(tensor)
 
+    def holds_scores(self, tensor: Tensor) -> bool:
+        """Whether scores under a mask, or what is added to them, lie in memory for every head, where a tensor lies."""
+        return not self.by_kernel(tensor) or self._slopes is not None
+
     def ragged(self, query: Tensor, key: Tensor, value: Tensor, scale: float, row: Tensor, distance: Tensor) -> Tensor:
         """Attend with one query per row over keys that lie end to end, row by row, without padding.
 

@@ -5,9 +5,12 @@ its plans are made, begun and committed by the main thread, at the boundaries of
 """
 
 import math
+from array import array
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -42,7 +45,7 @@ class Engine:
     Attributes:
         ledger: The state machine.
         answers: The output lengths, and what became of every request.
-        generated: Tokens generated so far, by request.
+        device_s: Seconds that the device took for each iteration, in the order of the log; none on a CPU.
         requests: The workload, its arrivals in seconds of this run.
         kv_tokens: KV memory, in tokens.
     """
@@ -90,8 +93,8 @@ class Engine:
         self.ledger = make_ledger(policy, kv_tokens, predictor)
         self.answers = Answers(self.requests, policy.traits.release_with_batch)
         self._sequences = Sequences(prompts)
-        self.generated = self._sequences.generated
         self.executor = executor_for(policy, network, self.ledger, self._sequences)
+        self.executor.meanwhile = self._keep_books
         self._policy = policy
         self._traits = policy.traits
         self._view = View(self.ledger)
@@ -101,7 +104,9 @@ class Engine:
         self._on_step = on_step
         self._source = source_of(self.requests)
         self._streams = network.streams
-        self._aside: tuple[Task, Future[Outcome]] | None = None
+        self._aside: tuple[Task, Future[tuple[Outcome, float | None]]] | None = None
+        self._unbooked: deque[Callable[[], None]] = deque()
+        self.device_s = array("d")
         self._decoded_s = 0.0
         self._tokens = 0
         self._clock = clock or WallClock()
@@ -124,8 +129,15 @@ class Engine:
                     pass
         finally:
             self.executor.graphs.close()  # a circle would keep KV memory until it is collected
+            self.executor.meanwhile = _nothing
+            self._keep_books()
         self._log.flush()
         return self.answers
+
+    @property
+    def generated(self) -> dict[int, list[int]]:
+        """Tokens generated so far, by request."""
+        return self._sequences.generated
 
     def _turn(self, thread: ThreadPoolExecutor) -> bool:
         """Ask every lane that is free and run what it plans; return False once nothing can happen any more."""
@@ -142,8 +154,9 @@ class Engine:
         plan, start = self._ask(DECODE)
         if acts(plan):
             task = self._begin(DECODE, plan, start)
-            self._commit(DECODE, task, self._streams.run(self.executor.run, DECODE, plan))
+            self._commit(DECODE, task, *self._streams.run(self.executor.run, DECODE, plan))
             return True
+        self._keep_books()
         if self._aside is not None:
             self._finish_aside()
             return True
@@ -156,9 +169,9 @@ class Engine:
     def _finish_aside(self) -> None:
         assert self._aside is not None
         task, future = self._aside
-        outcome = future.result()
+        outcome, device_s = future.result()
         self._aside = None
-        self._commit(PREFILL, task, outcome)
+        self._commit(PREFILL, task, outcome, device_s)
 
     def _ask(self, lane: int) -> tuple[Plan, float]:
         now = self._clock.now()
@@ -172,7 +185,7 @@ class Engine:
         if not acts(plan) and plan.ask_at <= now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         if self._tape is not None:
-            self._tape.append(Asked(lane, now, tuple(arrived), plan))
+            self._unbooked.append(partial(self._tape.append, Asked(lane, now, tuple(arrived), plan)))
         return plan, now
 
     def _begin(self, lane: int, plan: Plan, now: float) -> Task:
@@ -184,24 +197,42 @@ class Engine:
             self.answers.joined(plan.insert, clock)
         return Task(plan, Work(), now, 0.0, self.ledger)
 
-    def _commit(self, lane: int, task: Task, outcome: Outcome) -> None:
+    def _commit(self, lane: int, task: Task, outcome: Outcome, device_s: float | None) -> None:
+        """Close an iteration: now what the next plan depends on, the rest while the next iteration is computed."""
         now, plan = self._clock.now(), task.plan
-        task.work = outcome.work
-        duration = now - task.start
-        self._log.append(task, duration, duration, 1)
         self._sequences.extend(outcome.tokens)
-        self._tokens += len(outcome.tokens)
         ended = self._ended(plan, task.start, now, outcome.tokens)
         self.ledger.commit(lane, ended)
         self.executor.finished(ended)
-        if self._tape is not None:
-            self._tape.append(Committed(lane, now, outcome.work, tuple(ended)))
+        leaving = ended
         if self._traits.release_with_batch:
-            ended = self.answers.released(ended, now, bool(self.ledger.batch.rows))
-        self.answers.finished += len(ended)
-        self._source.left(len(ended), now)
+            leaving = self.answers.released(ended, now, bool(self.ledger.batch.rows))
+        self.answers.finished += len(leaving)
+        self._source.left(len(leaving), now)
+        self._unbooked.append(
+            partial(self._book, lane, task, outcome, now, device_s, tuple(ended), self.answers.finished)
+        )
+
+    def _keep_books(self) -> None:
+        """Record what has happened and was not recorded yet, in its order."""
+        while self._unbooked:
+            self._unbooked.popleft()()
+
+    def _book(
+        self, lane: int, task: Task, outcome: Outcome, now: float, device_s: float | None, ended: tuple[int, ...],
+        finished: int,
+    ) -> None:  # fmt: skip
+        """Record an iteration, by when so many requests had finished."""
+        task.work = outcome.work
+        if device_s is not None:
+            self.device_s.append(device_s)
+        self._log.append(task, now - task.start, now - task.start, 1)
+        self._sequences.settle()
+        self._tokens += len(outcome.tokens)
+        if self._tape is not None:
+            self._tape.append(Committed(lane, now, outcome.work, ended))
         if self._on_step is not None:
-            self._on_step(self.answers.finished, self._tokens, now)
+            self._on_step(finished, self._tokens, now)
 
     def _ended(self, plan: Plan, start: float, now: float, tokens: dict[int, int]) -> list[int]:
         """Tell the answers of new tokens; return the requests for which they were the last."""
@@ -215,7 +246,7 @@ class Engine:
             ended += self.answers.prefilled(self.ledger.chunks.completed(plan), None, now, clock)
         elif plan.prefill:
             ended += self.answers.prefilled(plan.prefill, start, now, None if plan.apart else clock)
-        if self._end_tokens:
+        if not self._end_tokens.isdisjoint(tokens.values()):
             stopped = [r for r, token in tokens.items() if token in self._end_tokens and r not in ended]
             for request in stopped:
                 self.answers.stopped(request, now)
@@ -260,3 +291,7 @@ def check_context(requests: Requests, model: Model) -> None:
             f"request {worst} has a prompt of {requests.prompt_tokens[worst]:,} and declares "
             f"{requests.max_new_tokens[worst]:,} new ones; give max_request_tokens={longest}, or length_scale="
         )
+
+
+def _nothing() -> None:
+    pass

@@ -9,6 +9,7 @@ import torch
 from policies.errors import InputError
 from policies.policy import Policy
 from real.configuration import Settings
+from real.device_times import add_device_times
 from real.errors import NonFinite
 from real.generated import write_generated
 from real.serving import Serving
@@ -74,6 +75,7 @@ class Run(Comparison):
             if timeline:
                 timeline.close(serving.served, serving.answers)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
+        add_device_times(folder / "iterations.parquet", serving.device_s)
         if serving.recorded[0]:
             self._notes.append(f"{name}: {_recorded(*serving.recorded)}, while the clock stood still")
         result = serving.result()

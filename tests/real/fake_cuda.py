@@ -15,13 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from policies.execution import Execution
-from real import kernels
+from real import graphs, host_memory, kernels
 from real.architecture import configuration
+from real.layouts import executor
 from real.network import Network
 from tests.real.models import dimensions
 
@@ -72,10 +74,17 @@ class Host(TorchDispatchMode):
         named = named or {}
         if operator is ATEN._local_scalar_dense.default:
             return 0
+        views = operator.is_view or operator is ATEN.detach_.default
+        if views and not isinstance(given[0], FakeTensor) and named.get("device") != DEVICE:
+            with unset_fake_temporarily():  # numpy looks into the host's own memory
+                return operator(*given, **named)
         if operator is ATEN.copy_.default and given[0].device != given[1].device:
             given[1].expand(given[0].shape)
             return given[0]
-        if operator is ATEN._to_copy.default and named.get("device", given[0].device) != given[0].device:
+        if (
+            operator in (ATEN._to_copy.default, ATEN.to.dtype_layout)
+            and named.get("device", given[0].device) != given[0].device
+        ):
             return torch.empty(given[0].shape, dtype=named.get("dtype") or given[0].dtype, device=named["device"])
         return operator(*given, **named)
 
@@ -175,6 +184,10 @@ class Gpu:
         """Stand for `torch.cuda.Stream`."""
         return SimpleNamespace(priority=priority, synchronize=self.synchronize)
 
+    def event(self, enable_timing: bool) -> Any:
+        """Stand for `torch.cuda.Event`."""
+        return SimpleNamespace(record=lambda stream: None, synchronize=self.synchronize, elapsed_time=lambda ended: 0.0)
+
     def pool(self) -> int:
         """Stand for `torch.cuda.graph_pool_handle`."""
         self.pools += 1
@@ -188,13 +201,10 @@ def fake_network(name: str, execution: Execution) -> Network:
     return Network(module, dimensions(name), execution=execution)
 
 
-def zeros_of(tensor: Tensor) -> Any:
-    """Return what a tensor of zeros is as a list."""
-    if tensor.dim() == 0:
-        return 0
-    if tensor.dim() == 1:
-        return [0] * len(tensor)
-    return [zeros_of(part) for part in tensor.unbind()]
+def pinned(device: torch.device, *shape: int) -> Tensor:
+    """Return memory of the host that is really there: the host looks into it."""
+    with unset_fake_temporarily():
+        return torch.zeros(*shape, dtype=torch.int64)
 
 
 @contextmanager
@@ -223,12 +233,15 @@ def fake_gpu() -> Iterator[Gpu]:
             "CUDAGraph": gpu.graph,
             "graph_pool_handle": gpu.pool,
             "synchronize": gpu.synchronize,
+            "Event": gpu.event,
             "Stream": gpu.new_stream,
             "stream": gpu.on,
             "current_stream": lambda device=None: gpu.stream,
         }.items():
             patch.setattr(torch.cuda, name, stand_in)
-        patch.setattr(FakeTensor, "tolist", zeros_of)
+        patch.setattr(host_memory, "pins", lambda device: False)
+        for module in (graphs, executor):
+            patch.setattr(module, "pinned", pinned)
         patch.setattr(Tensor, "record_stream", lambda tensor, stream: None)
-        with device_guard(), FakeTensorMode(), Host():  # type: ignore[no-untyped-call]
+        with device_guard(), FakeTensorMode(allow_non_fake_inputs=True), Host():  # type: ignore[no-untyped-call]
             yield gpu

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def test_a_layer_of_a_decode_step_is_nine_kernels(name: str, joins: list[str], m
 def record(compute: Callable[[Inputs], Tensor]) -> None:
     """Capture a step that gives these tokens."""
     graphs = Graphs(DEVICE)
-    graphs.decode(1, 2, lambda inputs: Decoded(None, compute(inputs), inputs.lengths, 1), [3, 4], [1, 2])
+    graphs.decode(1, 2, lambda inputs: Decoded(None, compute(inputs).expand(2, -1), 1), np.array([[3, 4], [1, 2]]))
 
 
 FORBIDDEN: dict[str, Callable[[Inputs], Any]] = {
@@ -108,13 +109,13 @@ def test_a_capture_that_cuda_has_given_up_leaves_the_allocator_as_it_was(monkeyp
 
 def test_recordings_share_a_pool_until_they_are_forgotten() -> None:
     def step(inputs: Inputs) -> Decoded:
-        return Decoded(None, inputs.ids, inputs.lengths, 1)
+        return Decoded(None, torch.stack(inputs), 1)
 
     with fake_gpu() as gpu:
         graphs = Graphs(DEVICE)
         for shape in (1, 2):
-            graphs.decode(shape, shape, step, [0], [0])
+            graphs.decode(shape, shape, step, np.zeros((2, 1), np.int64))
         graphs.forget()
-        graphs.decode(1, 1, step, [0], [0])
+        graphs.decode(1, 1, step, np.zeros((2, 1), np.int64))
     first, second, third = (event.details[0] for event in gpu.events if event.name == "begin")
     assert first == second != third
