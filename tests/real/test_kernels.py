@@ -31,6 +31,7 @@ from tests.runs import requests_of
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
+HALVES = [torch.float16, *([torch.bfloat16] if CUDA else [])]
 SHAPES = [(4, 4, 16, 300), (8, 2, 64, 200), (6, 2, 80, 130), (32, 8, 128, 257)]
 """Heads, heads of keys, their width, and capacity."""
 
@@ -109,7 +110,7 @@ def test_slots_of_a_pool(heads: int, kv_heads: int, width: int, capacity: int) -
 
 
 @pytest.mark.usefixtures("splits")
-@pytest.mark.parametrize("dtype", [torch.float16, *([torch.bfloat16] if CUDA else [])])
+@pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_keeps_its_digits(dtype: torch.dtype) -> None:
     """On a GPU in bf16 too, whose products Triton's interpreter gets wrong."""
     torch.manual_seed(0)
@@ -267,6 +268,22 @@ def test_what_is_turned_is_laid_in_its_place_and_nowhere_else(
     untouched = wanted == before.double()
     assert int((~untouched).sum()) == 2 * rows * kv_heads * width
     assert torch.equal(memory[untouched], before[untouched])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    projected, norms = torch.randn(3, 1, 8, 32, device=DEVICE).to(dtype), torch.rand(2, 32, device=DEVICE).to(dtype)
+    cosines, sines = angles(3, 1, 32)
+    turns = cosines.to(dtype), sines.to(dtype)
+    memory, at = torch.zeros(2, 10, 2, 32, device=DEVICE, dtype=dtype), torch.tensor([7, 0, 4], device=DEVICE)
+    query = kernels.turn(projected, *turns, 2, (norms[0], norms[1], 0.1), Places(memory[0], memory[1], at))
+    digits = torch.finfo(dtype).eps
+    assert error(query, turned(projected[:, :, :4], turns, norms[0], 0.1)) < digits
+    assert error(memory[0, at], turned(projected[:, :, 4:6], turns, norms[1], 0.1)[:, 0]) < digits
+    assert torch.equal(memory[1, at], projected[:, 0, 6:])
+    gate, up = projected[..., :16].double(), projected[..., 16:].double()
+    assert error(kernels.gate_by_silu(projected), silu(gate) * up) < digits
 
 
 def test_a_residual_is_added_by_the_product() -> None:
