@@ -134,7 +134,7 @@ def format_of(names: Collection[str]) -> str | None:
     for marks, told in _OTHERS.items():
         if set(marks) <= set(names):
             return told
-    known = next((each for each in KNOWN if each.lengths_in(names)), None)
+    known = next((each for each in KNOWN if each.lengths_in(names) and each.arrival_s in names), None)
     return None if known is None else f"{known.title}'s columns: workload=trace reads them"
 
 

@@ -17,6 +17,8 @@ from workloads.columns import format_of
 from workloads.contents import Contents, one_line, recognised
 from workloads.table import Place, Table
 
+_NO_ROWS = "has columns but no rows: give at least one request"
+
 
 def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Table:
     """Read the named columns of a CSV, JSON or Parquet file; its content tells which.
@@ -104,6 +106,8 @@ def _read_csv(contents: Contents, required: tuple[str, ...], optional: tuple[str
                 ),
             )
     except pa.ArrowInvalid:
+        if next(islice(_csv_rows(contents), 1, None), None) is None:
+            raise InputError(f"{path}: {_NO_ROWS}") from None
         _refuse_ragged(contents, len(header))
         raise
     columns = dict(zip(found, (column.to_pandas() for column in cells.columns), strict=True))
@@ -187,5 +191,5 @@ def _find_columns(path: Path, names: list[str], required: tuple[str, ...], optio
 def _table(path: Path, names: list[str], columns: dict[str, pd.Series], is_text: bool, place: Place) -> Table:
     table = Table(path, tuple(name for name in names if name not in columns), columns, is_text, place)
     if not len(table):
-        raise InputError(f"{path}: has columns but no rows: give at least one request")
+        raise InputError(f"{path}: {_NO_ROWS}")
     return table

@@ -15,7 +15,15 @@ from sim.configuration import build
 from workloads.requests import Requests, Workload
 
 CONF = Path(__file__).parents[2] / "conf/workload"
-KINDS = ("trace", "azure_conv", "mooncake_synthetic", "qwen_bailian", "burstgpt")
+KINDS = {
+    "trace": ("arrival_s", "prompt_tokens", "output_tokens", "hash_ids"),
+    "azure_conv": ("TIMESTAMP", "ContextTokens", "GeneratedTokens", "priority"),
+    "mooncake_synthetic": ("timestamp", "input_length", "output_length", "hash_ids"),
+    "qwen_bailian": ("timestamp", "input_length", "output_length", "hash_ids"),
+    "burstgpt": ("Timestamp", "Request tokens", "Response tokens", "prefix_id"),
+}
+"""Workloads, and columns that each reads."""
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
 
 NUMBERS = st.sampled_from(
@@ -27,36 +35,33 @@ NAMES = st.sampled_from(
      "input_length", "output_length", "hash_ids", "Timestamp", "Request tokens", "Response tokens", "prefix_id",
      "prefix_tokens", "priority", "chat_id", "parent_chat_id", "ttft_s", "e2e_s", "", " ", "\u00e9"]
 )  # fmt: skip
-FORMATS = (
-    ("arrival_s", "prompt_tokens", "output_tokens", "hash_ids"),
-    ("TIMESTAMP", "ContextTokens", "GeneratedTokens", "priority"),
-    ("timestamp", "input_length", "output_length", "hash_ids"),
-    ("Timestamp", "Request tokens", "Response tokens", "prefix_id"),
-    ("arrival_s", "prompt_tokens", "output_tokens", "ttft_s"),
-)
-HEADERS = st.sampled_from(FORMATS) | st.lists(NAMES, max_size=5)
-OPTIONS = st.dictionaries(
-    st.sampled_from(
-        ["num_requests", "first_request", "time_unit", "spread_ticks", "columns", "hash_tokens", "arrival", "rate",
-         "cv", "concurrency", "rate_multiplier", "max_new_tokens", "max_new_cap", "path", "service", "trace"]
-    ),
-    NUMBERS | st.sampled_from(["ms", "poisson", "trace", 16, 512, {"arrival_s": "timestamp"}, {"unit": "s"}, ["a"]]),
-    max_size=2,
-)  # fmt: skip
+FORMS = ["csv", "csv", "tsv", "ragged", "jsonl", "jsonl", "json", "columns", "binary", "pointer"]
+VALUES = NUMBERS | st.sampled_from(["ms", "poisson", "trace", 16, 512, {"arrival_s": "t"}, {"unit": "s"}, ["a"]])
 
 
 @st.composite
-def contents(draw: st.DrawFn) -> bytes:
-    """Bytes of a trace that somebody may give."""
-    names = draw(HEADERS)
-    good = st.sampled_from([0, 1, 600, 512, 17])
-    cell = good if draw(st.booleans()) else good | NUMBERS
-    rows = draw(st.lists(st.lists(cell, min_size=len(names), max_size=len(names)), max_size=6))
-    form = draw(st.sampled_from(["csv", "tsv", "ragged", "jsonl", "json", "columns", "binary", "pointer"]))
+def options_of(draw: st.DrawFn, kind: str) -> dict[str, Any]:
+    """Options of a workload, at most two of them."""
+    known = sorted(yaml.safe_load((CONF / f"{kind}.yaml").read_text()).keys() - {"_target_", "path"})
+    return draw(st.dictionaries(st.sampled_from([*known, "nonsense"]), VALUES, max_size=draw(st.sampled_from([0, 2]))))
+
+
+@st.composite
+def contents(draw: st.DrawFn, columns: tuple[str, ...]) -> bytes:
+    """Bytes of a trace that somebody may give for one with these columns."""
+    names = draw(st.sampled_from([columns, columns[:3]]) | st.lists(NAMES, max_size=5))
+    whole = st.sampled_from([0, 1, 600, 512, 17])
+    cells = [whole, whole, whole, st.sampled_from([[1], [1, 2], []])]
+    if "TIMESTAMP" in columns:
+        cells[0] = st.sampled_from(["2026-01-01 00:00:07", "2026-01-01 00:00:07.5", "2026-01-01 00:00:09"])
+    cells = [*cells, whole] if draw(st.booleans()) else [each | NUMBERS for each in [*cells, whole]]
+    rows = draw(st.lists(st.tuples(*cells[: len(names)]).map(list), max_size=6))
+    form = draw(st.sampled_from(FORMS))
     text = ""
     if form in ("csv", "tsv", "ragged"):
         rows = [row[: draw(st.integers(0, len(row)))] for row in rows] if form == "ragged" else rows
-        text = "\n".join(("\t" if form == "tsv" else ",").join(map(str, line)) for line in [names, *rows])
+        quoted = [[f'"{cell}"' if "," in str(cell) else str(cell) for cell in line] for line in [names, *rows]]
+        text = "\n".join(("\t" if form == "tsv" else ",").join(line) for line in quoted)
     elif form == "jsonl":
         text = "\n".join(json.dumps(dict(zip(names, row, strict=False))) for row in rows)
     elif form == "json":
@@ -84,9 +89,10 @@ def read(kind: str, path: Path, options: dict[str, Any]) -> Requests:
     return workload.build(0)
 
 
-@settings(max_examples=400, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(contents(), st.sampled_from(KINDS), OPTIONS, st.sampled_from(["t.csv", "t.jsonl", "t.parquet", "t.gz", "t"]))
-def test_requests_or_one_line(tmp_path: Path, content: bytes, kind: str, options: dict[str, Any], name: str) -> None:
+@settings(max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.sampled_from(sorted(KINDS)), st.sampled_from(["t.csv", "t.jsonl", "t.parquet", "t.gz", "t"]))
+def test_requests_or_one_line(tmp_path: Path, data: st.DataObject, kind: str, name: str) -> None:
+    content, options = data.draw(contents(KINDS[kind])), data.draw(options_of(kind))
     path = tmp_path / name
     path.write_bytes(content)
     try:

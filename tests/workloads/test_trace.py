@@ -248,6 +248,7 @@ class TestRefusals:
             ("t.csv", "", "t.csv: is empty"),
             ("t.csv", "\n\n", "no column arrival_s, prompt_tokens, output_tokens: add or rename it; it has none"),
             ("t.csv", HEADER, "t.csv: has columns but no rows"),
+            ("t.csv", HEADER.strip(), "t.csv: has columns but no rows"),
             ("t.csv", "arrival_s,prompt\n0,1\n", "no column prompt_tokens, output_tokens: add or rename it"),
             ("t.csv", HEADER.replace(",", ";") + "0;1;1\n", "it has arrival_s;prompt_tokens;output_tokens"),
             ("t.csv", "0.0,5,1\n1.0,5,1\n", "no column arrival_s"),
