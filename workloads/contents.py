@@ -48,6 +48,11 @@ class Contents:
     format: str
     opener: Any = open
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file is not compressed."""
+        return self.opener is open
+
     @contextmanager
     def binary(self) -> Iterator[IO[bytes]]:
         """Open the file, decompressed, as bytes.

@@ -98,7 +98,7 @@ def _read_csv(contents: Contents, required: tuple[str, ...], optional: tuple[str
     try:
         with contents.binary() as file:
             cells = pa.csv.read_csv(
-                file,
+                path if contents.is_plain else file,
                 parse_options=pa.csv.ParseOptions(newlines_in_values=True, delimiter=_delimiter(contents)),
                 convert_options=pa.csv.ConvertOptions(
                     column_types=dict.fromkeys(header, pa.string()),

@@ -85,9 +85,9 @@ class Table:
         Raises:
             InputError: at the first cell that is no time or cannot be one beside the others.
         """
-        values = self._numbers(name)
-        if unit == "date" or (np.isnan(values[0]) and self._is_date(name)):
+        if unit == "date" or self._is_date(name):
             return self.timestamps(name), None
+        values = self._numbers(name)
         good = (values >= 0) & (values <= max(PER_SECOND.values()) * EPOCH_S[1])
         self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
         middle = float(np.partition(values, len(values) // 2)[len(values) // 2])
@@ -186,10 +186,11 @@ class Table:
         raise InputError(f"{where}: {found}, not {expected}: {remedy or self.remedy}")
 
     def _is_date(self, name: str) -> bool:
-        """Return whether the first cell is a date and time."""
+        """Return whether the first cell is a date and time; digits alone are a number."""
         cell = self.columns[name].iloc[0]
-        text = isinstance(cell, str) and not pd.isna(pd.to_datetime(cell, format="ISO8601", errors="coerce", utc=True))
-        return text or isinstance(cell, date_type)
+        if isinstance(cell, str) and "-" in cell.strip()[1:]:
+            return not pd.isna(pd.to_datetime(cell, format="ISO8601", errors="coerce", utc=True))
+        return isinstance(cell, date_type)
 
     def _blank(self, name: str) -> NDArray[np.bool_]:
         cells = self.columns[name]
