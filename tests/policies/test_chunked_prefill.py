@@ -213,6 +213,13 @@ def test_hashes_share_what_comes_before_them_too() -> None:
     assert result.log["prefill_kv"].tolist() == [0, 512, 992]  # of the third, 62 full blocks of its 1,000 tokens
 
 
+@pytest.mark.parametrize(("tokens", "found"), [(16, 32), (32, 64)])
+def test_a_hash_stands_for_as_many_tokens_as_the_trace_says(tokens: int, found: int) -> None:
+    hashes = [(11, 12, 13, 14, 15, 16, 17), (11, 12, 33, 34, 35, 36, 37)]
+    requests = requests_of([(0.0, 7 * tokens, 1), (9.0, 7 * tokens, 1)], hashes=hashes, hash_tokens=tokens)
+    assert run(requests, ChunkedPrefill()).log["prefill_kv"].tolist() == [0, found]
+
+
 def test_a_newcomer_needs_room_for_its_first_chunk_or_for_its_whole_prompt() -> None:
     # 6 blocks, of which A takes 2 until t=3: the first 32 of B's 80 tokens fit beside it, all of them do not.
     requests = requests_of([(0.0, 30, 3), (0.5, 80, 1)])
