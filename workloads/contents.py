@@ -119,7 +119,7 @@ def recognised(path: Path) -> Contents:
     if head.startswith(b"PAR1"):
         return Contents(path, "parquet", opener)
     if b"\0" in head[:8192]:
-        raise InputError(f"{path}: is binary, and none of CSV, JSON lines, Parquet: export it as one of these")
+        raise InputError(f"{path}: is binary, and no Parquet: export it as CSV, JSON lines or Parquet")
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:9].lower() in (b"<!doctype", b"<html>") or start[:5].lower() == b"<html":
         raise InputError(f"{path}: is a web page: download the raw file instead of the page that shows it")
@@ -147,8 +147,11 @@ def _check_regular(path: Path) -> None:
 
 
 def _head(path: Path, opener: Any) -> bytes:
-    with _told(path), opener(path, "rb") as file:
-        head: bytes = file.read(HEAD_BYTES)
+    try:
+        with _told(path), opener(path, "rb") as file:
+            head: bytes = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be decompressed ({one_line(error)}): get or write the file again") from None
     return head
 
 
@@ -164,6 +167,8 @@ def _told(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: cannot be decompressed ({one_line(error)}): get or write the file again") from None
     except OSError as error:
+        if error.errno is None:  # what is in the file, not the file
+            raise
         raise _unreadable(path, error) from None
 
 

@@ -11,7 +11,7 @@ from workloads.requests import IntArray, Requests
 def scaled(requests: Requests, factor: float) -> Requests:
     """Return requests whose every length is multiplied by a factor and rounded, at least 1 token.
 
-    Hashes stand for 512 tokens each, whatever the factor: they are left out.
+    Hashes stand for as many tokens each as before, whatever the factor: they are left out.
     """
     if factor == 1:
         return requests

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date as date_type
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,9 +14,14 @@ from numpy.typing import NDArray
 from policies.errors import InputError
 from workloads.checks import shown
 from workloads.requests import MAX_TOKENS, FloatArray, HashArray, IntArray
+from workloads.units import EPOCH_S, LONGEST_S, NAMES, PER_SECOND, date, duration, epoch_unit, in_seconds
 
 MAX_SECONDS = 1e15
 """The latest time that is taken seriously; beyond it float64 loses whole fractions of a second."""
+
+_WHOLE = "a whole number of {}; workload.time_unit=s says that these are seconds"
+_NO_TIME = "a time: no {} since 1970 or since the start of a recording are as many; say workload.time_unit=ms, us or ns"
+_TOO_LATE = "a time of the same clock as the others: they span {}; is workload.time_unit another?"
 
 Place = Callable[[int], str]
 """Says where a row (from 0) is in its file, such as `line 7`."""
@@ -65,6 +71,42 @@ class Table:
             good |= may_be_blank & self._blank(name)
         self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
         return values
+
+    def times(self, name: str, unit: str, said: bool, whole: bool) -> tuple[FloatArray, str | None]:
+        """Return a column of arrivals in seconds, float64 [n], and a note if their unit was recognised by their size.
+
+        Numbers count from the start of the recording or from 1970. Dates are read too, then in seconds after the
+        earliest.
+
+        Args:
+            name: the column.
+            unit: of numbers: `s`, `ms`, `us`, `ns`; or `date` if only dates are right.
+            said: whether a person said it; else times since 1970 in another unit are read as what they are.
+            whole: whether numbers must be whole in that unit.
+
+        Raises:
+            InputError: at the first cell that is no time or cannot be one beside the others.
+        """
+        values = self._numbers(name)
+        if unit == "date" or (np.isnan(values[0]) and self._is_date(name)):
+            return self.timestamps(name), None
+        good = (values >= 0) & (values <= max(PER_SECOND.values()) * EPOCH_S[1])
+        self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
+        note, epoch = None, epoch_unit(float(np.median(values)))
+        if epoch is not None and epoch != unit and not said:
+            since_1970 = np.array([epoch_unit(value) == epoch for value in (values.min(), values.max())]).all()
+            if since_1970:
+                unit, whole = epoch, False
+                first = date(values.min() / PER_SECOND[epoch])
+                note = f"{name} is read as {NAMES[epoch]} since 1970: the first is {first}"
+            elif np.median(values) / PER_SECOND[unit] > EPOCH_S[1]:
+                others = np.array([epoch_unit(value) != epoch for value in values.tolist()])
+                self.refuse(name, others, f"{NAMES[epoch]} since 1970 like the others")
+        self.refuse(name, whole & (values != np.rint(values)), _WHOLE.format(NAMES[unit]))
+        seconds = in_seconds(values, unit)
+        self.refuse(name, seconds > EPOCH_S[1], _NO_TIME.format(NAMES[unit]))
+        self.refuse(name, seconds - seconds.min() > LONGEST_S, _TOO_LATE.format(duration(float(np.ptp(seconds)))))
+        return seconds, note
 
     def counts(
         self, name: str, low: int, high: int = MAX_TOKENS, may_be_blank: NDArray[np.bool_] | None = None
@@ -141,6 +183,12 @@ class Table:
         found = "is blank" if is_blank else f"is {shown(cell.item() if isinstance(cell, np.generic) else cell)}"
         where = f"{self.path}, {self.place(row)}, column {name}"
         raise InputError(f"{where}: {found}, not {expected}: {self.remedy}")
+
+    def _is_date(self, name: str) -> bool:
+        """Return whether the first cell is a date and time."""
+        cell = self.columns[name].iloc[0]
+        text = isinstance(cell, str) and not pd.isna(pd.to_datetime(cell, format="ISO8601", errors="coerce", utc=True))
+        return text or isinstance(cell, date_type)
 
     def _blank(self, name: str) -> NDArray[np.bool_]:
         cells = self.columns[name]

@@ -12,15 +12,15 @@ PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
-EPOCH_S = (1e9, 4.1e9)
-"""Seconds since 1970 from 2001 to 2099: the times of such a clock. The ranges of the four units lie far apart."""
+EPOCH_S = (1.4e9, 4.1e9)
+"""Seconds since 1970 from 2014 to 2099: the times of such a clock. The ranges of the four units lie far apart."""
 
 LONGEST_S = 1e9
 """No recording is longer than this, 31 years; one that seems so is in another unit, or mixes two clocks."""
 
 
 def epoch_unit(time: float) -> str | None:
-    """Return the unit in which a number is a time since 1970, between 2001 and 2099; None if there is none."""
+    """Return the unit in which a number is a time since 1970, between 2014 and 2099; None if there is none."""
     return next((unit for unit, per in PER_SECOND.items() if EPOCH_S[0] <= time / per <= EPOCH_S[1]), None)
 
 
