@@ -31,7 +31,7 @@ from policies.errors import InputError
 from sim import __version__
 from sim.complaint import in_one_line
 from sim.configuration import PACKAGES, Config, read_switch, refuse_foreign
-from sim.overrides import check_overrides, files_given, forced, with_implied
+from sim.overrides import check_overrides, files_given, forced, quoted, with_implied
 from sim.sweep import FAILED, Point, fingerprint, gather, in_words, open_sweep, sweep_id, write_table
 from sim.table_file import TABLES, beside
 
@@ -235,7 +235,7 @@ def _arguments(given: list[str]) -> list[str]:
     check_overrides(overrides, sweep=known.multirun)
     for group, path in files_given(overrides):
         _offer(group, path)
-    overrides = with_implied(overrides)
+    overrides = [quoted(each, sweep=known.multirun) for each in with_implied(overrides)]
     if not known.multirun:
         return [*overrides, *flags]
     if not any(override.startswith("hydra.sweep.dir=") for override in overrides):

@@ -4,7 +4,7 @@ from workloads.lengths import Fixed, LengthDistribution, LogNormal, Uniform, Zip
 from workloads.requests import Requests, Workload
 from workloads.sharegpt import ShareGPT
 from workloads.synthetic import Synthetic
-from workloads.traces import Azure, BurstGPT, Frame, Mooncake, Trace
+from workloads.traces import Azure, BurstGPT, Frame, Mooncake, QwenBailian, Trace
 
 __all__ = [
     "Azure",
@@ -14,6 +14,7 @@ __all__ = [
     "LengthDistribution",
     "LogNormal",
     "Mooncake",
+    "QwenBailian",
     "Requests",
     "ShareGPT",
     "Synthetic",

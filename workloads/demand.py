@@ -96,18 +96,14 @@ def with_rate_noted(demand: Demand) -> Demand:
     assert arrival_s is not None
     if len(demand) < 2:
         return demand
-    span, rate = float(arrival_s[-1] - arrival_s[0]), np.inf
-    if span:
-        rate = (len(demand) - 1) / span
-    if not STRANGE_RATES[0] <= rate <= STRANGE_RATES[1]:
-        return demand.noted(f"{_spanned(demand, span, rate)}: strange; workload.time_unit says what the times are in")
-    return demand.noted(_spanned(demand, span, rate))
-
-
-def _spanned(demand: Demand, span: float, rate: float) -> str:
+    span = float(arrival_s[-1] - arrival_s[0])
     if not span:
-        return f"recorded: {len(demand):,} requests, all at one time"
-    return f"recorded: {len(demand):,} requests in {duration(span)}, {rate:.3g} requests/s"
+        return demand.noted(f"recorded: {len(demand):,} requests, all at one time")
+    rate = (len(demand) - 1) / span
+    note = f"recorded: {len(demand):,} requests in {duration(span)}, {rate:.3g} requests/s"
+    if not STRANGE_RATES[0] <= rate <= STRANGE_RATES[1]:
+        note += ": strange; workload.time_unit says what the times are in"
+    return demand.noted(note)
 
 
 def counted(n: int, noun: str) -> str:

@@ -80,7 +80,8 @@ def refuse_wrong_counts(
         table.refuse(
             name,
             wrong,
-            f"{right} hashes but {count[row]}, one per {size} of {prompt_tokens[row]} tokens (workload.hash_tokens)",
+            f"{right} hashes, one per {size} of its {prompt_tokens[row]} tokens, but {count[row]}",
+            "correct it, or say workload.hash_tokens=N",
         )
 
 

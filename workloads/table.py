@@ -19,9 +19,7 @@ from workloads.units import EPOCH_S, LONGEST_S, NAMES, PER_SECOND, date, duratio
 MAX_SECONDS = 1e15
 """The latest time that is taken seriously; beyond it float64 loses whole fractions of a second."""
 
-_WHOLE = "a whole number of {}; workload.time_unit=s says that these are seconds"
-_NO_TIME = "a time: no {} since 1970 or since the start of a recording are as many; say workload.time_unit=ms, us or ns"
-_TOO_LATE = "a time of the same clock as the others: they span {}; is workload.time_unit another?"
+_OTHER_UNIT = "correct it, or say workload.time_unit=s, ms, us or ns if that is its unit"
 
 Place = Callable[[int], str]
 """Says where a row (from 0) is in its file, such as `line 7`."""
@@ -100,20 +98,22 @@ class Table:
             return self.timestamps(name), None
         good = (values >= 0) & (values <= max(PER_SECOND.values()) * EPOCH_S[1])
         self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
-        note, epoch = None, epoch_unit(float(np.median(values)))
+        middle = float(np.partition(values, len(values) // 2)[len(values) // 2])
+        note, epoch = None, epoch_unit(middle)
         if epoch is not None and epoch != unit and not said:
             since_1970 = np.array([epoch_unit(value) == epoch for value in (values.min(), values.max())]).all()
             if since_1970:
                 unit, whole = epoch, False
                 first = date(values.min() / PER_SECOND[epoch])
                 note = f"{name} is read as {NAMES[epoch]} since 1970: the first is {first}"
-            elif np.median(values) / PER_SECOND[unit] > EPOCH_S[1]:
+            elif middle / PER_SECOND[unit] > EPOCH_S[1]:
                 others = np.array([epoch_unit(value) != epoch for value in values.tolist()])
                 self.refuse(name, others, f"{NAMES[epoch]} since 1970 like the others")
-        self.refuse(name, whole & (values != np.rint(values)), _WHOLE.format(NAMES[unit]))
-        seconds = in_seconds(values, unit)
-        self.refuse(name, seconds > EPOCH_S[1], _NO_TIME.format(NAMES[unit]))
-        self.refuse(name, seconds - seconds.min() > LONGEST_S, _TOO_LATE.format(duration(float(np.ptp(seconds)))))
+        unit_name, seconds = NAMES[unit], in_seconds(values, unit)
+        self.refuse(name, whole & (values != np.rint(values)), f"a whole number of {unit_name}", _OTHER_UNIT)
+        self.refuse(name, seconds > EPOCH_S[1], f"a time in {unit_name}, since 1970 or since the start", _OTHER_UNIT)
+        late, span = seconds - seconds.min() > LONGEST_S, duration(float(np.ptp(seconds)))
+        self.refuse(name, late, f"a time in {unit_name} by the clock of the others, {span} earlier", _OTHER_UNIT)
         return seconds, note
 
     def counts(
@@ -175,13 +175,14 @@ class Table:
             column[row] = numbers
         return column
 
-    def refuse(self, name: str, bad: NDArray[np.bool_], expected: str) -> None:
+    def refuse(self, name: str, bad: NDArray[np.bool_], expected: str, remedy: str | None = None) -> None:
         """Raise InputError about the first bad row of a column, if there is any.
 
         Args:
             name: the column.
             bad: bool [n], which rows are not as expected.
             expected: what a cell must be, in words.
+            remedy: what to do about it; None is what to do about any bad cell.
         """
         if not bad.any():
             return
@@ -190,7 +191,7 @@ class Table:
         is_blank = cell is None or cell is pd.NA or (isinstance(cell, str) and not cell.strip())
         found = "is blank" if is_blank else f"is {shown(cell.item() if isinstance(cell, np.generic) else cell)}"
         where = f"{self.path}, {self.place(row)}, column {name}"
-        raise InputError(f"{where}: {found}, not {expected}: {self.remedy}")
+        raise InputError(f"{where}: {found}, not {expected}: {remedy or self.remedy}")
 
     def _is_date(self, name: str) -> bool:
         """Return whether the first cell is a date and time."""
