@@ -116,6 +116,8 @@ class Pretrained:
             )
         sizes = self._sizes(config, architecture)
         tied = config.get("tie_word_embeddings")
+        if not isinstance(tied, bool | None):
+            raise InputError(f"{self.file}: tie_word_embeddings is {shown(tied)}, not true or false; correct it")
         return Model(
             name=self.label,
             source=str(self.file),

@@ -165,7 +165,7 @@ def test_what_says_that_nothing_is_quantised_is_no_reason_to_refuse(
         (LLAMA | {"dtype": ["float16"]}, r"weights of type \['float16'\] are not supported"),
         (LLAMA | {"num_attention_heads": 0}, "num_attention_heads is 0, not a whole number from 1"),
         (LLAMA | {"num_attention_heads": 3}, "a width of 64 is no multiple of 3 heads"),
-        (LLAMA | {"tie_word_embeddings": "no"}, "tied_embeddings=no: must be true or false"),
+        (LLAMA | {"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', not true or false"),
         (LLAMA | {"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer"),
     ],

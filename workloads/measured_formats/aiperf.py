@@ -1,5 +1,6 @@
 """AIPerf's records, `profile_export.jsonl`: a request per line, metadata in nanoseconds, metrics with units."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,8 +118,7 @@ def _table(path: Path, records: "Table") -> "Table":
 def _generated(metrics: Mapping[str, Any]) -> Any:
     """Return the tokens of an answer where they are not summed up: those shown, and those of reasoning."""
     shown, reasoning = (_metric(metrics, (name,)) for name in ("output_token_count", "reasoning_token_count"))
-    both = isinstance(shown, int | float) and isinstance(reasoning, int | float)
-    return shown + reasoning if both else shown
+    return shown + reasoning if isinstance(shown, int) and isinstance(reasoning, int) else shown
 
 
 def _first(said: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -133,7 +133,7 @@ def _pieces(metrics: Mapping[str, Any]) -> Any:
         return found
     if not all(isinstance(gap, int | float) and not isinstance(gap, bool) for gap in values):
         return found
-    return [gap * _NS[unit] / 1e9 for gap in values]
+    return [_times(gap, _NS[unit] / 1e9) for gap in values]
 
 
 def _metric(metrics: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -144,7 +144,15 @@ def _metric(metrics: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     value, unit = found.get("value"), found.get("unit")
     if unit == "tokens" or not isinstance(value, int | float) or isinstance(value, bool):
         return value
-    return value * _NS[unit] if isinstance(unit, str) and unit in _NS else f"{value} {unit}"
+    return _times(value, _NS[unit]) if isinstance(unit, str) and unit in _NS else f"{value} {unit}"
+
+
+def _times(value: float, factor: float) -> float:
+    """Return a product; infinity where a whole number is too large for one."""
+    try:
+        return value * factor
+    except OverflowError:
+        return math.inf
 
 
 def _notes(metadata: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> Iterator[str]:
