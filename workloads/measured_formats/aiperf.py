@@ -13,9 +13,7 @@ from workloads.measured_formats.run import (
     Columns,
     MeasuredRun,
     gap_lists,
-    gpu_count,
     lists_table,
-    named,
     taken,
     unstreamed,
 )
@@ -80,7 +78,7 @@ class AIPerf:
             last_s=table.seconds("request_latency") / 1e9,
             gaps=gap_lists(table, _PIECES) if streamed else None,
             notes=(*notes, *unstreamed(first_s), *_notes(metadata, metrics)),
-        ).run(named(_first(metadata[0], ("model_name", "model"))), gpu_count(metadata[0]), "AIPerf")
+        ).run(client="AIPerf")
 
 
 def _records(path: Path, objects: Objects) -> "Table":
