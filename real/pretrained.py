@@ -22,6 +22,7 @@ from policies.errors import InputError
 from policies.execution import EAGER, Execution
 from real.network import DTYPES, Network, device_of
 from sim.pretrained import Pretrained
+from workloads.contents import refuse_pointer
 
 DESCRIPTION = ("*.json", "tokenizer*", "*.model", "vocab*", "merges.txt")
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -91,6 +92,9 @@ def pretrained_network(
     folder = source.file.parent
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: no weights in safetensors; other formats can run code and are not loaded")
+    for pattern in (*DESCRIPTION, "*.safetensors"):
+        for file in sorted(folder.glob(pattern)):
+            refuse_pointer(file)
     _quiet()
     respelled = _respelled(source)
     try:

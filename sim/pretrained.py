@@ -134,13 +134,11 @@ class Pretrained:
         Raises:
             InputError: if it is not there or not to be read.
         """
-        from workloads.contents import LFS
+        from workloads.contents import refuse_pointer
 
+        refuse_pointer(self.file)
         try:
-            content = self.file.read_bytes()
-            if content.startswith(LFS):
-                raise InputError(f"{self.file}: is a Git LFS pointer, not the file itself: run git lfs pull there")
-            config = json.loads(content.decode("utf-8-sig"))
+            config = json.loads(self.file.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise InputError(
                 f"model.path={self.path}: there is no {self.file}; give the folder of a model that was downloaded or "

@@ -207,6 +207,17 @@ def test_damaged_weights_are_one_line(scratch: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "../prompts.txt"])
+def test_pointers_of_git_lfs_are_named(name: str, scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(scratch / "mine")
+    (scratch / "prompts.txt").write_text("the cat")
+    (scratch / "mine" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    capsys.readouterr()
+    assert run_here(main, *SERVED) == 2
+    shown = capsys.readouterr().err
+    assert f"{Path(name).name}: is a Git LFS pointer" in shown and "git lfs pull" in shown and shown.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("lost", "gained", "message"),
     [
