@@ -11,6 +11,7 @@ import numpy as np
 
 from policies.errors import InputError
 from sim.model import Model
+from workloads.contents import refuse_pointer
 from workloads.demand import counted
 from workloads.requests import Requests
 
@@ -23,6 +24,7 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         InputError: The file cannot be read, holds no prompt, or a line of it is none.
     """
+    refuse_pointer(path.expanduser())
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except OSError as error:

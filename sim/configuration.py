@@ -21,7 +21,7 @@ from sim.policy_failure import SEE_MORE, kind_of, place_of
 from sim.pretrained import Pretrained
 from sim.setting import Setting
 from sim.table_file import with_tables
-from workloads.checks import shown, whole_number
+from workloads.checks import choice, shown, whole_number
 from workloads.measured import Measured
 from workloads.requests import MAX_TOKENS, Workload
 from workloads.streams import MAX_SEED
@@ -81,15 +81,18 @@ class OverlayOptions:
 
     Attributes:
         warmup: Requests at the start that are simulated but not compared.
+        times: Who took the times: a `client`, or the `server` itself, which knows nothing of the way to it.
 
     Raises:
-        InputError: if it is no whole number of at least 0.
+        InputError: if the first is no whole number of at least 0, or the second is neither.
     """
 
     warmup: int = 0
+    times: str = "client"
 
     def __post_init__(self) -> None:
         whole_number("overlay.warmup", self.warmup, 0, MAX_TOKENS)
+        choice("overlay.times", self.times, ("client", "server"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,8 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     overlay = read_options(config, "overlay", OverlayOptions)
     check_overlay(config, task.task, compared.workload, overlay)
     engine = read_object(config, "engine", EngineConstants)
+    if overlay.times == "server":
+        engine = engine.without_frontend()
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
     hardware = read_object(config, "hardware", Device).deployed(engine, gpus)
@@ -180,8 +185,9 @@ def check_overlay(config: Config, task: str, workload: Workload, overlay: Overla
             f"measured={config['measured']} has no use in task={task}: add task=overlay, workload=measured or "
             "task=claims"
         )
-    if overlay != OverlayOptions():
-        raise InputError(f"overlay.warmup={overlay.warmup} has no use in task={task}: add task=overlay")
+    for name, value in vars(overlay).items():
+        if value != getattr(OverlayOptions, name):
+            raise InputError(f"overlay.{name}={value} has no use in task={task}: add task=overlay")
 
 
 def read_compared(

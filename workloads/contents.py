@@ -8,7 +8,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -132,6 +132,19 @@ def recognised(path: Path) -> Contents:
     if first_line == b"{" or first_line.startswith(b"["):
         return Contents(path, "json", opener)
     return Contents(path, "jsonl" if first_line.startswith(b"{") else "csv", opener)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that Git LFS left as a pointer; whether it can be read at all is for others to say.
+
+    Raises:
+        InputError: if it is one.
+    """
+    head = b""
+    with suppress(OSError, ValueError), open(path, "rb") as file:
+        head = file.read(len(LFS))
+    if head == LFS:
+        raise InputError(f"{path}: {_STRANGERS[LFS]}")
 
 
 def one_line(error: Exception) -> str:

@@ -90,8 +90,13 @@ def with_duplicates_noted(demand: Demand) -> Demand:
     return demand.noted(f"{counted(shared, 'request')} share their arrival time with another (kept)")
 
 
-def with_rate_noted(demand: Demand) -> Demand:
-    """Note how long the recording is and how many requests a second it has. Needs sorted arrivals."""
+def with_rate_noted(demand: Demand, remedy: str) -> Demand:
+    """Note how long the recording is and how many requests a second it has. Needs sorted arrivals.
+
+    Args:
+        demand: What was recorded.
+        remedy: What to say of a strange rate.
+    """
     arrival_s = demand.recorded_s
     assert arrival_s is not None
     if len(demand) < 2:
@@ -102,7 +107,7 @@ def with_rate_noted(demand: Demand) -> Demand:
     rate = (len(demand) - 1) / span
     note = f"recorded: {len(demand):,} requests in {duration(span)}, {rate:.3g} requests/s"
     if not STRANGE_RATES[0] <= rate <= STRANGE_RATES[1]:
-        note += ": strange; workload.time_unit says what the times are in"
+        note += f": strange; {remedy}"
     return demand.noted(note)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date as date_type
 from decimal import Decimal
 from pathlib import Path
@@ -53,21 +53,29 @@ class Table:
         """Return the number of rows."""
         return len(next(iter(self.columns.values())))
 
-    def seconds(self, name: str, may_be_blank: NDArray[np.bool_] | None = None) -> FloatArray:
-        """Return a column of times, float64 [n], from 0 to MAX_SECONDS.
+    def take(self, rows: IntArray) -> "Table":
+        """Return these rows, int64 [m], as a table; at least one."""
+        columns = {name: cells.iloc[rows].reset_index(drop=True) for name, cells in self.columns.items()}
+        return replace(self, columns=columns, place=lambda row: self.place(int(rows[row])))
+
+    def seconds(
+        self, name: str, may_be_blank: NDArray[np.bool_] | None = None, high: float = MAX_SECONDS
+    ) -> FloatArray:
+        """Return a column of times, float64 [n].
 
         Args:
             name: the column.
             may_be_blank: bool [n], rows where a blank cell is allowed and gives NaN; None for none.
+            high: the latest time allowed; the earliest is 0.
 
         Raises:
             InputError: at the first cell that is not one.
         """
         values = self._numbers(name)
-        good = (values >= 0) & (values <= MAX_SECONDS)
+        good = (values >= 0) & (values <= high)
         if may_be_blank is not None:
-            good |= may_be_blank & self._blank(name)
-        self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
+            good |= may_be_blank & self.blank(name)
+        self.refuse(name, ~good, f"a time from 0 to {high:g}")
         return values
 
     def times(self, name: str, unit: str, said: bool, whole: bool) -> tuple[FloatArray, str | None]:
@@ -124,7 +132,7 @@ class Table:
         """
         values = self._numbers(name)
         if may_be_blank is not None:
-            values = np.where(may_be_blank & self._blank(name), low, values)
+            values = np.where(may_be_blank & self.blank(name), low, values)
         with np.errstate(invalid="ignore"):
             good = (values >= low) & (values <= high) & (values == np.rint(values))
         self.refuse(name, ~good, f"a whole number from {low} to {high}")
@@ -192,7 +200,8 @@ class Table:
             return not pd.isna(pd.to_datetime(cell, format="ISO8601", errors="coerce", utc=True))
         return isinstance(cell, date_type)
 
-    def _blank(self, name: str) -> NDArray[np.bool_]:
+    def blank(self, name: str) -> NDArray[np.bool_]:
+        """Return which cells of a column are blank, bool [n]."""
         cells = self.columns[name]
         blank = cells.str.strip() == "" if self.is_text else cells.isna()
         return blank.to_numpy(dtype=np.bool_)

@@ -63,6 +63,8 @@ class Recorded(Options, ABC):
     """A recording: its lengths are used in order, its arrivals unless others are asked for."""
 
     recorded: ClassVar[bool] = True
+    strange_rate: ClassVar[str] = "are the times in seconds?"
+    """What is said of a recording with hardly any requests per second, or very many."""
 
     @abstractmethod
     def read(self) -> tuple[str, Demand]:
@@ -93,7 +95,7 @@ class Recorded(Options, ABC):
                 )
             demand = demand.take(slice(self.num_requests))
         if self.needs_arrivals:
-            demand = with_rate_noted(with_duplicates_noted(demand))
+            demand = with_rate_noted(with_duplicates_noted(demand), self.strange_rate)
         elif demand.recorded_s is not None:
             demand = demand.noted(f"recorded arrivals replaced: {self.arrivals()}")
         return self.requests(seed, name, demand, longest_output)
@@ -120,6 +122,8 @@ class Clocked(Recorded):
             unit are recognised.
         spread_ticks: whether requests that a coarse clock gave one time are spread over its tick.
     """
+
+    strange_rate: ClassVar[str] = "workload.time_unit says what the times are in"
 
     first_request: int = 0
     time_unit: str | None = None

@@ -379,6 +379,17 @@ def test_a_run_that_serves_nobody_is_no_success(
         assert summary(scratch / "out")["policies"]["baton"]["rejected"] == 5
 
 
+@pytest.mark.parametrize("memory", [47, 33])
+def test_paged_memory_is_told_in_whole_blocks(memory: int, scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,20,14\n")
+    options = ("workload=trace", "workload.path=trace.csv", "+policy=chunked_prefill", "pictures=false")
+    assert sim(*options, "kv_tokens=48", "hydra.run.dir=out") == 0
+    assert sim(*options, f"kv_tokens={memory}") == 2
+    told = capsys.readouterr().err
+    assert "needs 48 tokens of KV memory (prompt + declared max_new_tokens - 1, in whole blocks of 16)" in told
+    assert f"there are {memory}; whole blocks are 32 of these; " in told
+
+
 def test_a_policy_that_serves_nobody_beside_one_that_does_is_told(
     scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
