@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from real.architecture import configuration
-from sim.model import Model
+from real.model.architecture import configuration
+from sim.cost.model import Model
 from workloads.requests import Requests
 
 WAIT_S = 1.0

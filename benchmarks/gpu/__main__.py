@@ -30,10 +30,10 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.sizes import FULL, QUICK
 from benchmarks.gpu.targets import lines, shown
 from benchmarks.rounds import in_one_line
-from policies.errors import InputError
-from real.machine import copy_rate, memory_of, name_of, product_rate
-from real.network import DTYPES, device_of
-from sim.results import make_folder
+from policies.checks import InputError
+from real.model.network import DTYPES, device_of
+from real.serving.machine import copy_rate, memory_of, name_of, product_rate
+from sim.output.writing import make_folder
 
 BUDGET_S, QUICK_BUDGET_S = 570.0, 110.0
 MODELS = ("llama2_7b", "llama3_8b")

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.sizes import Sizes
-from policies.execution import Execution
 from policies.policy import Policy
-from real.engine import Engine
-from real.machine import memory_left
-from real.memory import USABLE, kv_tokens_within, needs_of
-from real.network import DTYPES, Network, random_network
-from real.prompts import random_prompts
-from sim.log import IterationLog, Slice
-from sim.model import Model
-from sim.named import named, names
-from sim.profile import Profile
-from sim.simulation import predictor_of
+from real.model.network import DTYPES, Network, random_network
+from real.serving.engine import Engine
+from real.serving.machine import memory_left
+from real.serving.memory import USABLE, kv_tokens_within, needs_of
+from real.serving.prompts import random_prompts
+from sim.config.named import named, names
+from sim.cost.model import Model
+from sim.cost.profile import Profile
+from sim.engine.execution import Execution
+from sim.engine.iteration_log import IterationLog, Slice
+from sim.simulation.simulation import predictor_of
 from workloads.requests import Requests
 from workloads.reshape import capped, scaled
 from workloads.sharegpt import ShareGPT

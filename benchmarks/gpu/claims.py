@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.throughput import BATONS
-from policies.execution import EAGER, EXECUTIONS, GRAPHS
 from sim.claims.measurement import ALL_AT_ONCE, RATIO, SAME_TOKENS, Machine, Measured, Measurement, write
+from sim.engine.execution import EAGER, EXECUTIONS, GRAPHS
 from workloads.demand import counted
 
 ORCAS = ("orca_per_request", "orca")

@@ -15,10 +15,10 @@ import numpy as np
 
 from benchmarks.gpu.bench import Bench, median, policies_of, token_bytes
 from benchmarks.gpu.record import Record
-from policies.execution import EAGER, GRAPHS, Execution
-from real.network import Network
-from real.shapes import Shape
-from sim.log import Slice
+from real.model.network import Network
+from real.profiling.shapes import Shape
+from sim.engine.execution import EAGER, GRAPHS, Execution
+from sim.engine.iteration_log import Slice
 from workloads.streams import stream
 
 EQUAL, SHAREGPT = "equal", "sharegpt"

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.gpu.bench import Bench, kv_tokens_for, policies_of
 from benchmarks.gpu.record import Record
-from policies.execution import EAGER, EXECUTIONS, Execution
-from real.attention import Attention
+from real.model.attention import Attention
+from sim.engine.execution import EAGER, EXECUTIONS, Execution
 
 Answers = dict[int, list[int]]
 """The tokens of every answer."""

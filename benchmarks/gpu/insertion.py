@@ -13,16 +13,16 @@ import torch
 from benchmarks.gpu.bench import Bench, median, token_bytes
 from benchmarks.gpu.record import Record
 from policies.baton import Baton
-from policies.execution import EAGER
+from policies.ledger.opening import make_ledger
 from policies.plan import Plan
 from policies.queue import declared
 from real.layouts import executor_for
-from real.network import Network
-from real.prompts import random_prompts
-from real.sequences import Sequences
-from real.shapes import Shape
-from sim.engine import make_ledger
-from sim.source import source_of
+from real.layouts.sequences import Sequences
+from real.model.network import Network
+from real.profiling.shapes import Shape
+from real.serving.prompts import random_prompts
+from sim.engine.arrivals import source_of
+from sim.engine.execution import EAGER
 
 FACTOR, OVERHEAD_S = 3, 50e-6
 WARMING = 2

@@ -12,14 +12,14 @@ import torch
 
 from benchmarks.gpu.bench import Bench, budget_of, policies_of, release
 from benchmarks.gpu.record import Record
-from policies.execution import EAGER, GRAPHS, Execution
 from policies.policy import Policy
-from real.machine import machine_of, warm_up
-from real.machine import measure as rates_of
-from real.network import Network
-from real.options import ProfileOptions
-from real.profile import Profiler
-from sim.profile import LayoutCost
+from real.configuration import ProfileOptions
+from real.model.network import Network
+from real.profiling.profiler import Profiler
+from real.serving.machine import machine_of, warm_up
+from real.serving.machine import measure as rates_of
+from sim.cost.profile import LayoutCost
+from sim.engine.execution import EAGER, GRAPHS, Execution
 
 ROUNDS = 3
 MARGIN = 1.2

@@ -10,9 +10,9 @@ import time
 from benchmarks.gpu.bench import Bench, kv_tokens_for
 from benchmarks.gpu.profiles import compared
 from benchmarks.gpu.record import Record
-from policies.execution import EAGER, GRAPHS, Execution
 from policies.policy import Policy
-from sim.simulation import simulate
+from sim.engine.execution import EAGER, GRAPHS, Execution
+from sim.simulation.simulation import simulate
 from workloads.requests import Requests
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rounds import in_one_line
-from sim.results import write_summary
+from sim.output.writing import write_summary
 
 Row = dict[str, Any]
 

@@ -15,9 +15,9 @@ from benchmarks.gpu.bench import Bench, kv_tokens_for, median, policies_of, rele
 from benchmarks.gpu.record import Record
 from benchmarks.rounds import Contender, Turns, rounds
 from benchmarks.transformers_peers import generate, generate_batch, peer_model
-from policies.execution import EAGER, GRAPHS, Execution
-from real.network import DTYPES
-from real.prompts import random_prompts
+from real.model.network import DTYPES
+from real.serving.prompts import random_prompts
+from sim.engine.execution import EAGER, GRAPHS, Execution
 from workloads.requests import Requests
 
 BATONS = ("baton_ragged", "baton")

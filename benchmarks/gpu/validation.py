@@ -6,13 +6,13 @@ from dataclasses import replace
 from benchmarks.gpu.bench import Bench, kv_tokens_for
 from benchmarks.gpu.profiles import compared
 from benchmarks.gpu.record import Record
-from policies.execution import GRAPHS
-from real.limits import errors
-from real.machine import machine_of
-from real.options import ValidateOptions
-from real.validate import Validation
-from sim.calibration.catalogue import read_named
-from sim.results import make_folder
+from real.configuration import ValidateOptions
+from real.serving.machine import machine_of
+from real.validation.limits import errors
+from real.validation.validation import Validation
+from sim.calibration.command import read_named
+from sim.engine.execution import GRAPHS
+from sim.output.writing import make_folder
 from workloads.requests import Requests
 from workloads.reshape import capped
 

@@ -12,16 +12,16 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from policies.errors import InputError
+from policies.checks import InputError
 from policies.job import Job
-from policies.ledger import Ledger
+from policies.ledger.ledger import Ledger
 from policies.plan import Plan
-from policies.work import Work
-from real.attention import Step
-from real.errors import NonFinite
-from real.graphs import Decoded, Graphs, Inputs
-from real.network import Network
-from real.sequences import Sequences
+from real.layouts.sequences import Sequences
+from real.model.attention import Step
+from real.model.errors import NonFinite
+from real.model.graphs import Decoded, Graphs, Inputs
+from real.model.network import Network
+from sim.cost.work import Work
 
 
 class Outcome(NamedTuple):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from policies.work import Work
 from real.layouts.executor import Executor, Prompts, causal_pairs
+from sim.cost.work import Work
 
 
 class GroupPrefill:

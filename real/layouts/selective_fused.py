@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from policies.ledger import Ledger
-from policies.paged import BLOCK, Paged
+from policies.ledger.ledger import Ledger
+from policies.ledger.paged import BLOCK, Paged
 from real.layouts.executor import Executor, Prompts, Rows
 from real.layouts.selective import Selective, SelectiveStep
+from real.layouts.sequences import Sequences
 from real.layouts.slot_table import SlotTable
-from real.network import Network
-from real.sequences import Sequences
+from real.model.network import Network
 
 
 class Ragged:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from policies.execution import WINDOW_STEP
+from sim.engine.execution import WINDOW_STEP
 
 
 class SlotTable:

@@ -22,11 +22,11 @@ from benchmarks.gpu.decode_steps import TARGETED, Cell, cells_of, steady_steps, 
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.sizes import QUICK
 from benchmarks.gpu.targets import Line, lines
-from policies.execution import EAGER, GRAPHS
-from real.engine import Engine
-from real.prompts import random_prompts
+from real.serving.engine import Engine
+from real.serving.prompts import random_prompts
 from sim.claims.measurement import read_file
-from sim.log import DTYPE, IterationLog
+from sim.engine.execution import EAGER, GRAPHS
+from sim.engine.iteration_log import DTYPE, IterationLog
 
 LEAST = replace(
     QUICK,
