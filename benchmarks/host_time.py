@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from policies.baton import Baton
-from policies.execution import GRAPHS
 from policies.orca import Orca
 from policies.policy import Policy
-from real.engine import Engine
-from real.graphs import Made, Recording
-from real.network import Network, random_network
-from real.prompts import random_prompts
-from real.shapes import Shape
-from sim.log import IterationLog, Slice
+from real.model.graphs import Made, Recording
+from real.model.network import Network, random_network
+from real.profiling.shapes import Shape
+from real.serving.engine import Engine
+from real.serving.prompts import random_prompts
+from sim.engine.execution import GRAPHS
+from sim.engine.iteration_log import IterationLog, Slice
 from tests.real.models import dimensions
 
 POLICIES: dict[str, Callable[[int], Policy]] = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from policies.errors import InputError
-from real.machine import memory_of, name_of
-from real.network import device_of
+from policies.checks import InputError
+from real.model.network import device_of
+from real.serving.machine import memory_of, name_of
 
 PACKAGES = ("torch", "transformers", "triton", "numpy", "kernels", "flash-attn")
 

@@ -23,11 +23,11 @@ from policies.baton import Baton
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.run_to_completion import RunToCompletion
-from real.attention import Step
-from real.engine import Engine
-from real.network import Network, random_network
-from real.prompts import random_prompts
-from sim.log import IterationLog
+from real.model.attention import Step
+from real.model.network import Network, random_network
+from real.serving.engine import Engine
+from real.serving.prompts import random_prompts
+from sim.engine.iteration_log import IterationLog
 from tests.real.models import dimensions
 from workloads.requests import Requests
 from workloads.sharegpt import ShareGPT

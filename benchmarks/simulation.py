@@ -25,9 +25,9 @@ from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from policies.run_to_completion import RunToCompletion
-from sim.calibration.catalogue import read_named
-from sim.engine import Engine
-from sim.log import IterationLog
+from sim.calibration.command import read_named
+from sim.engine.engine import Engine
+from sim.engine.iteration_log import IterationLog
 from workloads import ShareGPT
 from workloads.requests import Requests
 

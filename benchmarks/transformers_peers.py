@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from benchmarks.rounds import Contender
-from real.architecture import configuration
-from sim.model import Model
+from real.model.architecture import configuration
+from sim.cost.model import Model
 from workloads.requests import Requests
 
 WAIT_S = 1.0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.errors import InputError
+from policies.checks import InputError, require_choice, require_positive
 from policies.plan import (
     CARRY_ON_THROUGH_ARRIVALS,
     CARRY_ON_UNTIL_ARRIVAL,
@@ -17,7 +17,7 @@ from policies.plan import (
     inserting,
     prefilling,
 )
-from policies.policy import Layout, Policy, Traits, require_choice, require_positive
+from policies.policy import Layout, Policy, Traits
 from policies.view import View
 
 PREFILL_LANE = 1

@@ -7,10 +7,11 @@ the queue. Nobody is kept waiting by a long prompt for longer than an iteration 
 
 from dataclasses import dataclass, field
 
+from policies.checks import require_positive, require_switch
 from policies.job import Job
-from policies.paged import Draft
+from policies.ledger.paged import Draft
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
-from policies.policy import Policy, Traits, require_positive, require_switch
+from policies.policy import Policy, Traits
 from policies.view import View
 
 

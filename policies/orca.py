@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from policies.checks import require_choice
 from policies.plan import (
     CARRY_ON_THROUGH_ARRIVALS,
     CARRY_ON_UNTIL_ARRIVAL,
@@ -13,7 +14,7 @@ from policies.plan import (
     Plan,
     prefilling,
 )
-from policies.policy import Policy, Traits, require_choice
+from policies.policy import Policy, Traits
 from policies.view import View
 
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from policies.errors import InputError
+from policies.checks import InputError, require_choice, require_positive
 from policies.plan import Plan
 from policies.queue import ORDERS
 from policies.view import View
@@ -80,23 +80,3 @@ class Policy(ABC):
     @abstractmethod
     def plan(self, view: View, now: float, lane: int) -> Plan:
         """Decide the next iteration of a lane at time `now`, in seconds."""
-
-
-def require_positive(option: str, value: object, optional: bool = False) -> None:
-    """Raise InputError unless the option is a whole number of at least 1 (or None, if `optional`)."""
-    if optional and value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"policy.{option}={value}: must be a whole number of at least 1")
-
-
-def require_switch(option: str, value: object) -> None:
-    """Raise InputError unless the option is on or off."""
-    if not isinstance(value, bool):
-        raise InputError(f"policy.{option}={value}: give true or false")
-
-
-def require_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise InputError unless the option is one of the choices."""
-    if value not in choices:
-        raise InputError(f"policy.{option}={value}: unknown; choose one of {', '.join(choices)}")

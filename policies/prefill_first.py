@@ -6,9 +6,10 @@ It schedules almost as inline BATON does; what differs is the layout: paged KV, 
 from dataclasses import dataclass
 from itertools import islice
 
+from policies.checks import require_positive, require_switch
 from policies.job import Job
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
-from policies.policy import Policy, Traits, require_positive, require_switch
+from policies.policy import Policy, Traits
 from policies.view import View
 
 

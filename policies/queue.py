@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from policies.errors import InputError
+from policies.checks import InputError
 from policies.job import Job
 
 Key = Callable[[Job], tuple[float, ...]]

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.errors import InputError
+from policies.checks import InputError, require_choice
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, IDLE, Plan
-from policies.policy import Policy, Traits, require_choice
+from policies.policy import Policy, Traits
 from policies.view import View
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-from policies.batch import Row
 from policies.job import Job
-from policies.ledger import Ledger
-from policies.paged import Draft, Paged
+from policies.ledger.batch import Row
+from policies.ledger.ledger import Ledger
+from policies.ledger.paged import Draft, Paged
 
 
 class View:

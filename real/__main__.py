@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from real.configuration import read_settings
-from sim.command_line import Program
-from sim.configuration import Config
+from sim.cli.command_line import Program
+from sim.config.settings import Config
 
 
 def serve(config: Config, policies: Mapping[str, Any], folder: Path) -> None:

@@ -7,18 +7,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from policies.errors import InputError
+from policies.checks import InputError
 from real.configuration import Settings
-from real.engine import check_context
-from real.profile import Profiler
-from real.run import Run
-from real.stage import budget_of, kv_tokens_for, load, profile_notes, shortened, warmed
-from real.validate import Validation
-from real.validation_report import plot_validation, print_validation
-from sim.doubts import doubts
-from sim.profile import Profile
-from sim.progress import Progress
-from sim.results import Draft, make_folder, writing
+from real.profiling.profiler import Profiler
+from real.serving.engine import check_context
+from real.serving.run import Run
+from real.serving.stage import budget_of, kv_tokens_for, load, profile_notes, shortened, warmed
+from real.validation.report import plot_validation, print_validation
+from real.validation.validation import Validation
+from sim.cost.profile import Profile, doubts
+from sim.output.progress import Progress
+from sim.output.writing import Draft, make_folder, writing
 from workloads.demand import counted
 from workloads.requests import Requests
 from workloads.reshape import scaled

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sim.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sim.api import capacity, compare, simulate
-    from sim.capacities import Capacities
-    from sim.replicated import Replicated
-    from sim.setting import Results
+    from sim.simulation.setting import Results
+    from sim.tasks.capacity.results import Capacities
+    from sim.tasks.replications.results import Replicated
 
-__version__ = "0.1.0"
 
 __all__ = ["Capacities", "Replicated", "Results", "capacity", "compare", "simulate"]
 

@@ -1,11 +1,14 @@
-"""The command line, `python -m sim`."""
+"""The command line, `python -m sim`: which task runs; what belongs to the others is not imported."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sim.command_line import Program
-from sim.configuration import Config, read_settings
+from sim.cli.command_line import Program
+from sim.config.settings import Config, Settings, read_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def simulate(config: Config, policies: Mapping[str, Any], folder: Path) -> None:
@@ -14,9 +17,41 @@ def simulate(config: Config, policies: Mapping[str, Any], folder: Path) -> None:
 
     from rich.console import Console
 
-    from sim.tasks import run_task
-
     run_task(settings, folder, Console())
+
+
+def run_task(settings: Settings, folder: Path, console: "Console") -> None:
+    """Do what the settings ask for.
+
+    Raises:
+        InputError: if the input or the folder is one that a person must mend.
+        KeyboardInterrupt: on Ctrl-C; its message says what was saved.
+    """
+    task = settings.task
+    if task.task == "overlay":
+        from sim.tasks.overlay import Overlay
+
+        Overlay(settings, folder)(console)
+    elif task.task == "capacity":
+        from sim.tasks.capacity.task import CapacityPlanning
+
+        CapacityPlanning(settings, folder)(console)
+    elif task.task == "claims":
+        from sim.claims.task import run_claims
+
+        run_claims(settings, folder, console)
+    elif task.task == "explain":
+        from sim.tasks.explanation import Explanation
+
+        Explanation(settings, folder)(console)
+    elif task.replications is not None:
+        from sim.tasks.replications.task import Replication
+
+        Replication(settings, folder)(console)
+    else:
+        from sim.tasks.comparison.run import Run
+
+        Run(settings, folder)(console)
 
 
 main = Program("config", simulate)

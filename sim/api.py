@@ -4,19 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 from warnings import warn
 
-from policies.errors import InputError
-from policies.execution import Execution
+from policies.checks import InputError, whole_number
 from policies.policy import Policy
-from sim.capacities import Capacities, Finding, unit_draws
-from sim.configuration import MAX_GPUS, read_seed
-from sim.draws import Draws
-from sim.engine_constants import EngineConstants
-from sim.execution import execution_of
-from sim.hardware import Device
-from sim.metrics import SLO
-from sim.model import Model, check_kv_tokens
-from sim.named import named
-from sim.options import (
+from sim.config.named import named
+from sim.config.pretrained import Pretrained
+from sim.config.settings import MAX_GPUS, read_seed
+from sim.config.task_options import (
     ATTAINMENT,
     MOST_LOOKS,
     PRECISION,
@@ -26,14 +19,21 @@ from sim.options import (
     check_replications,
     check_warm_up,
 )
-from sim.pretrained import Pretrained
-from sim.replicated import Replicated, replicate
-from sim.setting import NO_SLO, Results, Setting
-from sim.simulation import Result
-from sim.trial import Trial
-from workloads.checks import whole_number
+from sim.cost.device import Device
+from sim.cost.engine_constants import EngineConstants
+from sim.cost.memory import check_kv_tokens
+from sim.cost.model import Model
+from sim.engine.execution import Execution
+from sim.metrics.slo import SLO
+from sim.simulation.draws import Draws
+from sim.simulation.execution import execution_of
+from sim.simulation.setting import NO_SLO, Results, Setting
+from sim.simulation.simulation import Result
+from sim.tasks.capacity.results import Capacities, Finding, unit_draws
+from sim.tasks.replications.results import Replicated, replicate
+from sim.tasks.trial import Trial
+from workloads.recorded.traces import Frame
 from workloads.requests import MAX_TOKENS, Requests
-from workloads.traces import Frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,7 +47,7 @@ class Buildable(Protocol):
 
 
 Arriving: TypeAlias = "DataFrame | Buildable | Requests | str"
-"""What arrives: a DataFrame with the columns of `workloads.traces.Trace`, a workload, its requests, or a name."""
+"""What arrives: a workload, its requests, a name, or a DataFrame with columns as `workloads.recorded.traces.Trace`."""
 
 Policies = Iterable[str] | Mapping[str, Policy | str]
 
@@ -159,7 +159,7 @@ def capacity(
         slo: What requests must meet.
         attainment: Share of them that must.
         precision: Step between the rates that are tried, relative.
-        replications: Most of a rate; see `sim.search`.
+        replications: Most of a rate; see `sim.tasks.capacity.search`.
         warm_up: As of `compare`.
         max_batch: As of `compare`.
         seed: Of the first replication.

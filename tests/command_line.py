@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.__main__ import main
-from sim.command_line import Program
+from sim.cli.command_line import Program
 
 
 def sim(*arguments: str) -> int:

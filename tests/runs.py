@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.policy import Policy
-from sim.answers import Answers
-from sim.cost import CostModel, Roofline
-from sim.engine import Engine
-from sim.hardware import Hardware
-from sim.log import DTYPE, IterationLog, Slice, expand
-from sim.model import Model
+from sim.cost.datasheet import Hardware, Roofline
+from sim.cost.device import CostModel
+from sim.cost.model import Model
+from sim.engine.engine import Engine
+from sim.engine.iteration_log import DTYPE, IterationLog, Slice, expand
+from sim.engine.request_log import Answers
 from workloads.requests import Requests
 
 H100 = Hardware(

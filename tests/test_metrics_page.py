@@ -33,7 +33,7 @@ def test_every_key_of_a_summary_is_explained(
     options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sim.run.DRAWS", 2)
+    monkeypatch.setattr("sim.tasks.comparison.run.DRAWS", 2)
     assert run_here(main, *FEW, *options) == 0
     found = summary(tmp_path / "out")
     assert not keys(found) - NAMES

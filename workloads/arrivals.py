@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.errors import InputError
-from workloads.checks import choice, number, whole_number
+from policies.checks import InputError, choice, number, whole_number
 from workloads.requests import FloatArray
 
 PROCESSES = ("poisson", "gamma", "constant", "all_at_once", "closed_loop", "trace")

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.job import HASHED
+from workloads.recorded.units import duration
 from workloads.requests import FloatArray, HashArray, IntArray
-from workloads.units import duration
 
 STRANGE_RATES = (1e-3, 1e4)
 """Requests per second that one recording hardly has fewer or more of."""

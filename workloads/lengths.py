@@ -5,8 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from policies.errors import InputError
-from workloads.checks import number, whole_number
+from policies.checks import InputError, number, whole_number
 from workloads.requests import MAX_TOKENS, FloatArray, IntArray
 
 ZIPF_LONGEST = 1_000_000

@@ -1,4 +1,4 @@
-"""Requests made shorter, for models and machines that are smaller than what was recorded."""
+"""Requests made shorter, for smaller models and machines, or drawn anew in blocks: other traces like a recorded one."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from workloads.demand import counted
 from workloads.requests import IntArray, Requests
+from workloads.streams import stream
 
 
 def scaled(requests: Requests, factor: float) -> Requests:
@@ -68,3 +69,40 @@ def capped(requests: Requests, tokens: int) -> Requests:
 def _multiplied(lengths: IntArray, factor: float) -> IntArray:
     whole: IntArray = np.maximum(np.rint(lengths * factor), 1).astype(np.int64)
     return whole
+
+
+def block_length(requests: int) -> int:
+    """Return how many requests a block has: the square root of all, rounded up."""
+    return int(np.ceil(np.sqrt(requests)))
+
+
+def resampled(requests: Requests, seed: int, arrivals_too: bool) -> Requests:
+    """Return as many requests, in blocks drawn from these: a circular block bootstrap (Politis and Romano, 1992).
+
+    A block starts at any request with equal probability and goes on at the first after the last, so that every request
+    is drawn as often as any other. Inside a block all order is kept, so bursts that are shorter than it are, too.
+
+    Args:
+        requests: The recorded requests.
+        seed: Of the stream that draws the blocks.
+        arrivals_too: Whether the gaps between arrivals were recorded, and are drawn with the requests they precede;
+            else arrivals stay as they are.
+    """
+    count = len(requests)
+    length = block_length(count)
+    starts = stream(seed, "blocks").integers(count, size=-(-count // length))
+    rows = ((starts[:, None] + np.arange(length)) % count).ravel()[:count]
+    arrival_s = requests.arrival_s
+    if arrivals_too:
+        # The first request has no gap before it: it gets the mean one.
+        mean = (arrival_s[-1] - arrival_s[0]) / max(count - 1, 1)
+        gaps = np.concatenate([[mean], np.diff(arrival_s)])[rows]
+        arrival_s = np.cumsum(gaps) - gaps[0]
+    columns = ("prompt_tokens", "output_tokens", "max_new_tokens", "priority", "prefix_id", "prefix_tokens")
+    hashes = requests.prefix_hashes
+    return replace(
+        requests,
+        arrival_s=arrival_s,
+        prefix_hashes=None if hashes is None else hashes[rows],
+        **{name: getattr(requests, name)[rows] for name in columns},
+    )

@@ -7,7 +7,7 @@ from importlib import resources
 
 import numpy as np
 
-from workloads.checks import choice
+from policies.checks import choice
 from workloads.demand import Demand
 from workloads.options import Options
 from workloads.requests import FloatArray, IntArray, Requests

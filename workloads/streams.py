@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workloads.checks import whole_number
+from policies.checks import whole_number
 
 MAX_SEED = 2**63 - 1
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from policies.errors import InputError
-from workloads.checks import shown
+from policies.checks import InputError, shown
 from workloads.demand import Demand
 from workloads.lengths import LengthDistribution
 from workloads.options import Options

@@ -19,7 +19,7 @@ from benchmarks.gpu.claims import write_claims
 from benchmarks.gpu.findings import Findings
 from benchmarks.interruption import Interruption
 from benchmarks.rounds import in_one_line
-from policies.errors import InputError
+from policies.checks import InputError
 
 BUDGET_S, QUICK_BUDGET_S = 430.0, 200.0
 MODEL = "llama2_7b"

@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.errors import InputError
-from policies.execution import EAGER, Execution
+from policies.checks import InputError
 from policies.policy import Policy
-from real.engine import Engine, OnStep
-from real.machine import measure as rates_of
-from real.machine import memory_left, warm_up
-from real.memory import USABLE, needs_of
-from real.network import DTYPES, Network, random_network
-from real.prompts import random_prompts
-from sim.hardware import Hardware
-from sim.log import IterationLog, Slice
-from sim.metrics import Summary
-from sim.model import Model
-from sim.named import named
-from sim.profile import Profile
-from sim.simulation import Recording, predictor_of
+from real.model.network import DTYPES, Network, random_network
+from real.serving.engine import Engine, OnStep
+from real.serving.machine import measure as rates_of
+from real.serving.machine import memory_left, warm_up
+from real.serving.memory import USABLE, needs_of
+from real.serving.prompts import random_prompts
+from sim.config.named import named
+from sim.cost.datasheet import Hardware
+from sim.cost.model import Model
+from sim.cost.profile import Profile
+from sim.engine.execution import EAGER, Execution
+from sim.engine.iteration_log import IterationLog, Slice
+from sim.metrics.metrics import Summary
+from sim.simulation.simulation import Recording, predictor_of
 from workloads.requests import Requests
 from workloads.reshape import capped, scaled
 from workloads.sharegpt import ShareGPT
@@ -59,7 +59,7 @@ class Served(NamedTuple):
 
     Attributes:
         seconds: From the start to the end of the last answer, what was spent on recording decode steps left out.
-        summary: Metrics by name, see `sim.metrics`.
+        summary: Metrics by name, see `sim.metrics.metrics`.
         records: The log, one record per iteration, with the column `DEVICE_S` where it is known.
         generated: The tokens of every answer.
         logits: Those behind every token, by request, if they were asked for.

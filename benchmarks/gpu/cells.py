@@ -17,13 +17,13 @@ from benchmarks.gpu.findings import Part
 from benchmarks.gpu.newcomers import lanes_of
 from benchmarks.rounds import Contender, in_one_line, rounds
 from benchmarks.transformers_peers import Peers
-from policies.execution import GRAPHS, Execution
 from policies.policy import Policy
-from real.machine import memory_left
-from real.memory import needs_of
-from real.network import DTYPES
-from real.prompts import random_prompts
-from sim.metrics import Summary
+from real.model.network import DTYPES
+from real.serving.machine import memory_left
+from real.serving.memory import needs_of
+from real.serving.prompts import random_prompts
+from sim.engine.execution import GRAPHS, Execution
+from sim.metrics.metrics import Summary
 from workloads.requests import Requests
 from workloads.streams import stream
 

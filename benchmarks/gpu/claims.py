@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from policies.execution import EXECUTIONS
 from sim.claims.measurement import ALL_AT_ONCE, RATIO, SAME_TOKENS, Machine, Measured, Measurement, write
-from sim.interval import CONFIDENCE, Interval, ratio_interval, t_quantile
+from sim.engine.execution import EXECUTIONS
+from sim.metrics.interval import CONFIDENCE, Interval, ratio_interval, t_quantile
 from workloads.demand import counted
 
 BATONS, ORCAS = ("baton_ragged", "baton"), ("orca_per_request", "orca")

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from benchmarks.gpu.bench import Bench, OutOfTime, Served, kv_tokens_for, policy_named
 from benchmarks.gpu.findings import Part
-from policies.execution import EAGER, GRAPHS
-from real.attention import Attention
+from real.model.attention import Attention
+from sim.engine.execution import EAGER, GRAPHS
 from workloads.requests import Requests
 
 ROOT = Path(__file__).parents[2]
-TESTS = "tests/real/test_kernels.py"
+TESTS = "tests/real/model/test_kernels.py"
 OPTIONS = ("-o", "addopts=", "-q", "--tb=short", "-W", "default", "-p", "no:cacheprovider")
 """A warning of some other version of a library is no failure of a kernel."""
 

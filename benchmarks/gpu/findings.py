@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.gpu.table import text_of
 from benchmarks.interruption import Interruption
 from benchmarks.rounds import in_one_line
-from sim.results import Draft, make_folder, write_summary, writing
+from sim.output.writing import Draft, make_folder, write_summary, writing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from sim.log import Slice
+    from sim.engine.iteration_log import Slice
 
 RESULTS, ITERATIONS, TABLE = "results.json", "iterations.parquet", "table.txt"
 

@@ -21,18 +21,18 @@ from benchmarks.gpu.bench import (
 )
 from benchmarks.gpu.findings import Part
 from policies.baton import Baton
-from policies.execution import GRAPHS
+from policies.ledger.opening import make_ledger
 from policies.plan import Plan
 from policies.queue import declared
 from real.layouts import executor_for
-from real.memory import needs_of
-from real.network import Network
-from real.prompts import random_prompts
-from real.sequences import Sequences
-from real.shapes import Shape
-from sim.engine import make_ledger
-from sim.log import Slice
-from sim.source import source_of
+from real.layouts.sequences import Sequences
+from real.model.network import Network
+from real.profiling.shapes import Shape
+from real.serving.memory import needs_of
+from real.serving.prompts import random_prompts
+from sim.engine.arrivals import source_of
+from sim.engine.execution import GRAPHS
+from sim.engine.iteration_log import Slice
 
 FACTOR, OVERHEAD_S = 3, 50e-6
 """An insertion may take FACTOR x (bytes of its KV) / copy bandwidth + OVERHEAD_S."""

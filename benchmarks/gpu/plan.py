@@ -16,10 +16,10 @@ from benchmarks.gpu.bench import GRACE, Bench, dimensions_of, release
 from benchmarks.gpu.cells import Cell
 from benchmarks.gpu.findings import Findings, Part
 from benchmarks.machine_facts import device_named, machine_facts
-from policies.execution import EAGER, GRAPHS, Execution
-from real.machine import copy_rate, product_rate
-from real.network import DTYPES
-from sim.results import make_folder
+from real.model.network import DTYPES
+from real.serving.machine import copy_rate, product_rate
+from sim.engine.execution import EAGER, GRAPHS, Execution
+from sim.output.writing import make_folder
 
 START_S = 25.0
 """What importing and finding the device may take of a budget."""

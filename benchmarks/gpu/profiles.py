@@ -12,15 +12,15 @@ import torch
 from benchmarks.gpu.bench import Bench, NoRoom, OutOfTime, budget_of, kv_tokens_for, policy_named, release
 from benchmarks.gpu.cells import Cell, at_rate, facts_of, policies_of, score_of
 from benchmarks.gpu.findings import ITERATIONS, Part
-from policies.errors import InputError
-from policies.execution import GRAPHS, Execution
-from real.machine import machine_of
-from real.network import Network
-from real.options import ProfileOptions
-from real.profile import Profiler, profile_settings, write_profile
-from sim.metrics import Summary
-from sim.profile import LayoutCost
-from sim.simulation import simulate
+from policies.checks import InputError
+from real.configuration import ProfileOptions
+from real.model.network import Network
+from real.profiling.profiler import Profiler, profile_settings, write_profile
+from real.serving.machine import machine_of
+from sim.cost.profile import LayoutCost
+from sim.engine.execution import GRAPHS, Execution
+from sim.metrics.metrics import Summary
+from sim.simulation.simulation import simulate
 from workloads.requests import Requests
 
 FEWEST_ROWS = 8

@@ -16,12 +16,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.bench import Bench, NoRoom, OutOfTime, Served, budget_of, check_room, median, policy_named
 from benchmarks.gpu.findings import Part
-from policies.execution import GRAPHS, Execution
-from real.engine import OnStep
-from real.memory import needs_of
-from real.network import Network
-from real.shapes import Shape
-from sim.log import Slice
+from real.model.network import Network
+from real.profiling.shapes import Shape
+from real.serving.engine import OnStep
+from real.serving.memory import needs_of
+from sim.engine.execution import GRAPHS, Execution
+from sim.engine.iteration_log import Slice
 
 RAGGED, PER_REQUEST, FUSED = "baton_ragged", "orca_per_request", "orca"
 CLAIMED = 1.75

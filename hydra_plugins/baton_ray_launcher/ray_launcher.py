@@ -18,9 +18,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from policies.errors import InputError
-from sim.progress import Progress
-from sim.sweep import Point
+from policies.checks import InputError
+from sim.cli.sweep import Point
+from sim.output.progress import Progress
 
 
 @dataclass

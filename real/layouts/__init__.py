@@ -1,6 +1,6 @@
 """How the tensors of an iteration are laid out: one executor per layout, all behind one small interface."""
 
-from policies.ledger import Ledger
+from policies.ledger.ledger import Ledger
 from policies.policy import Policy
 from real.layouts.chunked import Chunked
 from real.layouts.concatenated import Concatenated
@@ -9,9 +9,9 @@ from real.layouts.rectangle import RaggedRectangular, Rectangular, SharedRectang
 from real.layouts.selective import PerRequest
 from real.layouts.selective_fused import Fused
 from real.layouts.selective_pooled import PooledPerRequest
+from real.layouts.sequences import Sequences
 from real.layouts.static import Static
-from real.network import Network
-from real.sequences import Sequences
+from real.model.network import Network
 
 __all__ = ["Executor", "Outcome", "executor_for"]
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from policies.job import Job
-from policies.paged import BLOCK, blocks_of
+from policies.ledger.paged import BLOCK, blocks_of
 from policies.plan import Plan
-from policies.work import Work
-from real.host_memory import Numbers
 from real.layouts.executor import Executor, Outcome, causal_pairs
 from real.layouts.selective_fused import Fused, Ragged, filled
+from real.model.host_memory import Numbers
+from sim.cost.work import Work
 
 
 class RaggedChunks(Ragged):

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from policies.ledger import Ledger
+from policies.ledger.ledger import Ledger
 from policies.plan import Plan
-from policies.work import Work
 from real.layouts.executor import Executor, Outcome, likeliest
 from real.layouts.prefill import Apart, prefill_group
-from real.network import Network
-from real.sequences import Sequences
-from real.streams import crossing
+from real.layouts.sequences import Sequences
+from real.model.network import Network
+from real.model.streams import crossing
+from sim.cost.work import Work
 
 
 class Append:

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.errors import InputError
+from policies.checks import InputError
 from policies.job import Job
-from policies.ledger import Ledger
+from policies.ledger.ledger import Ledger
 from policies.plan import Plan
-from policies.work import Work
-from real.attention import Step
-from real.errors import NonFinite
-from real.graphs import Decoded, Graphs, Inputs
-from real.host_memory import Numbers, pinned, sent
 from real.layouts.seats import Seats
-from real.network import Network
-from real.sequences import Sequences
+from real.layouts.sequences import Sequences
+from real.model.attention import Step
+from real.model.errors import NonFinite
+from real.model.graphs import Decoded, Graphs, Inputs
+from real.model.host_memory import Numbers, pinned, sent
+from real.model.network import Network
+from sim.cost.work import Work
 
 
 class Outcome(NamedTuple):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.work import Work
 from real.layouts.executor import Executor, Prompts, causal_pairs
+from sim.cost.work import Work
 
 
 class Store(Protocol):

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.ledger import Ledger
+from policies.ledger.ledger import Ledger
+from policies.ledger.rectangle import Rectangle
 from policies.plan import Plan
-from policies.rectangle import Rectangle
-from policies.work import Work
-from real.attention import Places, RowStep
 from real.layouts.executor import Executor, Outcome, Prompts, Rows
 from real.layouts.prefill import Apart, InPlace, prefill_group
 from real.layouts.seats import Seats
-from real.network import Network
-from real.sequences import Sequences
-from real.streams import crossing
+from real.layouts.sequences import Sequences
+from real.model.attention import Places, RowStep
+from real.model.network import Network
+from real.model.streams import crossing
+from sim.cost.work import Work
 
 
 def in_words(kv: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from real.host_memory import Numbers
+from real.model.host_memory import Numbers
 
 
 class Seats:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.ledger import Ledger
+from policies.ledger.ledger import Ledger
 from policies.plan import Plan
-from policies.work import Work
-from real.attention import Step
 from real.layouts.executor import Executor, Outcome, Prompts, Rows
-from real.network import Network
-from real.sequences import Sequences
+from real.layouts.sequences import Sequences
+from real.model.attention import Step
+from real.model.network import Network
+from sim.cost.work import Work
 
 
 class SelectiveStep(Step, Protocol):

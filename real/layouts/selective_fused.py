@@ -13,16 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from policies.ledger import Ledger
-from policies.paged import BLOCK, Paged
-from real.attention import Places, RowStep
-from real.host_memory import Numbers
+from policies.ledger.ledger import Ledger
+from policies.ledger.paged import BLOCK, Paged
 from real.layouts.executor import Executor, Prompts, Rows
 from real.layouts.seats import Seats
 from real.layouts.selective import Selective, SelectiveStep
+from real.layouts.sequences import Sequences
 from real.layouts.slot_table import SlotTable
-from real.network import Network
-from real.sequences import Sequences
+from real.model.attention import Places, RowStep
+from real.model.host_memory import Numbers
+from real.model.network import Network
 
 
 def filled(lengths: Sequence[int] | Numbers) -> tuple[npt.NDArray[np.bool_], Numbers]:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from real.host_memory import Numbers
 from real.layouts.executor import Executor
 from real.layouts.selective import SelectiveStep
 from real.layouts.selective_fused import Fused, PooledRows
+from real.model.host_memory import Numbers
 
 
 class PooledRowByRow(PooledRows):

@@ -2,8 +2,8 @@
 
 import torch
 
-from policies.execution import WINDOW_STEP
-from real.host_memory import Numbers, sent
+from real.model.host_memory import Numbers, sent
+from sim.engine.execution import WINDOW_STEP
 
 
 class SlotTable:

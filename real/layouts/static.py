@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from policies.ledger import Ledger
+from policies.ledger.ledger import Ledger
 from policies.plan import Plan
-from policies.work import Work
-from real.attention import Places, RowStep
 from real.layouts.executor import Executor, Outcome, Prompts, causal_pairs
 from real.layouts.seats import Seats
-from real.network import Network
-from real.sequences import Sequences
+from real.layouts.sequences import Sequences
+from real.model.attention import Places, RowStep
+from real.model.network import Network
+from sim.cost.work import Work
 
 
 class Columns:

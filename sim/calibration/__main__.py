@@ -3,14 +3,13 @@
 import sys
 from pathlib import Path
 
-from policies.errors import InputError
-from sim.calibration.catalogue import CONF, read_named
-from sim.calibration.command import complaints, parser
+from policies.checks import InputError
+from sim.calibration.command import CONF, complaints, parser, read_named
 from sim.calibration.gpus import GPUS, calibrate
 from sim.calibration.hardware_file import write_hardware
-from sim.hardware import Hardware
-from sim.model import Model
-from sim.results import make_folder
+from sim.cost.datasheet import Hardware
+from sim.cost.model import Model
+from sim.output.writing import make_folder
 
 
 def main() -> None:

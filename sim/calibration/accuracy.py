@@ -3,17 +3,15 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from policies.errors import InputError
-from sim.calibrated import Calibrated
-from sim.calibration.catalogue import CONF, read_named
-from sim.calibration.command import complaints, parser
-from sim.calibration.crosscheck import blis_attention
+from policies.checks import InputError
+from sim.calibration.command import CONF, complaints, parser, read_named
+from sim.calibration.comparisons import Comparison, blis_attention, first_token, gpt_fast
 from sim.calibration.engine import left_out, read_replays
 from sim.calibration.gpus import GPUS
-from sim.calibration.published import Comparison, first_token, gpt_fast
 from sim.calibration.runs import LIMITS, METRICS
-from sim.kernels import Table
-from sim.model import Model
+from sim.cost.kernels.calibrated import Calibrated
+from sim.cost.kernels.tables import Table
+from sim.cost.model import Model
 
 BEGIN, END = "<!-- tables: python -m sim.calibration.accuracy -->", "<!-- end of tables -->"
 PAGE = CONF.parent / "docs" / "accuracy.md"

@@ -1,12 +1,18 @@
-"""What the command lines of a calibration share: the data folder, and how what is wrong is told."""
+"""What the command lines of a calibration share: the data folder, files of conf/ by name, and how errors are told."""
 
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from policies.errors import InputError
+import yaml
+
+from policies.checks import InputError
+from sim.config.settings import build
 
 
 def parser(module: str, does: str | None, needs: str) -> ArgumentParser:
@@ -36,3 +42,27 @@ def complaints() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: files that were named above are written", file=sys.stderr)
         sys.exit(130)
+
+
+CONF = Path(str(files("conf")))
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, as Hydra does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_named(group: str, name: str) -> Any:
+    """Return an object of conf/.
+
+    Raises:
+        InputError: There is none of that name, or it cannot be built.
+    """
+    path = CONF / group / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"{group}={name}: there is no {path}")
+    return build(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader), group)

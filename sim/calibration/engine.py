@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sim.calibration.catalogue import CONF, read_named
-from sim.calibration.command import complaints, parser
+from sim.calibration.command import CONF, complaints, parser, read_named
 from sim.calibration.runs import LIMITS, METRICS, RUNS, Replay, fit_engine
-from sim.engine_constants import EngineConstants
-from sim.results import Draft, writing
+from sim.cost.engine_constants import EngineConstants
+from sim.output.writing import Draft, writing
 
 SOURCE = "python -m sim.calibration.engine: two real runs, see docs/accuracy.md"
 UNITS = {
@@ -63,7 +62,7 @@ def write_engine(path: Path, engine: EngineConstants) -> None:
     """
     lines = [
         "# vLLM with CUDA graphs, on any GPU, with any model.",
-        "_target_: sim.engine_constants.EngineConstants",
+        "_target_: sim.cost.engine_constants.EngineConstants",
         f"name: {engine.name}",
         f'source: "{SOURCE}"',
         *(f"{name}: {_number(getattr(engine, name))} # {text}" for name, text in UNITS.items()),

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from sim.calibrated import Calibrated
-from sim.calibration import attention, layers, matrices, measurements
-from sim.calibration.cleaning import typical
-from sim.hardware import Hardware
-from sim.kernels import DecodeAttention, Elementwise
-from sim.model import Model
+from sim.calibration.kernels import attention, layers, matrices, measurements
+from sim.calibration.kernels.cleaning import typical
+from sim.cost.datasheet import Hardware
+from sim.cost.kernels.calibrated import Calibrated
+from sim.cost.kernels.tables import DecodeAttention, Elementwise
+from sim.cost.model import Model
 
 Say = Callable[[str], None]
 """Told what is being done."""

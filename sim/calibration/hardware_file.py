@@ -6,10 +6,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.calibrated import Calibrated
-from sim.calibration.catalogue import CONF
-from sim.results import Draft, writing
-from sim.table_file import SHIPPED, TABLES
+from sim.calibration.command import CONF
+from sim.config.table_file import SHIPPED, TABLES
+from sim.cost.kernels.calibrated import Calibrated
+from sim.output.writing import Draft, writing
 
 _LEFT_OUT = ("engine", "tensor_parallel")
 """What a run says of the hardware, not its file."""

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.chunked_prefill import ChunkedPrefill
-from sim.calibration.measurements import read_table
-from sim.engine_constants import EngineConstants
-from sim.hardware import Device
-from sim.model import Model
-from sim.simulation import simulate
-from workloads.traces import Trace
+from sim.calibration.kernels.measurements import read_table
+from sim.cost.device import Device
+from sim.cost.engine_constants import EngineConstants
+from sim.cost.model import Model
+from sim.simulation.simulation import simulate
+from workloads.recorded.traces import Trace
 
 Array = npt.NDArray[np.float64]
 

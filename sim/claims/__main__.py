@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from policies.errors import InputError
+from policies.checks import InputError
 from sim.claims.collect import collect
 from sim.claims.measurement import Measured, write
 

@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from policies.errors import InputError
-from policies.execution import Execution
+from policies.checks import InputError
 from policies.policy import Policy
 from sim.claims.experiments import SCHOOLS
 from sim.claims.measurement import (
@@ -29,14 +28,15 @@ from sim.claims.measurement import (
     read_mapping,
     read_text,
 )
-from sim.configuration import read_model, read_object, refuse_foreign
-from sim.hardware import Device
-from sim.metrics import Summary
-from sim.model import Model
-from sim.named import named, names
-from sim.pretrained import Pretrained
-from sim.profile import Profile
-from sim.simulation import simulate
+from sim.config.named import named, names
+from sim.config.pretrained import Pretrained
+from sim.config.settings import read_model, read_object, refuse_foreign
+from sim.cost.device import Device
+from sim.cost.model import Model
+from sim.cost.profile import Profile
+from sim.engine.execution import Execution
+from sim.metrics.metrics import Summary
+from sim.simulation.simulation import simulate
 from workloads.demand import counted
 from workloads.requests import Requests
 

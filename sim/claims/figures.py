@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim import axes as draw
 from sim.claims.experiments import BATONS, ORCAS, SCHOOLS, Sampled
 from sim.claims.run import Claims
 from sim.claims.statements import ORCA_NAMES, PLACEMENTS, SPEEDUP, mean_of, ratio_of, speedup
-from sim.metrics import Summary
-from sim.plots import latency_cdf, new_figure, occupancy, save
-from sim.table import CAUSES
+from sim.metrics.metrics import Summary
+from sim.reporting import axes as draw
+from sim.reporting.figure import new_figure, save
+from sim.reporting.table import CAUSES
+from sim.tasks.comparison.pictures import latency_cdf, occupancy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

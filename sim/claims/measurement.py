@@ -8,11 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from policies.errors import InputError
-from policies.execution import EXECUTIONS
-from sim.interval import CONFIDENCE, Interval, t_quantile
-from sim.results import Draft, writing
-from workloads.checks import choice, number, shown, whole_number
+from policies.checks import InputError, choice, number, shown, whole_number
+from sim.engine.execution import EXECUTIONS
+from sim.metrics.interval import CONFIDENCE, Interval, t_quantile
+from sim.output.writing import Draft, writing
 from workloads.demand import counted
 
 RATIO, SAME_TOKENS = "request_throughput", "same_tokens"
@@ -20,8 +19,8 @@ SHARES = ("idle_token_fraction", "wasted_time_fraction", "idle_time_fraction")
 METRICS = (RATIO, *SHARES, SAME_TOKENS)
 """What is known of a quantity that was measured:
 
-`request_throughput`, requests/s over the whole run, as a ratio to that of another policy; shares as in `sim.metrics`;
-`same_tokens`, the share of the requests answered with the same tokens as under another policy.
+`request_throughput`, requests/s over the whole run, as a ratio to that of another policy; shares as in
+`sim.metrics.metrics`; `same_tokens`, the share of the requests answered with the same tokens as under another policy.
 """
 
 OF_TWO = (RATIO, SAME_TOKENS)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from sim.claims.experiments import BATONS, Sampled
 from sim.claims.measurement import RATIO
 from sim.claims.verdict import Bound, Finding, Statement
-from sim.interval import Interval, interval, ratio_interval
+from sim.metrics.interval import Interval, interval, ratio_interval
 
 NEAR_ZERO = 0.05
 """What we take "near-zero" for, as a share: the abstract names no number."""

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from policies.errors import InputError
+from policies.checks import InputError
 from sim.claims.beside import guessed, others_in_words
 from sim.claims.collect import collect
 from sim.claims.figures import write_figures
@@ -15,11 +15,11 @@ from sim.claims.measurement import committed
 from sim.claims.run import Claims, measured_row, row_of, try_claims
 from sim.claims.statements import CORRECT
 from sim.claims.verdict import Factor, Finding, Statement, in_words
-from sim.configuration import Settings
-from sim.named import named
-from sim.notes import memory_notes
-from sim.progress import Progress
-from sim.results import Draft, make_folder, write_summary, writing
+from sim.config.named import named
+from sim.config.settings import Settings
+from sim.output.progress import Progress
+from sim.output.writing import Draft, make_folder, write_summary, writing
+from sim.simulation.notes import memory_notes
 from workloads.demand import counted
 from workloads.sharegpt import ShareGPT
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import isinf
 
-from sim.interval import Interval
+from sim.metrics.interval import Interval
 
 Factor = str | int | float
 

@@ -28,14 +28,14 @@ from benchmarks.gpu.findings import Findings, Part
 from benchmarks.gpu.plan import FULL, LEAST, START_S, Step, cells_of, full_plan, quick_plan, run
 from benchmarks.gpu.steps import CLAIMED, fits_of, steady_steps, weights_read
 from benchmarks.transformers_peers import Peers
-from policies.execution import EAGER, GRAPHS
-from real.attention import Attention
-from real.engine import Engine
-from real.graphs import Recording
-from real.memory import USABLE
-from real.prompts import random_prompts
+from real.model.attention import Attention
+from real.model.graphs import Recording
+from real.serving.engine import Engine
+from real.serving.memory import USABLE
+from real.serving.prompts import random_prompts
 from sim.claims.measurement import read_file
-from sim.log import DTYPE, IterationLog
+from sim.engine.execution import EAGER, GRAPHS
+from sim.engine.iteration_log import DTYPE, IterationLog
 
 
 @pytest.fixture(autouse=True)
@@ -417,7 +417,7 @@ BLOCKING = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
 def test_hydra_is_not_needed() -> None:
     wanted = BLOCKING + "import benchmarks.gpu.__main__, benchmarks.gpu.plan"
     assert subprocess.run([sys.executable, "-c", wanted], capture_output=True).returncode == 0
-    control = subprocess.run([sys.executable, "-c", BLOCKING + "import sim.command_line"], capture_output=True)
+    control = subprocess.run([sys.executable, "-c", BLOCKING + "import sim.cli.command_line"], capture_output=True)
     assert control.returncode == 1 and b"hydra" in control.stderr
 
 

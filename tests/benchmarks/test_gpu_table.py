@@ -9,7 +9,7 @@ import pytest
 from benchmarks.gpu.claims import ratios_of, verdict, write_claims
 from benchmarks.gpu.table import Line, errors_of, lines, step_target, text_of
 from sim.claims.measurement import read_file
-from sim.interval import t_quantile
+from sim.metrics.interval import t_quantile
 
 
 def run_of(

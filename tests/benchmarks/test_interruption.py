@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.gpu.findings import Findings
 from benchmarks.interruption import AGAIN_S, Interruption
-from sim.log import DTYPE
+from sim.engine.iteration_log import DTYPE
 
 
 class Clock:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from policies.checks import InputError
 from policies.chunked_prefill import ChunkedPrefill
-from policies.errors import InputError
 from policies.plan import Plan
 from policies.policy import Policy, Traits
 from policies.prefill_first import PrefillFirst
 from policies.view import View
-from sim.source import chunks_of
+from sim.engine.arrivals import chunks_of
 from tests.policies.block_by_block import Scheduler, schedule
 from tests.runs import random_requests, requests_of, run
 from workloads.requests import Requests

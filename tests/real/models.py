@@ -9,10 +9,10 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from policies.execution import EAGER, Execution
-from real.architecture import configuration
-from real.network import Network, random_network
-from sim.model import Model
+from real.model.architecture import configuration
+from real.model.network import Network, random_network
+from sim.cost.model import Model
+from sim.engine.execution import EAGER, Execution
 
 TINY = ("tiny_llama", "tiny_qwen3", "tiny_gpt2", "tiny_opt", "tiny_bloom")
 

@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.execution import EAGER, Execution
 from policies.policy import Policy
-from real.clock import WallClock
-from real.engine import Engine
 from real.layouts.rectangle import Rectangular
-from real.network import Network
-from real.prompts import random_prompts
-from sim.log import DTYPE, IterationLog, Slice
-from sim.simulation import predictor_of
-from sim.tape import Tape
+from real.model.network import Network
+from real.serving.clock import WallClock
+from real.serving.engine import Engine
+from real.serving.prompts import random_prompts
+from sim.engine.execution import EAGER, Execution
+from sim.engine.iteration_log import DTYPE, IterationLog, Slice
+from sim.engine.replay import Tape
+from sim.simulation.simulation import predictor_of
 from tests.real.models import dimensions, logits_alone, network
 from workloads.requests import Requests
 

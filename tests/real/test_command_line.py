@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from policies.baton import Baton
-from real import stage, tasks
+from real import tasks
 from real.__main__ import main
-from real.network import Network
-from real.streams import Streams
-from sim import comparison
+from real.model.network import Network
+from real.model.streams import Streams
+from real.serving import stage
 from sim.__main__ import main as sim_main
-from sim.progress import Progress
+from sim.output.progress import Progress
+from sim.tasks.comparison import comparison
 from tests.command_line import files, run_here, summary
 
 ROOT = Path(__file__).parents[2]
@@ -200,7 +201,7 @@ def test_an_interruption_before_anything_was_done_is_no_crash(
     def stop(self: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("real.engine.Engine.run", stop)
+    monkeypatch.setattr("real.serving.engine.Engine.run", stop)
     monkeypatch.setattr(stage, "warm_up", lambda network: 0.001)
     assert real("+policy=orca", *SMALL, "hydra.run.dir=out") == 130
     assert capsys.readouterr().err == f"interrupted: saved the part of orca that was run in {scratch / 'out'}\n"
@@ -255,7 +256,7 @@ def test_a_gpu_whose_memory_is_full_is_one_line_at_any_time(
     def full(self: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("real.engine.Engine.run", full)
+    monkeypatch.setattr("real.serving.engine.Engine.run", full)
     assert real(f"task={task}", "+policy=orca", "device=cpu", "threads=1") == 2
     assert capsys.readouterr().err == (
         f"error: task={task}: the memory of device=cpu is full; give less, kv_tokens= or max_batch=, "

@@ -14,9 +14,9 @@ from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
-from real.attention import Attention
 from real.layouts.rectangle import Rectangular
-from real.network import Network
+from real.model.attention import Attention
+from real.model.network import Network
 from tests.real.models import TINY
 from tests.real.runs import differences, memory_is_sound, real_run
 from tests.real.variants import ONE_DEVICE
@@ -61,7 +61,7 @@ def test_with_memory_for_few(policy: Policy) -> None:
 def test_parked_rows_resume_where_they_were_without_a_second_prefill(
     model: str, embedding: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("policies.rectangle.HEADROOM", 4)
+    monkeypatch.setattr("policies.ledger.rectangle.HEADROOM", 4)
     requests = requests_of([(0.0, 4, 30), (0.0, 5, 25), (0.0, 6, 20)])
     policy = Baton(max_batch=3, reserve="window", embedding=embedding)
     run = real_run(requests, policy, model, kv_tokens=100, watch=memory_is_sound)

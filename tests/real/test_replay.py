@@ -4,10 +4,10 @@ import pytest
 
 from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
-from policies.execution import EAGER, GRAPHS, Execution
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
-from sim.tape import Asked, Tape, replay
+from sim.engine.execution import EAGER, GRAPHS, Execution
+from sim.engine.replay import Asked, Tape, replay
 from tests.real.runs import real_run
 from tests.real.test_exact import a_dozen
 from tests.real.variants import ONE_DEVICE
@@ -41,7 +41,7 @@ def test_plans_and_work_are_the_simulators(name: str, kv_tokens: int, execution:
 @pytest.mark.parametrize("execution", [EAGER, GRAPHS])
 @pytest.mark.parametrize("name", PREEMPTING)
 def test_through_preemption_too(name: str, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policies.rectangle.HEADROOM", 4)
+    monkeypatch.setattr("policies.ledger.rectangle.HEADROOM", 4)
     policy, requests, kv_tokens = PREEMPTING[name]
     run = real_run(requests, policy, kv_tokens=kv_tokens, execution=execution)
     assert run.engine.answers.preemptions

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import comparison
+from sim.tasks.comparison import comparison
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ import numpy.typing as npt
 
 from policies.baton import Baton
 from policies.chunked_prefill import ChunkedPrefill
-from policies.execution import EAGER, Execution
 from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from policies.run_to_completion import RunToCompletion
-from sim.answers import Answers
-from sim.cost import Roofline
-from sim.hardware import Hardware
-from sim.log import Slice
-from sim.metrics import SLO, Metrics, Summary
-from sim.model import Model
+from sim.cost.datasheet import Hardware, Roofline
+from sim.cost.model import Model
+from sim.engine.execution import EAGER, Execution
+from sim.engine.iteration_log import Slice
+from sim.engine.request_log import Answers
+from sim.metrics.metrics import Metrics, Summary
+from sim.metrics.slo import SLO
 from tests.runs import logged_run
 from workloads.requests import Requests
 

@@ -11,13 +11,14 @@ import pytest
 
 import sim
 from policies.baton import Baton
-from policies.errors import InputError
-from policies.execution import GRAPHS
-from sim import capacity, compare, comparison, simulate
+from policies.checks import InputError
+from sim import capacity, compare, simulate
 from sim.__main__ import main
 from sim.api import read_requests
-from sim.interval import interval
-from sim.metrics import SLO
+from sim.engine.execution import GRAPHS
+from sim.metrics.interval import interval
+from sim.metrics.slo import SLO
+from sim.tasks.comparison import comparison
 from tests.command_line import run_here, summary
 from workloads import Frame, ShareGPT, Trace
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from hydra.utils import get_class, instantiate
 
+from workloads.recorded.traces import RecordedWorkload
 from workloads.requests import Requests
-from workloads.traces import RecordedWorkload
 
 FOLDER = Path(__file__).parents[2] / "conf/workload"
 FILES = sorted(FOLDER.glob("*.yaml"))

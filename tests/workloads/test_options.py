@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.errors import InputError
+from policies.checks import InputError
 from workloads import Fixed, Synthetic, Uniform
-from workloads.declared import Declaration
+from workloads.options import Declaration
 
 
 def synthetic(**options: Any) -> Synthetic:

@@ -5,7 +5,7 @@ import pytest
 
 from tests.runs import requests_of
 from workloads.requests import Requests
-from workloads.resample import block_length, resampled
+from workloads.reshape import block_length, resampled
 
 COUNT = 50
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from policies.errors import InputError
+from policies.checks import InputError
 from workloads import ShareGPT
 from workloads.sharegpt import read_histogram
 

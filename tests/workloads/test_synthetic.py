@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.errors import InputError
+from policies.checks import InputError
 from workloads import Fixed, LengthDistribution, LogNormal, Synthetic, Uniform, Zipf
 from workloads.streams import stream
 

@@ -1,7 +1,0 @@
-"""What can go wrong while a model runs."""
-
-from policies.errors import InputError
-
-
-class NonFinite(InputError):
-    """A model gave logits that are no numbers: its weights or its type are at fault, and no token can be chosen."""

@@ -1,0 +1,1 @@
+"""The model: a transformers network, run one step at a time."""

@@ -1,0 +1,1 @@
+"""task=profile: from measured iterations to a hardware file."""

@@ -1,0 +1,1 @@
+"""task=run: requests served by a real model."""

@@ -1,0 +1,1 @@
+"""task=validate: predictions beside what was measured."""

@@ -1,0 +1,1 @@
+"""The command lines: Hydra composes, overrides are checked, sweeps are resumed and gathered."""

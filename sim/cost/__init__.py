@@ -1,0 +1,1 @@
+"""What one iteration computed, and how long that takes on a device."""

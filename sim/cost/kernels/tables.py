@@ -1,0 +1,308 @@
+"""What kernels of one GPU take, by measurement: small tables that a calibration writes and a cost model reads.
+
+Each table belongs to one kind of kernel, says where it comes from and how well it predicts shapes it was not fitted on,
+and is scaled to a model's dimensions by the law that its kernels follow:
+
+- a matrix product reaches a share of the roofline that depends on its three dimensions;
+- decode attention depends on rows x KV heads, the tasks it can spread over the GPU, and on the KV of each row;
+- attention of whole prompts depends on prompts x heads and on their length;
+- a chunk cannot be faster than one head's walk along its longest context, and where chunks were measured they depend on
+  query tokens x heads and on the mean context of a query token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from policies.checks import InputError
+from sim.cost.kernels.curve import Array, Line, Surface
+
+HEAD_DIM = 128
+"""Width of the heads that attention was measured with."""
+QUERY_HEADS = 32
+"""Heads that the query tokens of `PrefillAttention` belong to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A measured table.
+
+    Attributes:
+        source: Which measurements it was made of.
+        median_error: Median relative error on shapes that it was not made of; None: not judged.
+        p90_error: 90th percentile of the same.
+        residuals: log(measured / predicted) of some of these shapes, spread evenly over their order.
+        extrapolated: What of it was not measured, in words; empty if all was.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ()
+
+    source: str
+    median_error: float | None = None
+    p90_error: float | None = None
+    residuals: Sequence[float] = ()
+    extrapolated: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse tables that are no tables: axes that do not ascend, values that are no positive numbers."""
+        kind = type(self).__name__
+        if not isinstance(self.source, str) or not isinstance(self.extrapolated, str):
+            raise InputError(f"hardware: {kind}: source and extrapolated must be text")
+        for axis in self.AXES:
+            if not _ascending(getattr(self, axis)):
+                raise InputError(f"hardware: {kind}: {axis} must be a list of ascending positive numbers")
+        self._check(kind)
+
+    def _check(self, kind: str) -> None:
+        """Refuse values that do not fit the axes."""
+
+
+def _ascending(value: object) -> bool:
+    if not isinstance(value, list | tuple) or not value or not all(map(_positive, value)):
+        return False
+    return all(one < other for one, other in pairwise(value))
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _check_values(kind: str, name: str, values: object, *shape: int) -> None:
+    """Refuse what is no nested list of positive numbers of this shape."""
+    if not isinstance(values, list | tuple) or len(values) != shape[0]:
+        raise InputError(f"hardware: {kind}: {name} must be lists of positive numbers, {' x '.join(map(str, shape))}")
+    for value in values:
+        if len(shape) > 1:
+            _check_values(kind, name, value, *shape[1:])
+        elif not _positive(value):
+            raise InputError(f"hardware: {kind}: {name} holds {value}: must be a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixProduct(Table):
+    """(tokens x inputs) times (inputs x outputs), 2 bytes per value: share of the roofline that is reached.
+
+    The roofline of m tokens, k inputs and n outputs is the longer of 2mnk FLOPs at the datasheet's rate and
+    2(nk + m(n + k)) bytes at its bandwidth. Between the measured shapes the logarithm of the share is linear in the
+    logarithms of n and k; beyond them it stays what it is.
+
+    Attributes:
+        tokens: m, [a].
+        outputs: n, [b].
+        inputs: k, [c].
+        share: Of the roofline, [b, c, a].
+    """
+
+    AXES = ("tokens", "outputs", "inputs")
+
+    tokens: Sequence[float]
+    outputs: Sequence[float]
+    inputs: Sequence[float]
+    share: Sequence[Sequence[Sequence[float]]]
+
+    def _check(self, kind: str) -> None:
+        _check_values(kind, "share", self.share, len(self.outputs), len(self.inputs), len(self.tokens))
+
+    def seconds(self, outputs: int, inputs: int, flops: float, bandwidth: float) -> Array:
+        """Return the time of each of `tokens` [a] through one matrix, at these datasheet rates."""
+        share = np.log(np.array(self.share))
+        for axis, place in ((self.outputs, outputs), (self.inputs, inputs)):
+            known = np.log(np.array(axis, dtype=np.float64))
+            start, part = _between(known, float(np.log(place)))
+            share = share[start] if part == 0 else share[start] + part * (share[start + 1] - share[start])
+        tokens = np.array(self.tokens, dtype=np.float64)
+        return np.asarray(roofline_seconds(tokens, outputs, inputs, flops, bandwidth) / np.exp(share))
+
+    def measured(self, outputs: int, inputs: int) -> bool:
+        """Whether a matrix has the sides of measured ones."""
+        return outputs in self.outputs and inputs in self.inputs
+
+    def covers(self, outputs: int, inputs: int) -> bool:
+        """Whether a matrix lies within the measured ones."""
+        return self.outputs[0] <= outputs <= self.outputs[-1] and self.inputs[0] <= inputs <= self.inputs[-1]
+
+
+def roofline_seconds(tokens: Array, outputs: Array | int, inputs: Array | int, flops: float, bandwidth: float) -> Array:
+    """Return what a matrix product takes at full datasheet rates, whichever of the two is the limit."""
+    moved = 2.0 * (np.multiply(outputs, inputs) + tokens * np.add(outputs, inputs))
+    return np.asarray(np.maximum(moved / bandwidth, 2.0 * tokens * outputs * inputs / flops))
+
+
+def _between(known: Array, place: float) -> tuple[int, float]:
+    """Return the interval in which a place lies, and its share of it: the ends of the axis hold beyond them."""
+    if place <= known[0] or len(known) == 1:
+        return 0, 0.0
+    if place >= known[-1]:
+        return len(known) - 1, 0.0
+    start = int(np.searchsorted(known, place, side="right")) - 1
+    return start, float((place - known[start]) / (known[start + 1] - known[start]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeAttention(Table):
+    """One query token per row over its KV, in one layer: seconds by rows and KV tokens per row.
+
+    Attributes:
+        kv_heads: KV heads (of `HEAD_DIM`) that were measured; more of them count as more rows.
+        mha: Whether each had one query head, or several.
+        rows: [a].
+        context: KV tokens of a row, [b].
+        seconds: [a, b]; where memory did not allow a measurement, continued in proportion to the KV.
+        most: Largest rows x context that was measured.
+    """
+
+    AXES = ("rows", "context")
+
+    kv_heads: int
+    mha: bool
+    rows: Sequence[float]
+    context: Sequence[float]
+    seconds: Sequence[Sequence[float]]
+    most: float
+
+    def _check(self, kind: str) -> None:
+        _check_values(kind, "seconds", self.seconds, len(self.rows), len(self.context))
+        if not _positive(self.most) or not _positive(self.kv_heads):
+            raise InputError(f"hardware: {kind}: most and kv_heads must be positive numbers")
+
+    def line(self, rows: float, kv_heads: float) -> Line:
+        """Return the time by KV tokens per row, for so many rows of so many KV heads."""
+        tasks = rows * kv_heads / self.kv_heads
+        return Line(self.context, [Line(self.rows, column)(tasks) for column in np.array(self.seconds).T])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptAttention(Table):
+    """Whole prompts, causal, in one layer: seconds by prompts x query heads and tokens per prompt.
+
+    Attributes:
+        group: Query heads per KV head.
+        heads: Prompts times query heads (of `HEAD_DIM`), [a].
+        tokens: Of each prompt, [b].
+        seconds: [a, b].
+    """
+
+    AXES = ("heads", "tokens")
+
+    group: int
+    heads: Sequence[float]
+    tokens: Sequence[float]
+    seconds: Sequence[Sequence[float]]
+
+    def _check(self, kind: str) -> None:
+        if len(self.heads) < 2 or len(self.tokens) < 2:
+            raise InputError(f"hardware: {kind}: heads and tokens must have two places or more")
+        _check_values(kind, "seconds", self.seconds, len(self.heads), len(self.tokens))
+
+
+def prompt_surface(tables: Sequence[PromptAttention], group: float) -> Surface:
+    """Return the time by prompts x heads and tokens, for any number of query heads per KV head.
+
+    Between two measured groups the logarithm of the time is linear in that of the group; the tables share their axes.
+    """
+    groups = np.log([table.group for table in tables])
+    start, part = _between(groups, float(np.log(group)))
+    seconds = np.array(tables[start].seconds)
+    if part:
+        seconds = seconds ** (1 - part) * np.array(tables[start + 1].seconds) ** part
+    return Surface(tables[start].heads, tables[start].tokens, seconds.tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkAttention(Table):
+    """Chunks of prompts over the KV of what came before, in one layer.
+
+    Attributes:
+        walk_context: Longest context of a chunk, [c].
+        walk_seconds: Time of one head alone along it, [c]: the least that any chunk takes.
+        queries: Query tokens of all chunks, of `QUERY_HEADS` heads (other heads in proportion), [a]; empty where no
+            chunks were measured. Then, and where there are more of them than twice the mean context, which one
+            chunk of `QUERY_HEADS` heads cannot have, a chunk of c tokens after p takes what a prompt of p + c takes
+            longer than one of p.
+        context: Mean number of keys that a query token meets, [b].
+        seconds: [a, b].
+    """
+
+    AXES = ("walk_context",)
+
+    walk_context: Sequence[float]
+    walk_seconds: Sequence[float]
+    queries: Sequence[float] = ()
+    context: Sequence[float] = ()
+    seconds: Sequence[Sequence[float]] = ()
+
+    def _check(self, kind: str) -> None:
+        _check_values(kind, "walk_seconds", self.walk_seconds, len(self.walk_context))
+        if len(self.queries):
+            if not (_ascending(self.queries) and _ascending(self.context)):
+                raise InputError(f"hardware: {kind}: queries and context must be lists of ascending positive numbers")
+            _check_values(kind, "seconds", self.seconds, len(self.queries), len(self.context))
+
+    def walk(self) -> Line:
+        """Return the least time by the longest context."""
+        return Line(self.walk_context, self.walk_seconds)
+
+    def surface(self) -> Surface | None:
+        """Return the time by query tokens and mean context, if it was measured."""
+        return Surface(self.queries, self.context, self.seconds) if len(self.queries) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elementwise(Table):
+    """Norms, rotary embedding and activation of one layer: seconds by the bytes that they read and write.
+
+    Attributes:
+        bytes_moved: [a].
+        seconds: [a].
+        sample_seconds: Choosing the next tokens of a step, whatever their number.
+        logit_seconds: The same, for each row and word of the vocabulary.
+    """
+
+    AXES = ("bytes_moved",)
+
+    bytes_moved: Sequence[float]
+    seconds: Sequence[float]
+    sample_seconds: float = 0.0
+    logit_seconds: float = 0.0
+
+    def _check(self, kind: str) -> None:
+        _check_values(kind, "seconds", self.seconds, len(self.bytes_moved))
+
+    def line(self) -> Line:
+        """Return the time by bytes."""
+        return Line(self.bytes_moved, self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllReduce(Table):
+    """Sum over the GPUs of a node: seconds by message size, for each number of GPUs that was measured.
+
+    Attributes:
+        message: Bytes, [a].
+        seconds: By number of GPUs, [a] each.
+    """
+
+    AXES = ("message",)
+
+    message: Sequence[float]
+    seconds: Mapping[int, Sequence[float]]
+
+    def __post_init__(self) -> None:
+        """Read numbers of GPUs that are given as text, as JSON names its entries, and refuse what is none."""
+        if isinstance(self.seconds, Mapping):
+            seconds = {int(gpus) if str(gpus).isdecimal() else gpus: each for gpus, each in self.seconds.items()}
+            object.__setattr__(self, "seconds", seconds)
+        super().__post_init__()
+
+    def _check(self, kind: str) -> None:
+        if not isinstance(self.seconds, Mapping) or not all(isinstance(gpus, int) for gpus in self.seconds):
+            raise InputError(f"hardware: {kind}: seconds must be a list for each number of GPUs")
+        for gpus, values in self.seconds.items():
+            _check_values(kind, f"seconds.{gpus}", values, len(self.message))
+
+    def line(self, gpus: int) -> Line:
+        """Return the time by bytes."""
+        return Line(self.message, self.seconds[gpus])

@@ -1,0 +1,314 @@
+"""Hardware as it was measured: what iterations of one model took on one machine, and the costs fitted to them.
+
+A profile prices an iteration as a sum of terms, each a count of `Work` times a coefficient, which a table gives:
+decode by rows, prefill by computed slots, KV reads, attention pairs, copies, launches, inserted rows. Each layout has
+terms of its own, since each has its own way of execution. `real.profiling.profiler` measures and writes profiles; they
+are YAML files that a run takes as its hardware. A profile that met its own measurements badly is doubted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.checks import InputError
+from policies.policy import Traits
+from sim.cost.device import Array, CostModel, Demand, Device
+from sim.cost.engine_constants import EngineConstants
+from sim.cost.model import Model
+from sim.cost.terms import COUNTS, PHASES, Term, is_number, phase_of, phases_of
+from sim.cost.work import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How well one phase of a layout was met.
+
+    Attributes:
+        phase: One of `PHASES` but `any`.
+        iterations: How many were fitted.
+        r2: Coefficient of determination of their durations.
+        held_out: How many were kept aside, shapes and all.
+        held_out_error: Relative error of the total time of those; None without any.
+        held_out_spread: Mean absolute relative error, iteration by iteration, noise included; None without any.
+        rows: Fewest and most rows measured.
+        slots: Fewest and most computed slots measured.
+        kv: Fewest and most KV tokens read in an iteration.
+    """
+
+    phase: str
+    iterations: int
+    r2: float | None
+    held_out: int
+    held_out_error: float | None
+    held_out_spread: float | None
+    rows: Sequence[int]
+    slots: Sequence[int]
+    kv: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutCost:
+    """What a layout's iterations cost.
+
+    Attributes:
+        layout: Its name, as `layout_of` gives it.
+        terms: Its terms.
+        fits: How well they met the measurements, by phase.
+        overlap_slowdown: How many times slower both lanes run while prefill runs beside decode; 2 is taking turns.
+    """
+
+    layout: str
+    terms: Sequence[Term]
+    fits: Sequence[Fit] = ()
+    overlap_slowdown: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no list of terms, and an overlap that speeds things up."""
+        if not isinstance(self.terms, list | tuple) or not all(isinstance(term, Term) for term in self.terms):
+            raise InputError(f"hardware: layout {self.layout}: terms must be a list of sim.cost.terms.Term")
+        if not is_number(self.overlap_slowdown) or self.overlap_slowdown < 1:
+            raise InputError(f"hardware: layout {self.layout}: overlap_slowdown={self.overlap_slowdown}: 1 or more")
+
+    def at_pace(self, pace: float) -> "LayoutCost":
+        """Return the costs when everything takes so many times as long."""
+        terms = [replace(term, seconds=[pace * seconds for seconds in term.seconds]) for term in self.terms]
+        return replace(self, terms=terms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(Device):
+    """A device whose costs were measured with one model.
+
+    Attributes:
+        peak_flops: Rate that a large matrix product reached, FLOP/s.
+        memory_bandwidth: Rate that a large copy reached, bytes read and written per second.
+        model: Name of the model that was measured.
+        device: Where it ran: `cpu` or `cuda`.
+        machine: Its processor or GPU.
+        dtype: Of weights and KV.
+        attention: Implementation that transformers was asked for.
+        execution: How decode steps were run, `eager` or `graphs`.
+        threads: Threads of a CPU operation.
+        versions: Of the software, by name.
+        date: When it was measured.
+        measurements: File of the measured iterations, beside the profile.
+        layouts: Costs by layout.
+    """
+
+    model: str
+    device: str
+    machine: str
+    dtype: str
+    attention: str
+    execution: str = "eager"
+    threads: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    date: str
+    measurements: str
+    layouts: Sequence[LayoutCost]
+
+    def __post_init__(self) -> None:
+        """Refuse rates that are no positive numbers, facts that are no text, and what is no list of layouts."""
+        for option in (
+            "name",
+            "source",
+            "model",
+            "device",
+            "machine",
+            "dtype",
+            "attention",
+            "execution",
+            "date",
+            "measurements",
+        ):
+            if not isinstance(getattr(self, option), str):
+                raise InputError(f"hardware.{option}={getattr(self, option)}: must be text")
+        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:
+            raise InputError(f"hardware.threads={self.threads}: must be a whole number of at least 1")
+        versions = self.versions
+        if not isinstance(versions, Mapping) or not all(isinstance(each, str) for each in versions.values()):
+            raise InputError(f"hardware.versions={versions}: must give the version of each package, as text")
+        for option in ("peak_flops", "memory_bandwidth", "memory_bytes", "host_bandwidth", "gpu_bandwidth"):
+            value = getattr(self, option)
+            if not is_number(value) or value <= 0:
+                raise InputError(f"hardware.{option}={value}: must be a number above 0")
+        if not is_number(self.usable_memory) or not 0 < self.usable_memory <= 1:
+            raise InputError(f"hardware.usable_memory={self.usable_memory}: must be a number above 0 and at most 1")
+        if not isinstance(self.layouts, list | tuple) or not all(isinstance(one, LayoutCost) for one in self.layouts):
+            raise InputError("hardware.layouts: must be a list of sim.cost.profile.LayoutCost")
+
+    def cost_model(self, model: Model, traits: Traits) -> "MeasuredCost":
+        """Return the costs of the layout that policies with these traits have.
+
+        Raises:
+            InputError: another model or other layouts were measured.
+        """
+        if model.name != self.model:
+            raise InputError(
+                f"hardware={self.name} was measured with model={self.model} and cannot tell what model={model.name} "
+                f"takes: use model={self.model}, or profile the other"
+            )
+        layout = layout_of(traits)
+        for costs in self.layouts:
+            if costs.layout == layout:
+                return MeasuredCost(self, model, costs)
+        known = ", ".join(costs.layout for costs in self.layouts)
+        raise InputError(f"hardware={self.name} holds no costs for layout {layout}, only for {known}: profile it too")
+
+    def engine_on(self, engine: EngineConstants) -> EngineConstants:
+        """Return none but the one that was measured: it served the requests itself, without a front end."""
+        return EngineConstants(name="as profiled", source=self.name)
+
+    def at_pace(self, pace: float) -> "Profile":
+        """Return the same machine when everything takes so many times as long."""
+        return replace(self, layouts=[costs.at_pace(pace) for costs in self.layouts])
+
+
+def layout_of(traits: Traits) -> str:
+    """Return the name of the way in which an engine executes policies with these traits."""
+    return "concatenated_rectangle" if traits.concatenates else traits.layout
+
+
+class _DecodeStep(NamedTuple):
+    """A decode step of some number of rows: seconds but for its KV, and seconds per KV token it reads."""
+
+    fixed_s: float
+    kv_s: float
+
+
+_SHAPING = ("inserted_rows", "kv_copied", "kv_host")
+"""Counts that most decode steps do not have."""
+
+
+class MeasuredCost(CostModel):
+    """Prices `Work` by the measurements of a profile."""
+
+    has_range = True
+
+    def __init__(self, hardware: Profile, model: Model, costs: LayoutCost) -> None:
+        """Sort the terms by phase."""
+        super().__init__(hardware, model)
+        self.layout = costs
+        self._terms = {phase: [term for term in costs.terms if term.phase in (phase, "any")] for phase in PHASES}
+        decode = self._terms["decode"]
+        self._shaping = [term for term in decode if term.of in _SHAPING]
+        self._launches = [term for term in decode if term.of == "launches"]
+        self._kv = [term for term in decode if term.of == "kv"]
+        self.counts_insertions = any(term.of == "inserted_rows" for term in decode)
+        self._rest = [term for term in decode if term.of not in (*_SHAPING, "launches", "kv")]
+        self._steps: dict[int, _DecodeStep] = {}
+
+    def seconds(self, work: Work) -> float:
+        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
+        if work.prefill_rows or not (work.rows or work.held_rows):
+            return max(0.0, sum(term.total(work) for term in self._terms[phase_of(work)]))
+        fixed, kv_s = self._step(work.rows + work.held_rows + work.dummy_rows)
+        seconds = fixed + (work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy) * kv_s
+        for term in self._launches:
+            seconds += term.total(work)
+        if work.inserted_rows or work.kv_copied or work.kv_host:
+            seconds += sum(term.total(work) for term in self._shaping)
+        return max(0.0, seconds)
+
+    def _step(self, rows: int) -> _DecodeStep:
+        step = self._steps.get(rows)
+        if step is None:
+            work = Work(rows=rows)
+            kv_s = sum(term.coefficient(rows) for term in self._kv)
+            step = self._steps[rows] = _DecodeStep(sum(term.total(work) for term in self._rest), kv_s)
+        return step
+
+    def seconds_each(self, work: Work) -> Array:
+        """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
+        return np.maximum(sum(self.parts(work).values(), np.zeros(np.shape(work.rows))), 0.0)
+
+    def parts(self, work: Work) -> dict[str, Array]:
+        """Return what each term, by name, adds to each of many iterations, in seconds."""
+        phases = phases_of(work)
+        return {term.name: np.where(phases[term.phase], term.totals(work), 0.0) for term in self.layout.terms}
+
+    def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
+        """Return which of many iterations are larger, in rows, slots or KV, than any that was measured."""
+        outside = np.zeros(np.shape(work.rows), dtype=bool)
+        phases = phases_of(work)
+        for fit in self.layout.fits:
+            for count, measured in (("rows", fit.rows), ("slots", fit.slots), ("kv", fit.kv)):
+                outside |= phases[fit.phase] & (COUNTS[count](work) > measured[-1])
+        return outside
+
+    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
+        """How much longer each decode step takes than the one before: always the same."""
+        return added * self._step(rows).kv_s, math.inf
+
+    def demand(self, work: Work) -> Demand:
+        """Half of the measured slowdown times the time alone, so that two lanes together show the whole of it."""
+        share = self.layout.overlap_slowdown / 2 * self.seconds(work)
+        return Demand(share, share)
+
+
+def settings_of(value: Any) -> Any:
+    """Return plain containers from which the configuration builds the value again."""
+    if is_dataclass(value) and not isinstance(value, type):
+        target = f"{type(value).__module__}.{type(value).__name__}"
+        return {"_target_": target} | {each.name: settings_of(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): settings_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [settings_of(item) for item in value]
+    return value
+
+
+TOTAL = 0.10
+"""Relative error of the total time of held-out iterations from which a profile is doubted."""
+EACH = 0.25
+"""Mean relative error of single held-out iterations, noise included, from which it is."""
+EXPLAINED = 0.90
+"""Share of the variance of prefills and mixed iterations that must be explained, at least.
+
+Decode steps of one model take almost the same time, so that noise is most of their variance and R squared says little:
+they are judged by what is held out alone."""
+
+NAMED = 2
+"""Fits that a sentence names, the worst."""
+
+
+def doubts(hardware: Device) -> list[str]:
+    """Return a sentence if the hardware is a profile that met its own measurements badly."""
+    if not isinstance(hardware, Profile):
+        return []
+    found = [
+        (_badness(fit), f"{costs.layout}, {fit.phase}: {', '.join(wrong)}")
+        for costs in hardware.layouts
+        for fit in costs.fits
+        if (wrong := _wrong(fit))
+    ]
+    if not found:
+        return []
+    worst = [said for _, said in sorted(found, reverse=True)[:NAMED]]
+    told = [*worst, f"and {len(found) - NAMED} more"] if len(found) > NAMED else worst
+    more = "more profile.rounds= or threads=1" if hardware.threads > 1 else "more profile.rounds="
+    return [
+        f"the profile {hardware.name} is poor, and so is what it predicts ({'; '.join(told)}); profile again with "
+        f"nothing else running, or {more}"
+    ]
+
+
+def _badness(fit: Fit) -> float:
+    """How many times its limit the worst figure of a fit is."""
+    unexplained = 0.0 if fit.phase == "decode" or fit.r2 is None else (1 - fit.r2) / (1 - EXPLAINED)
+    return max(abs(fit.held_out_error or 0.0) / TOTAL, (fit.held_out_spread or 0.0) / EACH, unexplained)
+
+
+def _wrong(fit: Fit) -> list[str]:
+    wrong = []
+    if fit.held_out_error is not None and abs(fit.held_out_error) > TOTAL:
+        wrong.append(f"held-out time is met with {fit.held_out_error:+.0%}")
+    if fit.held_out_spread is not None and fit.held_out_spread > EACH:
+        wrong.append(f"single held-out iterations with {fit.held_out_spread:.0%}")
+    if fit.phase != "decode" and fit.r2 is not None and fit.r2 < EXPLAINED:
+        wrong.append(f"R\u00b2 is {fit.r2:.2f}")
+    return wrong

@@ -1,0 +1,1 @@
+"""The engine: a policy and a ledger, driven on simulated time."""

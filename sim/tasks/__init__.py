@@ -1,0 +1,1 @@
+"""What `python -m sim` can be asked to do, a module or a folder per task."""

@@ -1,0 +1,1 @@
+"""task=capacity: the highest arrival rate that meets an SLO."""

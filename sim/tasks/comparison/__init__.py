@@ -1,0 +1,1 @@
+"""task=run: policies on the same requests."""

@@ -1,0 +1,88 @@
+"""One run of `python -m sim`: settings in, files and a table out."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from policies.policy import Policy
+from sim.config.settings import Settings
+from sim.cost.kernels.calibrated import Calibrated
+from sim.engine.iteration_log import Slice
+from sim.metrics.metrics import Summary
+from sim.output.parquet import IterationWriter
+from sim.output.progress import Progress
+from sim.output.timeline import Timeline
+from sim.output.writing import make_folder
+from sim.simulation.execution import execution_facts, execution_notes
+from sim.simulation.notes import engine_notes, extrapolation_notes, memory_notes
+from sim.simulation.prediction_interval import DRAWS, drawn, intervals, require_errors
+from sim.tasks.comparison.comparison import Comparison
+from workloads.streams import stream
+
+
+class Run(Comparison):
+    """Every policy of the settings, simulated on the same requests."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        """Build the requests and make the folder.
+
+        Raises:
+            InputError: if the input or the folder is one that a person must mend.
+        """
+        self._calibrated = require_errors(settings.hardware) if settings.interval else None
+        make_folder(folder)
+        super().__init__(
+            settings,
+            settings.workload.build(settings.seed),
+            folder,
+            hardware=settings.hardware.name,
+            model=settings.model,
+            kv_tokens=settings.kv_tokens,
+            facts={
+                "engine": settings.engine.name,
+                "tensor_parallel": settings.hardware.gpus,
+                **execution_facts(settings),
+            },
+        )
+        self._settings = settings
+        self._draws: dict[str, list[Summary]] = {}
+        self._notes = [
+            *memory_notes(settings),
+            *self._notes,
+            *engine_notes(settings),
+            *execution_notes(settings, settings.policies),
+        ]
+
+    def _run(self, name: str, policy: Policy, folder: Path) -> None:
+        """Simulate a policy and write its files."""
+        settings, requests = self._settings, self._requests
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(name, len(requests)))
+            timeline = stack.enter_context(Timeline(folder / "timeline.json")) if settings.timeline else None
+            log = stack.enter_context(IterationWriter(folder / "iterations.parquet"))
+
+            def show(records: Slice) -> None:
+                progress.update(simulation.answers.finished, float(records["start_s"][-1]))
+
+            simulation = settings.simulation(requests, policy, sinks=[log, *([timeline] if timeline else []), show])
+            told = extrapolation_notes(settings.hardware, simulation.extrapolated)
+            self._notes += [note for note in told if note not in self._notes]
+            result = simulation.run()
+            if timeline:
+                timeline.close(requests, simulation.answers)
+                self._notes += [f"{name}: {note}" for note in timeline.notes]
+        if self._calibrated:
+            self._draws[name] = self._draw(self._calibrated, name, policy)
+            self._intervals = intervals(self._draws)
+        self._keep(name, result, folder)
+
+    def _draw(self, hardware: Calibrated, name: str, policy: Policy) -> list[Summary]:
+        """Simulate a policy on hardware as it may truly be, the same for every policy."""
+        settings, summaries = self._settings, []
+        with Progress(f"{name}, interval", DRAWS, unit="simulations") as progress:
+            for number in range(DRAWS):
+                truth = drawn(hardware, stream(settings.seed, f"interval {number}"))
+                possible = replace(settings, hardware=truth, engine=truth.engine)
+                summaries.append(possible.simulate(self._requests, policy).summary)
+                progress.update(number + 1)
+        return summaries

@@ -1,0 +1,1 @@
+"""replications=N: the comparison repeated, with confidence intervals."""

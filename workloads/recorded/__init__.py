@@ -1,0 +1,1 @@
+"""What was recorded: traces, and runs of real servers."""
