@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from policies.checks import InputError
 from sim.config.settings import GROUPS
 
-BY_PATH = ("hardware", "model")
+BY_PATH = ("hardware", "model", "engine")
 """Groups of which one's own file may be given by its path."""
 
 PATHS = ("workload.path", "measured", "model.path")
