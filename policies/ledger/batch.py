@@ -3,10 +3,7 @@
 from heapq import heappop, heappush
 
 from policies.job import Job
-
-Row = tuple[Job, int]
-"""A request in the batch and its offset: it holds `clock + offset` tokens of KV, and the offset never changes."""
-
+from policies.view import Row
 
 _ID_BITS = 32
 _ID = (1 << _ID_BITS) - 1

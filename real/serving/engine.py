@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from policies.checks import InputError
+from policies.ledger.ledger_view import LedgerView
 from policies.ledger.opening import make_ledger
 from policies.plan import IllegalPlan, Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
-from policies.view import View
 from real.layouts import Outcome, executor_for
 from real.layouts.sequences import Sequences
 from real.model.network import Network
@@ -94,7 +94,7 @@ class Engine:
         self.executor = executor_for(policy, network, self.ledger, self._sequences)
         self._policy = policy
         self._traits = policy.traits
-        self._view = View(self.ledger)
+        self._view = LedgerView(self.ledger)
         self._log = log
         self._end_tokens = network.end_tokens if stop_at_end_token else frozenset()
         self._tape = tape

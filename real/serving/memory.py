@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from policies.checks import InputError
+from policies.ledger.opening import book_of
+from policies.ledger.paged import Paged
 from policies.ledger.rectangle import HEADROOM
 from policies.policy import Policy
 from real.model.network import Network
@@ -80,7 +82,7 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
     """
     model, policies = network.dimensions, list(policies)
     value = network.dtype.itemsize
-    recomputes = any(policy.traits.memory == "paged" for policy in policies)  # a row dropped late is a long prompt
+    recomputes = any(book_of(policy.traits) is Paged for policy in policies)  # a row dropped late is a long prompt
     rows = max(policy.max_batch for policy in policies)
     tokens = [requests.prompt_tokens + requests.max_new_tokens for requests in workloads]
     window = max(int(each.max()) for each in tokens)

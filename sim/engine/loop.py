@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from policies.job import Job
 from policies.ledger.chunks import Lookups
 from policies.ledger.ledger import Ledger
+from policies.ledger.ledger_view import LedgerView
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, THROUGH_ARRIVALS, UNTIL_ARRIVAL, Plan
 from policies.policy import Policy
-from policies.view import View
 from sim.cost.device import CostModel
 from sim.engine.arrivals import source_of
 from sim.engine.captured import counting
@@ -53,7 +53,7 @@ class Loop(ABC):
         self.answers = Answers(requests, policy.traits.release_with_batch)
         self._policy = policy
         self._traits = policy.traits
-        self._view = View(ledger)
+        self._view = LedgerView(ledger)
         self._cost = cost
         self._count, self._count_step, self._dummies, self._window_left = counting(self._traits, execution)
         self._log = log

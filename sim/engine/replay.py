@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from policies.job import Job
+from policies.ledger.ledger_view import LedgerView
 from policies.ledger.opening import make_ledger
 from policies.plan import Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
-from policies.view import View
 from sim.cost.work import Work
 from sim.engine.captured import counting
 from sim.engine.execution import EAGER, Execution
@@ -88,7 +88,7 @@ def replay(
         execution: How the decode steps of the run were executed.
     """
     ledger = make_ledger(policy, kv_tokens, predictor)
-    view, count = View(ledger), counting(policy.traits, execution).work
+    view, count = LedgerView(ledger), counting(policy.traits, execution).work
     begun: dict[int, Work] = {}
     for index, event in enumerate(tape):
         if isinstance(event, Committed):
