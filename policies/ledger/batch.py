@@ -49,7 +49,9 @@ class Batch:
 
     def hold(self, request: int) -> None:
         """Keep computing a row that has finished."""
-        self.held[request] = self.remove(request)
+        self.held[request] = row = self.rows.pop(request)
+        self.offset_sum -= row[1]
+        self.fresh.discard(request)
 
     def length(self, request: int) -> int:
         """Tokens of KV that a live row holds."""

@@ -12,21 +12,18 @@ from policies.view import Draft, Row
 class LedgerView:
     """A read-only window on a ledger; what is in it is that of `policies.view.View`."""
 
-    __slots__ = ("_ledger", "parked", "partial", "ready", "rows", "running", "waiting")
+    __slots__ = ("_ledger", "admissible", "parked", "partial", "ready", "rows", "running", "waiting")
 
     def __init__(self, ledger: Ledger) -> None:
         """Look at a ledger."""
         self._ledger = ledger
+        self.admissible = ledger.admissible
         self.waiting: Collection[Job] = ledger.waiting
         self.rows: Mapping[int, Row] = MappingProxyType(ledger.batch.rows)
         self.ready: Mapping[int, Job] = MappingProxyType(ledger.ready)
         self.parked: Mapping[int, tuple[Job, int]] = MappingProxyType(ledger.parked)
         self.running: Mapping[int, Job] = MappingProxyType(ledger.chunks.running)
         self.partial: Mapping[int, tuple[Job, int]] = MappingProxyType(ledger.chunks.partial)
-
-    def admissible(self, count: int, apart: bool = False) -> list[Job]:
-        """Of the first `count` waiting jobs, those that memory can take together."""
-        return self._ledger.admissible(count, apart)
 
     def key(self, job: Job) -> tuple[float, ...]:
         """The place of a job in the queue order, smallest first."""

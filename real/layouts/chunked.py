@@ -67,7 +67,7 @@ class Chunked(Fused):
         decoding = list(self._rows) if plan.decode else []
         if not decoding and not plan.prefill:
             return Outcome(Work(lane), {})
-        if not plan.prefill and self.execution.recorded:
+        if not plan.prefill and self.execution.captured:
             return self._recorded(decoding)
         return self._compute_chunks(lane, decoding, plan.prefill, plan.tokens)
 

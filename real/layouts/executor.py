@@ -210,7 +210,7 @@ class Executor(ABC):
             return Decoded(kept, likeliest(logits), step.seen, step.launches)
 
         with torch.inference_mode():
-            if self.execution.recorded:
+            if self.execution.captured:
                 decoded = self.graphs.decode(shape, rows, compute, ids, lengths)
             else:
                 decoded = compute(Inputs(*self.tensor([ids, lengths])))

@@ -69,7 +69,7 @@ class Selective(Executor):
             self._open(job.id, length, job.prompt_tokens + job.max_new_tokens)
             self._length[job.id] = length
         decoding = list(self._rows) if plan.decode else []
-        if decoding and not plan.prefill and self.execution.recorded:
+        if decoding and not plan.prefill and self.execution.captured:
             return self._recorded(decoding)
         outcome = self._compute(lane, decoding, prompts) if decoding or plan.prefill else Outcome(Work(lane), {})
         for request in prompts.requests:

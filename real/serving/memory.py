@@ -95,7 +95,7 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
     slot = (4 * model.hidden + 2 * heads + feed_forward) * value + scores
     read = 2 * heads_apart * value + model.heads * 5 * 4 + _INDICES
     recorded = 0
-    if network.execution.recorded:
+    if network.execution.captured:
         # A recording reads the whole table of slots, or capacity of a rectangle, and a slot that is nobody's.
         columns = -(-(window + HEADROOM) // WINDOW_STEP) * WINDOW_STEP
         recorded = logits + rows * slot + rows * columns * read + token

@@ -73,7 +73,7 @@ class Run(Comparison):
             except (KeyboardInterrupt, NonFinite, torch.OutOfMemoryError) as error:
                 stopped = error
             if timeline:
-                timeline.close(serving.served, serving.answers)
+                timeline.close(serving.served, serving.request_log)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
         if serving.recorded[0]:
             self._notes.append(f"{name}: {_recorded(*serving.recorded)}, while the clock stood still")

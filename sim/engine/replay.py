@@ -101,7 +101,7 @@ def replay(
         plan = policy.plan(view, event.now, event.lane)
         if plan != event.plan:
             return [Difference(index, "plan", event.plan, plan)]
-        if plan.prefill or plan.insert or plan.park or plan.drop or plan.decode:
+        if plan.acts:
             ledger.begin(event.lane, plan)
             begun[event.lane] = count(ledger, plan, event.lane)
     return []

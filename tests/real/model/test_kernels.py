@@ -113,7 +113,7 @@ def test_whole_runs_on_the_kernels_are_exact(name: str, execution: Execution, mo
     run = real_run(requests, ONE_DEVICE[name], execution=execution)
     assert differences(run, "tiny_llama") == []
     steps = [work for event in run.tape if (work := getattr(event, "work", None)) and work.rows]
-    if name != "orca_per_request" or execution.recorded:
+    if name != "orca_per_request" or execution.captured:
         assert launched["attend_rows"] >= 2 * len(steps)  # two layers
     assert launched["rotate"] == launched["gate_by_silu"] > 0
 
