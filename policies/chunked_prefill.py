@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 
 from policies.checks import require_positive, require_switch
 from policies.job import Job
-from policies.ledger.paged import Draft
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
 from policies.policy import Policy, Traits
-from policies.view import View
+from policies.view import Draft, View
 
 
 @dataclass

@@ -56,6 +56,11 @@ class Plan(NamedTuple):
     steady: Steady = NOT
     tokens: Sequence[int] = ()
 
+    @property
+    def acts(self) -> bool:
+        """Whether it does anything; if not, the lane idles."""
+        return bool(self.decode or self.prefill or self.insert or self.park or self.drop)
+
 
 def prefilling(jobs: Sequence[Job], decode: bool, apart: bool, steady: Steady = NOT) -> Plan:
     """Return `Plan(jobs, decode=decode, apart=apart, steady=steady)`, at a third of the cost."""

@@ -21,7 +21,7 @@ class Traits(NamedTuple):
 
     Attributes:
         layout: How the tensors of an iteration are laid out, hence what padding it computes.
-        memory: Which KV book is kept.
+        memory: Which KV book is kept; `policies.ledger.opening` has the class of each.
         reserve: What a rectangle reserves per request: `max` (prompt + max_new_tokens) or `window` (what is there).
         lanes: `one`; or a second lane for prefill, on the same GPU (`shared`) or on another one (`separate`).
         hold_finished: Whether finished rows are computed until the batch ends.

@@ -1,16 +1,55 @@
-"""What a policy sees."""
+"""What a policy sees: read-only, and nothing in it tells how long an answer will be.
+
+The engines show a policy their ledger through it (`policies.ledger.ledger_view`); a policy needs to know no ledger.
+"""
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
+from typing import Protocol
 
 from policies.job import Job
-from policies.ledger.batch import Row
-from policies.ledger.ledger import Ledger
-from policies.ledger.paged import Draft, Paged
+
+Row = tuple[Job, int]
+"""A request in the batch and its offset: it holds `clock + offset` tokens of KV, and the offset never changes."""
 
 
-class View:
-    """A read-only window on the ledger. Nothing here tells how long an answer will be.
+class Draft(Protocol):
+    """What the next step would take of paged memory, worked out part by part. The memory itself does not change.
+
+    The order is that of the step: rows and prefills that go on, and requests that are dropped for them; then newcomers.
+
+    Attributes:
+        free: Blocks that the parts so far leave.
+        limit: Tokens that the whole memory holds.
+    """
+
+    free: int
+    limit: int
+
+    def decode(self) -> bool:
+        """Let all rows that were not dropped decode one token, if their blocks can be had; return whether they can."""
+
+    def grow(self, job: Job, before: int, tokens: int) -> bool:
+        """Let one request in flight go from `before` to `tokens` more, if its blocks can be had; return whether."""
+
+    def drop(self, job: Job, length: int) -> None:
+        """Free the blocks of a request in flight."""
+
+    def found(self, job: Job, length: int) -> int:
+        """Tokens of a newcomer of `length` tokens whose KV is in memory, or will be within the step."""
+
+    def admit(self, job: Job, found: int, tokens: int, room: int = 0) -> bool:
+        """Let a newcomer in, if its blocks can be had; return whether they can.
+
+        Args:
+            job: The newcomer.
+            found: What `found` has just said of it.
+            tokens: Tokens that the step computes of it.
+            room: Tokens there must be room for, if more than `found + tokens`; only those are taken.
+        """
+
+
+class View(Protocol):
+    """A read-only window on the requests in flight and on KV memory.
 
     Attributes:
         waiting: The jobs to prefill, in queue order.
@@ -20,53 +59,39 @@ class View:
         running: Where prompts are prefilled in chunks: rows and partly prefilled requests, in the order in which they
             were admitted.
         partial: Partly prefilled requests, and the tokens of KV that each has.
-        admissible: `admissible(count, apart=False)`: of the first `count` waiting jobs, those that memory can take
-            together, from the first to the last before one that does not fit; `apart`: their KV is to lie beside the
-            batch at first.
     """
 
-    __slots__ = ("_ledger", "admissible", "parked", "partial", "ready", "rows", "running", "waiting")
+    waiting: Collection[Job]
+    rows: Mapping[int, Row]
+    ready: Mapping[int, Job]
+    parked: Mapping[int, tuple[Job, int]]
+    running: Mapping[int, Job]
+    partial: Mapping[int, tuple[Job, int]]
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Look at a ledger."""
-        self._ledger = ledger
-        self.admissible = ledger.admissible
-        self.waiting: Collection[Job] = ledger.waiting
-        self.rows: Mapping[int, Row] = MappingProxyType(ledger.batch.rows)
-        self.ready: Mapping[int, Job] = MappingProxyType(ledger.ready)
-        self.parked: Mapping[int, tuple[Job, int]] = MappingProxyType(ledger.parked)
-        self.running: Mapping[int, Job] = MappingProxyType(ledger.chunks.running)
-        self.partial: Mapping[int, tuple[Job, int]] = MappingProxyType(ledger.chunks.partial)
+    def admissible(self, count: int, apart: bool = False) -> list[Job]:
+        """Of the first `count` waiting jobs, those that memory can take together.
+
+        From the first to the last before one that does not fit; `apart`: their KV is to lie beside the batch at first.
+        """
 
     def key(self, job: Job) -> tuple[float, ...]:
         """The place of a job in the queue order, smallest first."""
-        return self._ledger.waiting.key(job)
 
     @property
     def beside(self) -> int:
         """Requests that are being prefilled, sent or ready, and will want a row."""
-        ledger = self._ledger
-        one, other = ledger.prefilling
-        return len(one) + len(other) + len(ledger.sending) + len(ledger.ready)
 
     def length(self, request: int) -> int:
         """Tokens of KV that a live row or a partly prefilled request holds."""
-        return self._ledger.chunks.length(request)
 
     def draft(self) -> Draft:
         """Return a draft of the next step on paged memory: what it would take, part by part."""
-        book = self._ledger.book
-        assert isinstance(book, Paged)
-        return book.draft()
 
     def prefill_length(self, job: Job) -> int:
         """Tokens that a prefill of the job would compute."""
-        return self._ledger.prefill_length(job)
 
     def resumable(self) -> int:
         """How many parked requests, from the first parked, KV memory can take back together."""
-        return self._ledger.book.resumable(self.parked.values())
 
     def overflow(self) -> int:
         """How many of the newest rows must leave before the rest can decode one step."""
-        return self._ledger.book.overflow()

@@ -13,7 +13,7 @@ from sim.cost.device import CostModel
 from sim.cost.model import Model
 from sim.engine.engine import Engine
 from sim.engine.iteration_log import DTYPE, IterationLog, Slice, expand
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from workloads.requests import Requests
 
 H100 = Hardware(
@@ -99,13 +99,13 @@ class Run:
     """What a run left behind: the log, one record per iteration, and the engine."""
 
     log: Slice
-    answers: Answers
+    request_log: RequestLog
     engine: Engine
 
     @property
     def finish_s(self) -> list[float]:
         """When each request finished, rounded so that hand-made times compare equal."""
-        return [round(time, 6) for time in self.answers.finish_s]
+        return [round(time, 6) for time in self.request_log.finish_s]
 
     def total(self, column: str) -> Any:
         """Sum of a column of the log."""
@@ -121,7 +121,7 @@ def run(
 ) -> Run:
     """Simulate and return everything, stretches expanded."""
     engine, records = logged_run(requests, policy, Roofline(hardware, LLAMA3_8B), kv_tokens, **options)
-    return Run(expand(records), engine.answers, engine)
+    return Run(expand(records), engine.request_log, engine)
 
 
 def logged_run(

@@ -30,7 +30,7 @@ from real.model.network import Network
 from real.profiling.shapes import Shape
 from real.serving.memory import needs_of
 from real.serving.prompts import random_prompts
-from sim.engine.arrivals import source_of
+from sim.engine.arrivals import arrivals_of
 from sim.engine.execution import GRAPHS
 from sim.engine.iteration_log import Slice
 
@@ -117,7 +117,7 @@ def _insertions(bench: Bench, network: Network, tokens: int) -> tuple[list[float
     ledger = make_ledger(policy, kv_tokens, declared)
     sequences = Sequences(random_prompts(requests, network.dimensions.vocabulary, bench.seed))
     executor = executor_for(policy, network, ledger, sequences)
-    first, *others = source_of(requests).take(0.0)
+    first, *others = arrivals_of(requests).take(0.0)
     ledger.submit([first, *others])
     wall: list[float] = []
     device: list[float] = []

@@ -3,10 +3,7 @@
 from heapq import heappop, heappush
 
 from policies.job import Job
-
-Row = tuple[Job, int]
-"""A request in the batch and its offset: it holds `clock + offset` tokens of KV, and the offset never changes."""
-
+from policies.view import Row
 
 _ID_BITS = 32
 _ID = (1 << _ID_BITS) - 1
@@ -52,7 +49,9 @@ class Batch:
 
     def hold(self, request: int) -> None:
         """Keep computing a row that has finished."""
-        self.held[request] = self.remove(request)
+        self.held[request] = row = self.rows.pop(request)
+        self.offset_sum -= row[1]
+        self.fresh.discard(request)
 
     def length(self, request: int) -> int:
         """Tokens of KV that a live row holds."""

@@ -327,10 +327,11 @@ class Ledger:
             raise IllegalPlan(f"lane {lane} is idle")
         prefill, _, _, _, decode, _, _, _, tokens = plan
         batch = self.batch
-        computed, completed = batch.rows if decode else (), self.chunks.completed(plan) if tokens else prefill
-        for request in finished:
-            if request not in computed and not any(job[0] == request for job in completed):
-                raise IllegalPlan(f"request {request} was not computed, so it cannot finish")
+        if finished:
+            computed, completed = batch.rows if decode else (), self.chunks.completed(plan) if tokens else prefill
+            for request in finished:
+                if request not in computed and not any(job[0] == request for job in completed):
+                    raise IllegalPlan(f"request {request} was not computed, so it cannot finish")
         self._active[lane] = None
         if decode:
             batch.clock += 1
@@ -345,7 +346,10 @@ class Ledger:
         elif prefill:
             finished = self._land(prefill, plan[5], lane, finished)
         if finished:
-            self._finish_rows(finished)
+            if self._hold_finished:
+                self._hold_rows(finished)
+            else:
+                self._finish_rows(finished)
 
     def _land(self, jobs: Sequence[Job], apart: bool, lane: int, finished: Sequence[int]) -> Sequence[int]:
         """Give the prefilled jobs their next state; return the finished requests that are rows."""
@@ -373,9 +377,6 @@ class Ledger:
 
     def _finish_rows(self, finished: Sequence[int]) -> None:
         batch, book, clock, rows, chunked = self.batch, self.book, self.batch.clock, self.batch.rows, self._chunked
-        if self._hold_finished:
-            self._hold_rows(finished)
-            return
         if chunked:
             finished = self.chunks.in_order(finished)
         for request in finished:

@@ -155,9 +155,9 @@ class Paged:
             leaving += 1
         return leaving
 
-    def draft(self) -> "Draft":
+    def draft(self) -> "PagedDraft":
         """Return a draft of the next step."""
-        return Draft(self, self._batch)
+        return PagedDraft(self, self._batch)
 
     def save(self) -> object:
         """Return the blocks taken and the residues."""
@@ -169,15 +169,8 @@ class Paged:
         self._blocks, self._residues = saved[0], list(saved[1])
 
 
-class Draft:
-    """What a step would take of paged memory, worked out part by part. The memory itself does not change.
-
-    The order is that of the step: rows and prefills that go on, and requests that are dropped for them; then newcomers.
-
-    Attributes:
-        free: Blocks that the parts so far leave.
-        limit: Tokens that the whole memory holds.
-    """
+class PagedDraft:
+    """The `policies.view.Draft` of a step on blocks."""
 
     def __init__(self, book: Paged, batch: Batch) -> None:
         """Begin with what is free."""
@@ -205,14 +198,7 @@ class Draft:
         return 0
 
     def admit(self, job: Job, found: int, tokens: int, room: int = 0) -> bool:
-        """Let a newcomer in, if its blocks can be had; return whether they can.
-
-        Args:
-            job: The newcomer.
-            found: What `found` has just said of it.
-            tokens: Tokens that the step computes of it.
-            room: Tokens there must be room for, if more than `found + tokens`; only those are taken.
-        """
+        """Let a newcomer in, if its blocks can be had; return whether they can."""
         return blocks_of(room) <= self.free and self._take(blocks_of(found + tokens))
 
     def _take(self, blocks: int) -> bool:

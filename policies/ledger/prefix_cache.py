@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from policies.job import Job
 from policies.ledger.batch import Batch
 from policies.ledger.book import KVShortage
-from policies.ledger.paged import BLOCK, Draft, Paged, blocks_of
+from policies.ledger.paged import BLOCK, Paged, PagedDraft, blocks_of
 
 Content = tuple[int, ...]
 """What a block holds: (prefix, place), (inverted hash, place in it), or (request, place, 0) of its own."""
@@ -190,7 +190,7 @@ def filled_by(job: Job, before: int, tokens: int) -> Iterator[Content]:
     return contents_of(job, before // BLOCK, min((before + tokens) // BLOCK, shareable(job)))
 
 
-class CacheDraft(Draft):
+class CacheDraft(PagedDraft):
     """A draft that knows what would be found after the step's own takings."""
 
     def __init__(self, book: PrefixCache, batch: Batch) -> None:

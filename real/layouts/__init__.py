@@ -28,7 +28,7 @@ def executor_for(policy: Policy, network: Network, ledger: Ledger, sequences: Se
     traits = policy.traits
     kinds: dict[str, type[Executor]] = {
         "static": Static,
-        "selective_per_request": PooledPerRequest if network.execution.recorded else PerRequest,
+        "selective_per_request": PooledPerRequest if network.execution.captured else PerRequest,
         "selective_fused": Chunked if traits.chunks else Fused,
         "rectangle": Concatenated if traits.concatenates else Rectangular,
         "ragged_rectangle": RaggedRectangular,

@@ -70,7 +70,7 @@ class Chunked(Fused):
         for request in plan.drop:
             self._dropped[request] = max(self._length(request), self._dropped.get(request, 0))
             self._leave(request)
-        if plan.decode and not plan.prefill and self.execution.recorded:
+        if plan.decode and not plan.prefill and self.execution.captured:
             return self._recorded()
         decoding = list(self._rows) if plan.decode else []
         if not decoding and not plan.prefill:

@@ -227,7 +227,7 @@ class Executor(ABC):
             return Decoded(kept, torch.stack([likeliest(logits), step.seen]), step.launches)
 
         with torch.inference_mode():
-            if self.execution.recorded:
+            if self.execution.captured:
                 decoded = self.graphs.decode(shape, rows, compute, seats.inputs)
             else:
                 decoded = compute(Inputs(*self.tensor(seats.inputs)))

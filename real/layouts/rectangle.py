@@ -252,7 +252,7 @@ class RaggedRectangular(Rectangular):
     step = RaggedDecode
 
     def _window(self, window: int, capacity: int) -> int:
-        return capacity if self.execution.recorded else window
+        return capacity if self.execution.captured else window
 
     def _not_read(self, made: Rows, read: int, window: int) -> dict[str, int]:
         return {"kv_dummy": sum(made.seen) - read}

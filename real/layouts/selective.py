@@ -69,7 +69,7 @@ class Selective(Executor):
             self._leave(request)
         for request in plan.insert:
             self._join(request)
-        if plan.decode and not plan.prefill and self.execution.recorded:
+        if plan.decode and not plan.prefill and self.execution.captured:
             return self._recorded()
         prompts = self.prompts_of(plan.prefill)
         for job, length in zip(plan.prefill, prompts.lengths, strict=True):

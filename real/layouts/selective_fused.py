@@ -175,7 +175,7 @@ class Fused(Selective):
         self._unhold(request)
 
     def _unhold(self, request: int) -> None:
-        if self.execution.recorded:
+        if self.execution.captured:
             self._unheld[request] = None
 
     def _grow_rows(self) -> None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from policies.ledger.rectangle import HEADROOM
+from policies.ledger.opening import book_of
+from policies.ledger.rectangle import HEADROOM, Rectangle
 from policies.policy import Policy
 from workloads.requests import Requests
 
@@ -41,7 +42,7 @@ class Shape(NamedTuple):
         traits = policy.traits
         rows = min(len(self.prompts), policy.max_batch) + 1
         columns = max(self.prompts) + max(self.outputs) + (HEADROOM if traits.reserve == "window" else 0)
-        return (2 if traits.memory == "rectangle" else 1) * rows * columns
+        return (2 if issubclass(book_of(traits), Rectangle) else 1) * rows * columns
 
     def requests(self) -> Requests:
         """Return the workload."""

@@ -15,22 +15,23 @@ from functools import partial
 import numpy as np
 
 from policies.checks import InputError
+from policies.ledger.ledger_view import LedgerView
 from policies.ledger.opening import make_ledger
 from policies.plan import IllegalPlan, Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
-from policies.view import View
 from real.layouts import Outcome, executor_for
 from real.layouts.sequences import Sequences
 from real.model.network import Network
 from real.serving.clock import WallClock
 from sim.cost.model import Model
 from sim.cost.work import Work
-from sim.engine.arrivals import source_of
+from sim.engine.arrivals import arrivals_of
+from sim.engine.bookkeeping import Bookkeeping
 from sim.engine.iteration_log import IterationLog
 from sim.engine.replay import Asked, Committed, Tape
-from sim.engine.request_log import Answers
-from sim.engine.stretch import Task
+from sim.engine.request_log import RequestLog
+from sim.engine.stretch import Stretch
 from workloads.requests import Requests
 
 DECODE, PREFILL = 0, 1
@@ -44,7 +45,7 @@ class Engine:
 
     Attributes:
         ledger: The state machine.
-        answers: The output lengths, and what became of every request.
+        request_log: The output lengths, and what became of every request.
         device_s: Seconds that the device took for each iteration, in the order of the log; none on a CPU.
         requests: The workload, its arrivals in seconds of this run.
         kv_tokens: KV memory, in tokens.
@@ -91,23 +92,22 @@ class Engine:
         self.kv_tokens = kv_tokens
         self.requests = replace(requests, arrival_s=requests.arrival_s * time_scale)
         self.ledger = make_ledger(policy, kv_tokens, predictor)
-        self.answers = Answers(self.requests, policy.traits.release_with_batch)
+        self.request_log = RequestLog(self.requests, policy.traits.release_with_batch)
         self._sequences = Sequences(prompts)
         self.executor = executor_for(policy, network, self.ledger, self._sequences)
         self.executor.meanwhile = self._keep_books
         self._policy = policy
         self._traits = policy.traits
-        self._view = View(self.ledger)
+        self._view = LedgerView(self.ledger)
         self._log = log
         self._end_tokens = network.end_tokens if stop_at_end_token else frozenset()
         self._tape = tape
         self._on_step = on_step
-        self._source = source_of(self.requests)
+        self._books = Bookkeeping(self.ledger, self.request_log, arrivals_of(self.requests))
         self._streams = network.streams
-        self._aside: tuple[Task, Future[tuple[Outcome, float | None]]] | None = None
+        self._aside: tuple[Stretch, Future[tuple[Outcome, float | None]]] | None = None
         self._unbooked: deque[Callable[[], None]] = deque()
         self.device_s = array("d")
-        self._decoded_s = 0.0
         self._tokens = 0
         self._clock = clock or WallClock()
         # A server records before it serves; here it is done when a shape first comes up, and takes no time. What the
@@ -115,7 +115,7 @@ class Engine:
         self.executor.graphs.before_record = self._await_aside
         self.executor.graphs.on_record = self._clock.skip
 
-    def run(self) -> Answers:
+    def run(self) -> RequestLog:
         """Serve until every request has left, or nothing can happen any more.
 
         Raises:
@@ -132,7 +132,7 @@ class Engine:
             self.executor.meanwhile = _nothing
             self._keep_books()
         self._log.flush()
-        return self.answers
+        return self.request_log
 
     @property
     def generated(self) -> dict[int, list[int]]:
@@ -146,15 +146,17 @@ class Engine:
         aside_until = math.inf
         if self._traits.lanes == "shared" and self._aside is None:
             plan, start = self._ask(PREFILL)
-            if acts(plan):
-                task = self._begin(PREFILL, plan, start)
-                self._aside = task, thread.submit(self._streams.run_aside, self.executor.run, PREFILL, plan)
+            if plan.acts:
+                self._books.begin(PREFILL, plan)
+                stretch = Stretch(plan, Work(), start, 0.0, self.ledger)
+                self._aside = stretch, thread.submit(self._streams.run_aside, self.executor.run, PREFILL, plan)
             else:
                 aside_until = plan.ask_at
         plan, start = self._ask(DECODE)
-        if acts(plan):
-            task = self._begin(DECODE, plan, start)
-            self._commit(DECODE, task, *self._streams.run(self.executor.run, DECODE, plan))
+        if plan.acts:
+            self._books.begin(DECODE, plan)
+            stretch = Stretch(plan, Work(), start, 0.0, self.ledger)
+            self._commit(DECODE, stretch, *self._streams.run(self.executor.run, DECODE, plan))
             return True
         self._keep_books()
         if self._aside is not None:
@@ -168,49 +170,32 @@ class Engine:
 
     def _finish_aside(self) -> None:
         assert self._aside is not None
-        task, future = self._aside
+        stretch, future = self._aside
         outcome, device_s = future.result()
         self._aside = None
-        self._commit(PREFILL, task, outcome, device_s)
+        self._commit(PREFILL, stretch, outcome, device_s)
 
     def _ask(self, lane: int) -> tuple[Plan, float]:
         now = self._clock.now()
-        arrived = self._source.take(now)
-        for job in arrived:
-            self.answers.arrival_s[job.id] = job.arrival_s
-        for job in self.ledger.submit(arrived):
-            self.answers.rejected.add(job.id)
-            self._source.left(1, now)
+        arrived = self._books.admit(now)
         plan = self._policy.plan(self._view, now, lane)
-        if not acts(plan) and plan.ask_at <= now:
+        if not plan.acts and plan.ask_at <= now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         if self._tape is not None:
             self._unbooked.append(partial(self._tape.append, Asked(lane, now, tuple(arrived), plan)))
         return plan, now
 
-    def _begin(self, lane: int, plan: Plan, now: float) -> Task:
-        self.ledger.begin(lane, plan)
-        clock = self.ledger.batch.clock
-        if plan.park or plan.drop:
-            self.answers.interrupted([*plan.park, *plan.drop], clock, self._decoded_s)
-        if plan.insert:
-            self.answers.joined(plan.insert, clock)
-        return Task(plan, Work(), now, 0.0, self.ledger)
-
-    def _commit(self, lane: int, task: Task, outcome: Outcome, device_s: float | None) -> None:
+    def _commit(self, lane: int, stretch: Stretch, outcome: Outcome, device_s: float | None) -> None:
         """Close an iteration: now what the next plan depends on, the rest while the next iteration is computed."""
-        now, plan = self._clock.now(), task.plan
-        self._sequences.extend(outcome.tokens)
-        ended = self._ended(plan, task.start, now, outcome.tokens)
-        self.ledger.commit(lane, ended)
+        now, tokens = self._clock.now(), outcome.tokens
+        self._sequences.extend(tokens)
+        stopped: list[int] = []
+        if not self._end_tokens.isdisjoint(tokens.values()):
+            stopped = [request for request, token in tokens.items() if token in self._end_tokens]
+        ended = self._books.commit(lane, stretch.plan, stretch.start, now, stopped=stopped)
         self.executor.finished(ended)
-        leaving = ended
-        if self._traits.release_with_batch:
-            leaving = self.answers.released(ended, now, bool(self.ledger.batch.rows))
-        self.answers.finished += len(leaving)
-        self._source.left(len(leaving), now)
         self._unbooked.append(
-            partial(self._book, lane, task, outcome, now, device_s, tuple(ended), self.answers.finished)
+            partial(self._book, lane, stretch, outcome, now, device_s, tuple(ended), self.request_log.finished)
         )
 
     def _keep_books(self) -> None:
@@ -219,14 +204,14 @@ class Engine:
             self._unbooked.popleft()()
 
     def _book(
-        self, lane: int, task: Task, outcome: Outcome, now: float, device_s: float | None, ended: tuple[int, ...],
+        self, lane: int, stretch: Stretch, outcome: Outcome, now: float, device_s: float | None, ended: tuple[int, ...],
         finished: int,
     ) -> None:  # fmt: skip
         """Record an iteration, by when so many requests had finished."""
-        task.work = outcome.work
+        stretch.work = outcome.work
         if device_s is not None:
             self.device_s.append(device_s)
-        self._log.append(task, now - task.start, now - task.start, 1)
+        self._log.append(stretch, now - stretch.start, now - stretch.start, 1)
         self._sequences.settle()
         self._tokens += len(outcome.tokens)
         if self._tape is not None:
@@ -234,27 +219,8 @@ class Engine:
         if self._on_step is not None:
             self._on_step(finished, self._tokens, now)
 
-    def _ended(self, plan: Plan, start: float, now: float, tokens: dict[int, int]) -> list[int]:
-        """Tell the answers of new tokens; return the requests for which they were the last."""
-        clock = self.ledger.batch.clock + plan.decode
-        ended: list[int] = []
-        if plan.decode:
-            self._decoded_s = now
-            ended += self.answers.ending(clock, now)
-        if plan.tokens:
-            self.answers.scheduled(plan.prefill, start)
-            ended += self.answers.prefilled(self.ledger.chunks.completed(plan), None, now, clock)
-        elif plan.prefill:
-            ended += self.answers.prefilled(plan.prefill, start, now, None if plan.apart else clock)
-        if not self._end_tokens.isdisjoint(tokens.values()):
-            stopped = [r for r, token in tokens.items() if token in self._end_tokens and r not in ended]
-            for request in stopped:
-                self.answers.stopped(request, now)
-            ended += stopped
-        return ended
-
     def _sleep(self, until: float) -> bool:
-        until = min(until, self._source.next_s)
+        until = min(until, self._books.arrivals.next_s)
         if math.isinf(until):
             return False
         self._clock.sleep_until(until)
@@ -266,14 +232,9 @@ class Engine:
             return self.requests
         outputs = self.requests.output_tokens.copy()
         for request, tokens in self.generated.items():
-            if np.isfinite(self.answers.finish_s[request]):
+            if np.isfinite(self.request_log.finish_s[request]):
                 outputs[request] = len(tokens)
         return replace(self.requests, output_tokens=outputs)
-
-
-def acts(plan: Plan) -> bool:
-    """Whether a plan does anything."""
-    return bool(plan.prefill or plan.insert or plan.park or plan.drop or plan.decode)
 
 
 def check_context(requests: Requests, model: Model) -> None:

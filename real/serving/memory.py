@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from policies.checks import InputError
+from policies.ledger.opening import book_of
+from policies.ledger.paged import Paged
 from policies.ledger.rectangle import HEADROOM
 from policies.policy import Policy
 from real.model.network import Network
@@ -81,7 +83,7 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
     """
     model, policies = network.dimensions, list(policies)
     value = network.dtype.itemsize
-    recomputes = any(policy.traits.memory == "paged" for policy in policies)  # a row dropped late is a long prompt
+    recomputes = any(book_of(policy.traits) is Paged for policy in policies)  # a row dropped late is a long prompt
     rows = max(policy.max_batch for policy in policies)
     tokens = [requests.prompt_tokens + requests.max_new_tokens for requests in workloads]
     window = max(int(each.max()) for each in tokens)
@@ -92,7 +94,7 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
     slot = (4 * model.hidden + 2 * heads + feed_forward) * value + window * _scores(network)
     read = _read(network, policies)
     recorded = 0
-    if network.execution.recorded:
+    if network.execution.captured:
         # A recording reads the whole table of slots, or capacity of a rectangle, and a slot that is nobody's.
         columns = -(-(window + HEADROOM) // WINDOW_STEP) * WINDOW_STEP
         recorded = ends + rows * slot + rows * columns * read + token

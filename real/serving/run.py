@@ -74,7 +74,7 @@ class Run(Comparison):
             except (KeyboardInterrupt, NonFinite, torch.OutOfMemoryError) as error:
                 stopped = error
             if timeline:
-                timeline.close(serving.served, serving.answers)
+                timeline.close(serving.served, serving.request_log)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
         add_device_times(folder / "iterations.parquet", serving.device_s)
         if serving.recorded[0]:

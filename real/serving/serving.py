@@ -7,7 +7,7 @@ from real.model.network import Network
 from real.serving.engine import Engine, OnStep
 from sim.cost.device import Device
 from sim.engine.iteration_log import IterationLog, Sink
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.metrics.slo import SLO
 from sim.simulation.simulation import Recording, Result, predictor_of
 from workloads.requests import Requests
@@ -67,7 +67,7 @@ class Serving:
             stop_at_end_token=stop_at_end_token,
             on_step=on_step,
         )
-        self.answers: Answers = self._engine.answers
+        self.request_log: RequestLog = self._engine.request_log
 
     def run(self) -> None:
         """Serve to the end.
@@ -104,4 +104,4 @@ class Serving:
 
     def result(self) -> Result:
         """Return what was achieved, of a run that stopped early what was achieved so far."""
-        return self._recording.result(self.served, self.answers)
+        return self._recording.result(self.served, self.request_log)

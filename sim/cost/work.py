@@ -55,3 +55,24 @@ class Work(NamedTuple):
     prefill_kv: int = 0
     dummy_rows: int = 0
     kv_dummy: int = 0
+
+
+class DecodeWork(NamedTuple):
+    """What an iteration computes that only decodes: fields of `Work`, in its order; the others are 0."""
+
+    rows: int
+    held_rows: int
+    inserted_rows: int
+    kv_read: int
+    kv_held: int
+    kv_padding: int
+    kv_copied: int
+    kv_host: int
+    attention_launches: int
+    dummy_rows: int
+    kv_dummy: int
+
+    def work(self, lane: int = 0) -> Work:
+        """Return the whole record."""
+        decode, dummies = self[3:9], self[9:]
+        return tuple.__new__(Work, (lane, *self[:3], 0, 0, 0, 0, 0, 0, 0, *decode, 0, 0, 0, *dummies))

@@ -1,4 +1,4 @@
-"""Where jobs come from while a simulation runs."""
+"""Where jobs come from while an engine runs."""
 
 import math
 from bisect import bisect_right
@@ -33,14 +33,18 @@ def chunks_of(requests: Requests) -> Iterator[list[Job]]:
         yield list(map(tuple.__new__, repeat(Job), fields))
 
 
-class Source(Protocol):
+class Arrivals(Protocol):
     """Hands out jobs as they arrive.
 
     Attributes:
         next_s: When the next job arrives; infinity when none is known to come.
+        delay_s: How long after a job is sent it arrives.
+        follow_answers: Whether a job is sent as an answer leaves, so that no arrival is known beforehand.
     """
 
     next_s: float
+    delay_s: float
+    follow_answers: bool
 
     def take(self, now: float) -> list[Job]:
         """Return the jobs that have arrived by `now` and were not taken yet."""
@@ -49,12 +53,15 @@ class Source(Protocol):
         """Hear that `count` requests have left the system."""
 
 
-class OpenSource:
-    """Jobs arrive at times of their own."""
+class OpenLoop:
+    """Jobs are sent at times of their own."""
 
-    def __init__(self, requests: Requests) -> None:
-        """Begin with the first request."""
-        self._chunks = chunks_of(requests)
+    follow_answers = False
+
+    def __init__(self, requests: Requests, delay_s: float = 0.0) -> None:
+        """Begin with the first request; each arrives `delay_s` later than it is sent."""
+        self.delay_s = delay_s
+        self._chunks = chunks_of(replace(requests, arrival_s=requests.arrival_s + delay_s) if delay_s else requests)
         self._jobs: list[Job] = []
         self._place = 0
         self.next_s = -math.inf
@@ -79,15 +86,17 @@ class OpenSource:
         self.next_s = self._jobs[self._place].arrival_s if self._jobs else math.inf
 
     def left(self, count: int, now: float) -> None:
-        """Departures do not matter here."""
+        """Requests that leave do not matter here."""
 
 
 class ClosedLoop:
-    """A fixed number of clients, each with one request in flight: the next arrives as one leaves."""
+    """A fixed number of clients, each with one request in flight: the next is sent as one leaves."""
+
+    follow_answers = True
 
     def __init__(self, requests: Requests, concurrency: int, delay_s: float = 0.0) -> None:
         """Let every client send its first request; each arrives `delay_s` later."""
-        self._delay_s = delay_s
+        self.delay_s = delay_s
         self._jobs = chain.from_iterable(chunks_of(requests))
         self._remaining = len(requests)
         self._due: list[float] = []
@@ -107,12 +116,12 @@ class ClosedLoop:
         released = min(count, self._remaining)
         if released:
             self._remaining -= released
-            self._due.extend([now + self._delay_s] * released)
+            self._due.extend([now + self.delay_s] * released)
             self.next_s = self._due[0]
 
 
-def source_of(requests: Requests, delay_s: float = 0.0) -> Source:
-    """Return the source that a workload's arrivals ask for; jobs arrive `delay_s` after clients have sent them."""
+def arrivals_of(requests: Requests, delay_s: float = 0.0) -> Arrivals:
+    """Return the arrivals of a workload; jobs arrive `delay_s` after clients have sent them."""
     if requests.concurrency is not None:
         return ClosedLoop(requests, requests.concurrency, delay_s)
-    return OpenSource(replace(requests, arrival_s=requests.arrival_s + delay_s) if delay_s else requests)
+    return OpenLoop(requests, delay_s)

@@ -1,7 +1,7 @@
-"""What recorded decode steps compute beyond eager ones: dummy rows, and windows that are rounded up.
+"""What captured decode steps compute beyond eager ones: dummy rows, and windows that are rounded up.
 
-Only decode steps are recorded. One that also prefills is eager; one whose rows have just joined, moved or left is
-recorded, since that happens before it. What is recorded is the shape: how many rows are computed, and, where attention
+Only decode steps are captured. One that also prefills is eager; one whose rows have just joined, moved or left is
+captured, since that happens before it. What is captured is the shape: how many rows are computed, and, where attention
 reads padding, the window. `sim.engine.execution` says which shapes there are.
 
     layout                              rows computed               KV slots read of a row
@@ -22,10 +22,10 @@ from policies.ledger.book import StaticRectangle
 from policies.ledger.ledger import Ledger
 from policies.ledger.rectangle import Rectangle
 from policies.plan import Plan
-from policies.policy import Layout, Traits
-from sim.cost.work import Work
+from policies.policy import Traits
+from sim.cost.work import DecodeWork, Work
 from sim.engine.execution import EAGER, Execution
-from sim.engine.layouts import COUNTS, STEPS, Count, CountStep, Step, fused_step, padded_step
+from sim.engine.layouts import LAYOUTS, Count, CountDecode, LayoutEntry
 
 
 def execution_for(traits: Traits, execution: Execution) -> Execution:
@@ -34,119 +34,57 @@ def execution_for(traits: Traits, execution: Execution) -> Execution:
 
 
 class Counting(NamedTuple):
-    """How the work of a policy is counted.
+    """What counts the work of a policy, as its decode steps are executed.
 
     Attributes:
-        work: Counts the work of a plan.
-        step: Counts a decode step that changes nothing else, dummies apart: what `work` says of it, and faster.
-        dummies: Counts the `dummy_rows` and `kv_dummy` of such a step; None where steps are eager.
-        window_left: For how many decode steps, from the one with this number, the window that is read stays the same
-            if no row joins or leaves; None: it grows with the rows, or there is none.
+        work: Of any plan.
+        decode: Of a plan that decodes and prefills nothing, on lane 0: what `work` says of it, and faster.
+        window_left: For how many decode steps, the one that has begun first, the window that is read stays the same if
+            no row joins or leaves; None: it grows with the rows, or there is none.
     """
 
     work: Count
-    step: CountStep
-    dummies: Callable[[Ledger, Step], tuple[int, int]] | None = None
-    window_left: Callable[[Ledger, int], int] | None = None
+    decode: CountDecode
+    window_left: Callable[[Ledger], int] | None
 
 
 def counting(traits: Traits, execution: Execution) -> Counting:
-    """Return how the work of policies with these traits is counted."""
-    layout, execution = traits.layout, execution_for(traits, execution)
-    if not execution.recorded:
-        return Counting(COUNTS[layout], STEPS[layout])
-    step, dummies = partial(_STEPS[layout], execution), partial(_DUMMIES[layout], execution)
-    window_left = partial(_window_left, execution) if layout in _PADDED else None
-    return Counting(partial(_count, COUNTS[layout], step, dummies), step, dummies, window_left)
+    """Return what counts the work of policies with these traits."""
+    entry, execution = LAYOUTS[traits.layout], execution_for(traits, execution)
+    decode, window_left = entry.decode, None
+    if execution.captured:
+        decode = partial(_captured, entry, execution)
+        window_left = partial(_window_left, execution) if entry.reads_window else None
+
+    def work(ledger: Ledger, plan: Plan, lane: int) -> Work:
+        if plan.prefill:
+            return entry.prefill(ledger, plan, lane)
+        if plan.decode:
+            return decode(ledger).work(lane)
+        return Work(lane=lane, kv_copied=ledger.book.copied, kv_host=ledger.host_tokens)
+
+    return Counting(work, decode, window_left)
 
 
-def _count(
-    eager: Count,
-    count_step: CountStep,
-    count_dummies: Callable[[Ledger, Step], tuple[int, int]],
-    ledger: Ledger,
-    plan: Plan,
-    lane: int,
-) -> Work:
-    work = eager(ledger, plan, lane)
-    if not plan.decode or plan.prefill:
-        return work
-    step = count_step(ledger)
-    _, _, _, held, padding, launches = step
-    dummies, dummy = count_dummies(ledger, step)
-    changed = {"kv_held": held, "kv_padding": padding, "attention_launches": launches}
-    return work._replace(**changed, dummy_rows=dummies, kv_dummy=dummy)
+def _captured(entry: LayoutEntry, execution: Execution, ledger: Ledger) -> DecodeWork:
+    """Count a captured step."""
+    eager = entry.decode(ledger)
+    rows, held, kv, window = eager.rows, eager.held_rows, eager.kv_read, 1
+    computed = execution.rows(rows, entry.room(ledger))
+    of_held, padding, launches, dummies = 0, 0, computed if entry.launches_by_row else 1, computed - rows
+    if entry.reads_window:
+        window = _window(execution, ledger)
+        of_held, padding = held * window, rows * window - kv
+    read, moved = (kv, of_held, padding), (eager.kv_copied, eager.kv_host)
+    return DecodeWork(rows, held, eager.inserted_rows, *read, *moved, launches, dummies, dummies * window)
 
 
-def _window(execution: Execution, ledger: Ledger, number: int) -> int:
+def _window_left(execution: Execution, ledger: Ledger) -> int:
+    return _window(execution, ledger) - ledger.batch.longest
+
+
+def _window(execution: Execution, ledger: Ledger) -> int:
     """Columns that a step reads of the rectangle that the batch is in."""
     book = ledger.book
     assert isinstance(book, Rectangle | StaticRectangle)
-    return execution.window(ledger.batch.longest + number, book.capacity)
-
-
-def _window_left(execution: Execution, ledger: Ledger, number: int = 1) -> int:
-    return _window(execution, ledger, number) - ledger.batch.longest - number + 1
-
-
-def _flat(execution: Execution, ledger: Ledger, number: int = 1) -> Step:
-    return fused_step(ledger, number)
-
-
-def _per_request(execution: Execution, ledger: Ledger, number: int = 1) -> Step:
-    rows, _, kv, *_ = fused_step(ledger, number)
-    return rows, 0, kv, 0, 0, execution.rows(rows, ledger.max_rows)
-
-
-def _padded(execution: Execution, ledger: Ledger, number: int = 1) -> Step:
-    rows, held, kv, _, _, launches = padded_step(ledger, number)
-    window = _window(execution, ledger, number)
-    return rows, held, kv, held * window, rows * window - kv, launches
-
-
-_STEPS: dict[Layout, Callable[..., Step]] = {
-    "selective_fused": _flat,
-    "selective_per_request": _per_request,
-    "rectangle": _padded,
-    "ragged_rectangle": _flat,
-    "shared_rectangle": _padded,
-    "static": _padded,
-}
-
-
-def _of_max_batch(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
-    """Rows that fill a step up as far as a batch has any, and a KV slot for each."""
-    dummies = execution.rows(step[0], ledger.max_rows) - step[0]
-    return dummies, dummies
-
-
-def _of_rectangle(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
-    """Rows that fill a step up as far as the rectangle has any, and a KV slot for each."""
-    book = ledger.book
-    assert isinstance(book, Rectangle)
-    dummies = execution.rows(step[0], book.rows) - step[0]
-    return dummies, dummies
-
-
-def _over_window(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
-    """The same, and the window for each: the one that the live rows of the step read."""
-    dummies, _ = _of_rectangle(execution, ledger, step)
-    rows, _, kv, _, padding, _ = step
-    return dummies, dummies * ((kv + padding) // rows)
-
-
-def _none(execution: Execution, ledger: Ledger, step: Step) -> tuple[int, int]:
-    return 0, 0
-
-
-_DUMMIES: dict[Layout, Callable[[Execution, Ledger, Step], tuple[int, int]]] = {
-    "selective_fused": _of_max_batch,
-    "selective_per_request": _of_max_batch,
-    "rectangle": _over_window,
-    "ragged_rectangle": _of_rectangle,
-    "shared_rectangle": _over_window,
-    "static": _none,
-}
-
-_PADDED = ("rectangle", "shared_rectangle", "static")
-"""Layouts whose attention reads a window."""
+    return execution.window(ledger.batch.longest + 1, book.capacity)

@@ -1,7 +1,7 @@
 """The discrete-event engine: the loop view, plan, begin, run, commit, on simulated time.
 
 One lane runs the batch; a policy that prefills beside it has a second lane, on the same GPU or on one of its own.
-Each lane has at most one `Task`. With two lanes every task ends by a SimPy timeout, and whatever one lane does
+Each lane runs at most one stretch of iterations. With two lanes each ends by a SimPy timeout; whatever one lane does
 re-times or cuts short the other's; a lane that is alone runs ahead until it must wait. An iteration that a policy has
 promised to repeat is stretched over many steps at once; whatever ends the promise cuts the stretch at the next step.
 """
@@ -20,13 +20,38 @@ from policies.ledger.opening import make_ledger
 from policies.plan import CARRY_ON, THROUGH_ARRIVALS, IllegalPlan, Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
-from sim.cost.device import CostModel, computed_rows, decode_kv
+from sim.cost.device import CostModel
+from sim.engine.arrivals import arrivals_of
+from sim.engine.bookkeeping import Bookkeeping
 from sim.engine.execution import EAGER, Execution
 from sim.engine.iteration_log import IterationLog
 from sim.engine.loop import DECODE, PREFILL, Loop
-from sim.engine.request_log import Answers
-from sim.engine.stretch import Task
+from sim.engine.request_log import RequestLog
+from sim.engine.stretch import Stretch
 from workloads.requests import Requests
+
+
+class _Running:
+    """A stretch under way on a lane.
+
+    Attributes:
+        stretch: What is run.
+        left: Seconds still to run, alone on the GPU, as of `since`.
+        since: When `left` was last brought up to date.
+        slowdown: How many times slower than alone it has run since.
+        usage: Shares of the GPU's FLOPs and memory traffic that it takes alone, where it shares the GPU.
+        event: The SimPy event that ends it.
+    """
+
+    __slots__ = ("event", "left", "since", "slowdown", "stretch", "usage")
+
+    def __init__(self, stretch: Stretch) -> None:
+        self.stretch = stretch
+        self.left = stretch.elapsed(stretch.steps)
+        self.since = stretch.start
+        self.slowdown = 1.0
+        self.usage: tuple[float, float] | None = None
+        self.event: Event | None = None
 
 
 class Engine(Loop):
@@ -34,7 +59,7 @@ class Engine(Loop):
 
     Attributes:
         ledger: The state machine.
-        answers: The true output lengths, and what became of every request.
+        request_log: The true output lengths, and what became of every request.
         link_busy_s: How long KV has been on the link between two GPUs since the warm-up, what still waits included.
     """
 
@@ -69,18 +94,21 @@ class Engine(Loop):
             warm_up: How many requests, the first to be prefilled, come before what is counted (`sim.metrics.warm_up`).
         """
         ledger = make_ledger(policy, kv_tokens, predictor, remote_kv_tokens or kv_tokens)
-        super().__init__(requests, policy, cost, log, ledger, stretch, frontend_s, execution, warm_up)
+        request_log = RequestLog(requests, policy.traits.release_with_batch)
+        books = Bookkeeping(ledger, request_log, arrivals_of(requests, frontend_s))
+        super().__init__(books, policy, cost, log, stretch, execution, warm_up)
+        lanes = policy.traits.lanes
         self.link_busy_s = 0.0
         self._env = simpy.Environment()
-        self._two_lanes = self._traits.lanes != "one"
-        self._tasks: list[Task | None] = [None, None]
+        self._two_lanes = lanes != "one"
+        self._shared = lanes == "shared"
+        self._lanes: list[_Running | None] = [None, None]
         self._alarms: list[Event | None] = [None, None]
         self._on_end = [partial(self._end, lane) for lane in (DECODE, PREFILL)]
         self._on_alarm = [partial(self._wake, lane) for lane in (DECODE, PREFILL)]
-        self._shared = self._traits.lanes == "shared"
         self._link_free_s = 0.0
 
-    def run(self) -> Answers:
+    def run(self) -> RequestLog:
         """Simulate until every request has left, or nothing can happen any more."""
         with _no_garbage_collection():
             if self._two_lanes:
@@ -91,63 +119,14 @@ class Engine(Loop):
                 self._run_alone()
             self._env.run()
         self._log.flush()
-        return self.answers
-
-    def _ask(self, lane: int) -> Task | None:
-        now = self._now
-        if self._source.next_s <= now:
-            self._admit(now)
-        plan = self._policy.plan(self._view, now, lane)
-        prefill, insert, park, drop, decode, _, _, _, _ = plan
-        if decode or prefill or insert or park or drop:
-            return self._begin(lane, plan, now)
-        self._sleep(lane, plan)
-        return None
-
-    def _begin(self, lane: int, plan: Plan, now: float) -> Task:
-        other = self._tasks[1 - lane]
-        if other is not None and other.steps > 1:
-            self._cut(1 - lane)
-        if self._warming >= 0:
-            self._warm(plan)
-        ledger = self.ledger
-        ledger.begin(lane, plan)
-        prefill, insert, park, drop, _, _, _, steady, _ = plan
-        rearranged = insert or park or drop
-        if rearranged:
-            self._rearranged(plan)
-        work = self._count(ledger, plan, lane)
-        task = Task(plan, work, now, self._cost.seconds(work), ledger)
-        self._alarms[lane] = None
-        self._tasks[lane] = task
-        alike = not (prefill or rearranged or work.kv_copied or (work.inserted_rows and self._cost.counts_insertions))
-        if steady and self._stretch and alike:
-            self._extend(task, lane)
-        return task
-
-    def _extend(self, task: Task, lane: int) -> None:
-        """Let a promised iteration run on until the promise can end."""
-        if self._shared and self._tasks[1 - lane] is not None:
-            return
-        ledger = self.ledger
-        steps = self.answers.next_finish - ledger.batch.clock
-        if ledger.book.grows:
-            steps = min(steps, 1 + ledger.book.further_steps())
-        if steps > 1:
-            work = task.work
-            added = work.rows + work.held_rows
-            if self._window_left is not None:
-                steps, added, task.fixed_window = min(steps, self._window_left(ledger, 1)), 0, True
-            task.growth, alike = self._cost.growth(computed_rows(work), decode_kv(work), added)
-            task.steps = self._steps(task.plan, task.start, task.first, task.growth, int(min(steps, alike)))
-            task.left = task.elapsed(task.steps)
+        return self.request_log
 
     def _sleep(self, lane: int, plan: Plan) -> None:
         if plan.ask_at <= self._now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         until = plan.ask_at
-        if plan.steady is not THROUGH_ARRIVALS and self._source.next_s < until:
-            until = self._source.next_s
+        if plan.steady is not THROUGH_ARRIVALS and self._arrivals.next_s < until:
+            until = self._arrivals.next_s
         self._alarms[lane] = None
         if until < math.inf:
             self._alarms[lane] = alarm = Timeout(self._env, until - self._env.now)
@@ -164,82 +143,97 @@ class Engine(Loop):
         else:
             self._run_alone()
 
-    # two lanes: every task is a SimPy event, so that one lane's can be re-timed by the other's
+    # two lanes: every stretch ends by a SimPy event, so that one lane's can be re-timed by the other's
 
     def _turn(self, lane: int) -> None:
         """Something has changed: ask a lane that idles, cut the stretch of one that runs."""
-        task = self._tasks[lane]
-        if task is not None:
-            if task.steps > 1:
-                self._cut(lane)
-        elif (task := self._ask(lane)) and not self._shared:
-            self._schedule(lane, task, task.left)
+        if self._lanes[lane] is not None:
+            self._cut(lane)
+            return
+        now = self._now
+        if self._arrivals.next_s <= now:
+            self._books.admit(now)
+        plan = self._policy.plan(self._view, now, lane)
+        if not plan.acts:
+            return self._sleep(lane, plan)
+        self._cut(1 - lane)
+        self._alarms[lane] = None
+        self._lanes[lane] = running = _Running(self._begin(lane, plan, now))
+        if not self._shared:
+            self._schedule(lane, running, running.left)
 
-    def _schedule(self, lane: int, task: Task, delay: float) -> None:
-        task.event = event = Timeout(self._env, delay)
+    def _extent(
+        self, plan: Plan, start: float, first: float, computed: int, read: int, added: int
+    ) -> tuple[int, float]:
+        """The same, but beside another lane on the GPU every step is an event of its own."""
+        if self._shared and any(self._lanes):
+            return 1, 0.0
+        return super()._extent(plan, start, first, computed, read, added)
+
+    def _schedule(self, lane: int, running: _Running, delay: float) -> None:
+        running.event = event = Timeout(self._env, delay)
         event.callbacks.append(self._on_end[lane])
 
     def _end(self, lane: int, event: Event) -> None:
-        task = self._tasks[lane]
-        if task is None or task.event is not event:
+        running = self._lanes[lane]
+        if running is None or running.event is not event:
             return
         self._now = now = self._env.now
-        duration = now - task.start
-        self._log.append(task, duration, duration if task.steps == 1 else task.first, task.steps)
-        self._tasks[lane] = None
-        self._commit(lane, task.plan, task.start, task.steps, now)
+        stretch = running.stretch
+        duration = now - stretch.start
+        self._log.append(stretch, duration, duration if stretch.steps == 1 else stretch.first, stretch.steps)
+        self._lanes[lane] = None
+        self._books.commit(lane, stretch.plan, stretch.start, now, stretch.steps)
+        if stretch.plan.prefill and self.ledger.sending:
+            self._send([job for job in stretch.plan.prefill if job.id in self.ledger.sending])
         self._turn(1 - lane)
         self._turn(lane)
         self._share()
 
     def _cut(self, lane: int) -> None:
         """End a stretch with the step now in progress."""
-        task = self._tasks[lane]
-        if task is None or task.steps == 1:
+        running = self._lanes[lane]
+        if running is None or running.stretch.steps == 1:
             return
-        now = self._now
-        done = min(task.steps_done(now - task.start), task.steps - 1)  # its last step is for its own end event
+        now, stretch = self._now, running.stretch
+        done = min(stretch.steps_within(now - stretch.start), stretch.steps - 1)  # its last step ends by its own event
         if done:
-            boundary = task.start + task.elapsed(done)
-            self._log.append(task, boundary - task.start, task.first, done)
-            self._commit(lane, task.plan, task.start, done, boundary)
-            self.ledger.begin(lane, CARRY_ON)
-            work = self._count(self.ledger, CARRY_ON, lane)
-            task = self._tasks[lane] = Task(task.plan, work, boundary, self._cost.seconds(work), self.ledger)
-        task.steps = 1
-        task.left = max(0.0, task.start + task.first - now)
-        task.since = now
-        self._schedule(lane, task, task.left)
+            boundary = stretch.start + stretch.elapsed(done)
+            self._log.append(stretch, boundary - stretch.start, stretch.first, done)
+            self._books.commit(lane, stretch.plan, stretch.start, boundary, done)
+            stretch = self._begin(lane, CARRY_ON, boundary)
+        stretch.steps = 1
+        self._lanes[lane] = running = _Running(stretch)
+        running.left = max(0.0, stretch.start + stretch.first - now)
+        running.since = now
+        self._schedule(lane, running, running.left)
 
     def _share(self) -> None:
         """Re-time the lanes of a shared GPU: neither of its resources serves more than one second per second."""
         if not self._shared:
             return
         slowdown = 1.0
-        one, other = self._tasks
+        one, other = self._lanes
         if one is not None and other is not None:
             flops, traffic = one.usage or self._usage(one)
             other_flops, other_traffic = other.usage or self._usage(other)
-            flops, traffic = flops + other_flops, traffic + other_traffic
-            slowdown = flops if flops > traffic else traffic
-            if slowdown < 1.0:
-                slowdown = 1.0
-        if one is not None and (one.event is None or one.slowdown != slowdown):
-            self._slow(DECODE, one, slowdown)
-        if other is not None and (other.event is None or other.slowdown != slowdown):
-            self._slow(PREFILL, other, slowdown)
+            slowdown = max(1.0, flops + other_flops, traffic + other_traffic)
+        for lane, running in ((DECODE, one), (PREFILL, other)):
+            if running is not None and (running.event is None or running.slowdown != slowdown):
+                self._slow(lane, running, slowdown)
 
-    def _slow(self, lane: int, task: Task, slowdown: float) -> None:
-        """Let what is left of a task take so many times longer than alone."""
+    def _slow(self, lane: int, running: _Running, slowdown: float) -> None:
+        """Let what is left of a stretch take so many times longer than alone."""
         now = self._now
-        if now > task.since:
-            task.left = max(0.0, task.left - (now - task.since) / task.slowdown)
-        task.since, task.slowdown = now, slowdown
-        self._schedule(lane, task, task.left * slowdown)
+        if now > running.since:
+            running.left = max(0.0, running.left - (now - running.since) / running.slowdown)
+        running.since, running.slowdown = now, slowdown
+        self._schedule(lane, running, running.left * slowdown)
 
-    def _usage(self, task: Task) -> tuple[float, float]:
-        flops_s, traffic_s = self._cost.demand(task.work)
-        task.usage = usage = flops_s / task.first, traffic_s / task.first
+    def _usage(self, running: _Running) -> tuple[float, float]:
+        stretch = running.stretch
+        flops_s, traffic_s = self._cost.demand(stretch.work)
+        running.usage = usage = flops_s / stretch.first, traffic_s / stretch.first
         return usage
 
     def _send(self, jobs: Sequence[Job]) -> None:

@@ -1,7 +1,7 @@
-"""How decode steps are executed: as they come, or recorded once for each of a few shapes and replayed.
+"""How decode steps are executed: as they come, or captured once for each of a few shapes and replayed.
 
-A recorded step (on a GPU a CUDA graph) has fixed shapes. Live rows are filled up with dummy rows to the next shape that
-is recorded, and where attention reads the padded window, the window is rounded up as well. Both engines count what
+A captured step (on a GPU a CUDA graph) has fixed shapes. Live rows are filled up with dummy rows to the next shape that
+is captured, and where attention reads the padded window, the window is rounded up as well. Both engines count what
 that computes, so the rule is here.
 """
 
@@ -34,13 +34,13 @@ class Execution:
             raise InputError(f"execution={self.name}: unknown; choose one of {', '.join(EXECUTIONS)}")
 
     @property
-    def recorded(self) -> bool:
-        """Whether decode steps are recorded and replayed."""
+    def captured(self) -> bool:
+        """Whether decode steps are captured and replayed."""
         return self.name == "graphs"
 
     def rows(self, rows: int, most: int) -> int:
         """Return how many rows a decode step of so many computes, where there is memory for at most `most`."""
-        if not self.recorded or rows >= most:
+        if not self.captured or rows >= most:
             return rows
         if rows <= ROWS_STEP // 2:
             return min(most, 1 << (rows - 1).bit_length())
@@ -48,7 +48,7 @@ class Execution:
 
     def window(self, window: int, capacity: int) -> int:
         """Return how many KV slots a padded row of a decode step reads, where a row has room for `capacity`."""
-        if not self.recorded:
+        if not self.captured:
             return window
         return min(capacity, -(-window // WINDOW_STEP) * WINDOW_STEP)
 

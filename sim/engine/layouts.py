@@ -1,30 +1,43 @@
-"""What an iteration computes under each layout: plan and state in, `Work` out.
+"""What an iteration computes under each layout: plan and state in, `Work` out. One entry a layout.
 
-How it is executed counts too. What is said here holds for eager steps; `sim.engine.captured` says what recorded ones
-add.
+What is counted here holds for eager steps; `sim.engine.captured` says what captured ones add, by the entry's facts.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 from policies.job import Job
 from policies.ledger.ledger import Ledger
+from policies.ledger.rectangle import Rectangle
 from policies.plan import Plan
 from policies.policy import Layout
-from sim.cost.work import Work
+from sim.cost.work import DecodeWork, Work
 
 Count = Callable[[Ledger, Plan, int], Work]
 """Counts the work of a plan that a ledger has just begun on a lane."""
 
-Step = tuple[int, int, int, int, int, int]
-"""What a decode step computes: `rows`, `held_rows`, `kv_read`, `kv_held`, `kv_padding` and `attention_launches`."""
+CountDecode = Callable[[Ledger], DecodeWork]
+"""Counts the work of a plan that a ledger has just begun and that prefills nothing."""
 
 
-class CountStep(Protocol):
-    """Counts a decode step that changes nothing else."""
+class LayoutEntry(NamedTuple):
+    """All that is fixed about a layout.
 
-    def __call__(self, ledger: Ledger, number: int = 1) -> Step:
-        """Count the step that a ledger has just begun, or the one after it, which is `number` 2, and so on."""
+    Attributes:
+        decode: Counts an iteration that only decodes, executed eagerly.
+        prefill: Counts an iteration that prefills; it may decode too.
+        pads_prompts: Whether prompts that are prefilled together are padded to the longest.
+        reads_window: Whether decode attention reads of every row the window of the longest, padding and all.
+        room: Rows that a captured step has room for; live rows are filled up with dummies as far as that.
+        launches_by_row: Whether decode attention is launched for every row.
+    """
+
+    decode: CountDecode
+    prefill: Count
+    pads_prompts: bool
+    reads_window: bool
+    room: Callable[[Ledger], int]
+    launches_by_row: bool = False
 
 
 _Prompts = tuple[int, int, int, int, int, int]
@@ -68,85 +81,69 @@ def _chunks(ledger: Ledger, plan: Plan) -> tuple[int, int, int, int, int, int]:
     return len(plan.prefill), count, pairs, again, again_pairs, before
 
 
-def fused_step(ledger: Ledger, number: int = 1) -> Step:
+def _fused_decode(ledger: Ledger) -> DecodeWork:
     """Each row over its own KV, in one attention kernel."""
-    batch = ledger.batch
-    rows = len(batch.rows)
-    return rows, 0, rows * (batch.clock + number) + batch.offset_sum, 0, 0, 1
+    batch, rows = ledger.batch, len(ledger.batch.rows)
+    kv = rows * (batch.clock + 1) + batch.offset_sum
+    counts = (rows, 0, ledger.inserted, kv, 0, 0, ledger.book.copied, ledger.host_tokens, 1, 0, 0)
+    return _new(DecodeWork, counts)
 
 
-def per_request_step(ledger: Ledger, number: int = 1) -> Step:
+def _per_request_decode(ledger: Ledger) -> DecodeWork:
     """Each row over its own KV, in an attention kernel of its own."""
-    batch = ledger.batch
-    rows = len(batch.rows)
-    return rows, 0, rows * (batch.clock + number) + batch.offset_sum, 0, 0, rows
+    batch, rows = ledger.batch, len(ledger.batch.rows)
+    kv = rows * (batch.clock + 1) + batch.offset_sum
+    counts = (rows, 0, ledger.inserted, kv, 0, 0, ledger.book.copied, ledger.host_tokens, rows, 0, 0)
+    return _new(DecodeWork, counts)
 
 
-def padded_step(ledger: Ledger, number: int = 1) -> Step:
+def _padded_decode(ledger: Ledger) -> DecodeWork:
     """Every row, held ones too, over the window of the longest."""
-    batch = ledger.batch
-    rows, held, window = len(batch.rows), len(batch.held), batch.longest + number
-    kv = rows * (batch.clock + number) + batch.offset_sum
-    return rows, held, kv, held * window, rows * window - kv, 1
+    batch, rows = ledger.batch, len(ledger.batch.rows)
+    held, window = len(batch.held), batch.longest + 1
+    kv = rows * (batch.clock + 1) + batch.offset_sum
+    copied, host = ledger.book.copied, ledger.host_tokens
+    return _new(DecodeWork, (rows, held, ledger.inserted, kv, held * window, rows * window - kv, copied, host, 1, 0, 0))
 
 
-def selective_fused(ledger: Ledger, plan: Plan, lane: int) -> Work:
+def _fused_prefill(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Flattened tokens through the linear layers, one attention kernel over each request's own KV: no padding."""
-    rows = kv = inserted = prompts = tokens = pairs = again = again_pairs = before = 0
-    if plan[4]:
+    rows = kv = inserted = before = 0
+    if plan.decode:
         batch = ledger.batch
         rows, inserted = len(batch.rows), ledger.inserted
         kv = rows * (batch.clock + 1) + batch.offset_sum
-    if plan[8]:
+    if plan.tokens:
         prompts, tokens, pairs, again, again_pairs, before = _chunks(ledger, plan)
-    elif plan[0]:
-        prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan[0])
-    prefill, launches, host = (prompts, tokens, pairs), 1 if rows or prompts else 0, ledger.host_tokens
-    rest = (again, again_pairs, before, 0, 0)
-    return _new(Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, host, launches, *rest))
+    else:
+        prompts, tokens, pairs, _, again, again_pairs = _prompts(ledger, plan.prefill)
+    prefill, rest = (prompts, tokens, pairs), (again, again_pairs, before, 0, 0)
+    return _new(Work, (lane, rows, 0, inserted, *prefill, 0, 0, 0, 0, kv, 0, 0, 0, ledger.host_tokens, 1, *rest))
 
 
-def selective_per_request(ledger: Ledger, plan: Plan, lane: int) -> Work:
+def _per_request_prefill(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """The same, with one attention kernel per layer and request."""
-    work = selective_fused(ledger, plan, lane)
+    work = _fused_prefill(ledger, plan, lane)
     return work._replace(attention_launches=work.rows + work.prefill_rows)
 
 
-def rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
-    """Rows padded to the window in decode, prompts padded to the longest in prefill; never both in one iteration."""
-    copied, host = ledger.book.copied, ledger.host_tokens
-    if plan[4]:
-        rows, held, kv, kv_held, padding, _ = padded_step(ledger)
-        new = ledger.inserted
-        return _new(
-            Work,
-            (lane, rows, held, new, 0, 0, 0, 0, 0, 0, 0, kv, kv_held, padding, copied, host, 1, 0, 0, 0, 0, 0),
-        )
-    prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan[0])
+def _padded_prefill(ledger: Ledger, plan: Plan, lane: int) -> Work:
+    """Prompts padded to the longest; rows wait."""
+    prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan.prefill)
     slots = prompts * longest
     padding, padding_pairs = slots - tokens, slots * (longest + 1) // 2 - pairs
-    prefill = (prompts, tokens, pairs, padding, padding_pairs)
-    launches = 1 if prompts else 0
-    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, copied, host, launches, again, again_pairs, 0, 0, 0))
+    prefill, moved = (prompts, tokens, pairs, padding, padding_pairs), (ledger.book.copied, ledger.host_tokens)
+    return _new(Work, (lane, 0, 0, 0, *prefill, 0, 0, 0, 0, 0, *moved, 1, again, again_pairs, 0, 0, 0))
 
 
-def ragged_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
-    """A rectangle of which decode attention reads each row's own tokens alone; prompts are padded all the same."""
-    if not plan[4]:
-        return rectangle(ledger, plan, lane)
-    rows, _, kv, *_ = fused_step(ledger)
-    counts = (lane, rows, 0, ledger.inserted, 0, 0, 0, 0, 0, 0, 0, kv, 0, 0, ledger.book.copied, ledger.host_tokens, 1)
-    return _new(Work, (*counts, 0, 0, 0, 0, 0))
-
-
-def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
+def _shared_prefill(ledger: Ledger, plan: Plan, lane: int) -> Work:
     """Newcomers padded into the batch: every row computes as many slots as the longest newcomer's prompt.
 
     k newcomers of n_i tokens among B rows leave B*max(n_i) - sum(n_i) - (B-k) slots idle, and attention under an
     arbitrary mask computes every slot against the whole window.
     """
-    if not (plan.decode and plan.prefill):
-        return rectangle(ledger, plan, lane)
+    if not plan.decode:
+        return _padded_prefill(ledger, plan, lane)
     batch = ledger.batch
     rows = len(batch.rows)
     prompts, tokens, pairs, longest, again, again_pairs = _prompts(ledger, plan.prefill)
@@ -159,21 +156,27 @@ def shared_rectangle(ledger: Ledger, plan: Plan, lane: int) -> Work:
     return _new(Work, (*counts, kv, 0, rows * window - kv, copied, host, 1, again, again_pairs, 0, 0, 0))
 
 
-COUNTS: dict[Layout, Count] = {
-    "selective_fused": selective_fused,
-    "selective_per_request": selective_per_request,
-    "rectangle": rectangle,
-    "ragged_rectangle": ragged_rectangle,
-    "static": rectangle,
-    "shared_rectangle": shared_rectangle,
-}
+def _max_rows(ledger: Ledger) -> int:
+    return ledger.max_rows
 
-STEPS: dict[Layout, CountStep] = {
-    "selective_fused": fused_step,
-    "selective_per_request": per_request_step,
-    "rectangle": padded_step,
-    "ragged_rectangle": fused_step,
-    "static": padded_step,
-    "shared_rectangle": padded_step,
+
+def _rectangle_rows(ledger: Ledger) -> int:
+    assert isinstance(ledger.book, Rectangle)
+    return ledger.book.rows
+
+
+def _live_rows(ledger: Ledger) -> int:
+    """A static batch is computed whole until it ends: there is nothing to fill up."""
+    return len(ledger.batch.rows)
+
+
+LAYOUTS: dict[Layout, LayoutEntry] = {
+    "selective_fused": LayoutEntry(_fused_decode, _fused_prefill, False, False, _max_rows),
+    "selective_per_request": LayoutEntry(
+        _per_request_decode, _per_request_prefill, False, False, _max_rows, launches_by_row=True
+    ),
+    "rectangle": LayoutEntry(_padded_decode, _padded_prefill, True, True, _rectangle_rows),
+    "ragged_rectangle": LayoutEntry(_fused_decode, _padded_prefill, True, False, _rectangle_rows),
+    "shared_rectangle": LayoutEntry(_padded_decode, _shared_prefill, True, True, _rectangle_rows),
+    "static": LayoutEntry(_padded_decode, _padded_prefill, True, True, _live_rows),
 }
-"""Counts a decode step that changes nothing else: what `COUNTS` says of it, and faster."""

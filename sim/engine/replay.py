@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from policies.job import Job
+from policies.ledger.ledger_view import LedgerView
 from policies.ledger.opening import make_ledger
 from policies.plan import Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
-from policies.view import View
 from sim.cost.work import Work
 from sim.engine.captured import counting
 from sim.engine.execution import EAGER, Execution
@@ -88,7 +88,7 @@ def replay(
         execution: How the decode steps of the run were executed.
     """
     ledger = make_ledger(policy, kv_tokens, predictor)
-    view, count = View(ledger), counting(policy.traits, execution).work
+    view, count = LedgerView(ledger), counting(policy.traits, execution).work
     begun: dict[int, Work] = {}
     for index, event in enumerate(tape):
         if isinstance(event, Committed):
@@ -101,7 +101,7 @@ def replay(
         plan = policy.plan(view, event.now, event.lane)
         if plan != event.plan:
             return [Difference(index, "plan", event.plan, plan)]
-        if plan.prefill or plan.insert or plan.park or plan.drop or plan.decode:
+        if plan.acts:
             ledger.begin(event.lane, plan)
             begun[event.lane] = count(ledger, plan, event.lane)
     return []

@@ -12,7 +12,7 @@ _ID_BITS = 32
 _ID = (1 << _ID_BITS) - 1
 
 
-class Answers:
+class RequestLog:
     """When each request ends, on the decode clock of the batch, and when things happened to it, in seconds.
 
     Attributes:
@@ -36,6 +36,7 @@ class Answers:
             release_with_batch: Whether answers leave with their batch: until then they are not finished.
         """
         count = len(requests)
+        self._release_with_batch = release_with_batch
         unknown = array("d", [float("nan")]) * count
         self.arrival_s = array("d", requests.arrival_s.tobytes())
         self.first_scheduled_s = unknown[:]
@@ -149,15 +150,20 @@ class Answers:
             ended.append(request)
         return ended
 
-    def released(self, ended: Sequence[int], now: float, runs_on: bool) -> list[int]:
-        """Of a batch whose answers leave together: none while it `runs_on`, then all of them, at time `now`."""
-        self._unreleased += ended
-        if runs_on:
-            return []
-        released, self._unreleased = self._unreleased, []
-        for request in released:
-            self.finish_s[request] = now
-        return released
+    def leave(self, requests: Sequence[int], now: float, batch_runs_on: bool) -> int:
+        """Answers have ended: return how many leave at time `now`.
+
+        All of them; but where they leave with their batch none while it runs on, then all that have ended since.
+        """
+        if self._release_with_batch:
+            self._unreleased += requests
+            if batch_runs_on:
+                return 0
+            requests, self._unreleased = self._unreleased, []
+            for request in requests:
+                self.finish_s[request] = now
+        self.finished += len(requests)
+        return len(requests)
 
     def stopped(self, request: int, now: float) -> None:
         """A request has ended before its output length: its model said so with the token that came at `now`."""

@@ -1,15 +1,13 @@
-"""What a lane is doing."""
+"""A stretch of iterations: what a lane is doing."""
 
 import math
-
-from simpy.events import Event
 
 from policies.ledger.ledger import Ledger
 from policies.plan import Plan
 from sim.cost.work import Work
 
 
-class Task:
+class Stretch:
     """`steps` iterations of one plan: the first takes `first` seconds, each later one `growth` longer than before.
 
     Attributes:
@@ -19,31 +17,21 @@ class Task:
         first: Seconds of its first iteration, alone on the GPU.
         growth: Seconds by which each iteration is longer than the one before.
         steps: Iterations it covers.
-        fixed_window: Whether they all read one window, as recorded steps do, rather than one that grows.
-        left: Seconds still to run, alone on the GPU, as of `since`.
-        since: When `left` was last brought up to date.
-        slowdown: How many times slower than alone it has run since.
+        fixed_window: Whether they all read one window, as captured steps do, rather than one that grows.
         waiting: Jobs in the queue as it began.
         kv: KV memory taken as it began, in tokens.
         live: Live rows of the batch as it began.
-        usage: Shares of the GPU's FLOPs and memory traffic that it takes alone, where it shares the GPU.
-        event: The SimPy event that ends it.
     """
 
     __slots__ = (
-        "event",
         "first",
         "fixed_window",
         "growth",
         "kv",
-        "left",
         "live",
         "plan",
-        "since",
-        "slowdown",
         "start",
         "steps",
-        "usage",
         "waiting",
         "work",
     )
@@ -51,30 +39,23 @@ class Task:
     def __init__(self, plan: Plan, work: Work, start: float, first: float, ledger: Ledger) -> None:
         self.plan = plan
         self.work = work
-        self.start = self.since = start
-        self.first = self.left = first
+        self.start = start
+        self.first = first
         self.growth = 0.0
         self.steps = 1
         self.fixed_window = False
-        self.slowdown = 1.0
         self.waiting = len(ledger.waiting)
         book = ledger.book
         self.kv = book.used + book.transient
         self.live = len(ledger.batch.rows)
-        self.usage: tuple[float, float] | None = None
-        self.event: Event | None = None
 
     def elapsed(self, steps: int) -> float:
         """Seconds that the first `steps` iterations take, alone on the GPU."""
         return elapsed(self.first, self.growth, steps)
 
-    def steps_until(self, seconds: float) -> int:
-        """The fewest iterations, at least one, that take `seconds` or more."""
-        return steps_until(self.first, self.growth, seconds)
-
-    def steps_done(self, seconds: float) -> int:
+    def steps_within(self, seconds: float) -> int:
         """The most iterations that take `seconds` or less."""
-        return steps_done(self.first, self.growth, seconds)
+        return steps_within(self.first, self.growth, seconds)
 
 
 def elapsed(first: float, growth: float, steps: int) -> float:
@@ -84,11 +65,11 @@ def elapsed(first: float, growth: float, steps: int) -> float:
 
 def steps_until(first: float, growth: float, seconds: float) -> int:
     """The fewest iterations, at least one, that take `seconds` or more."""
-    done = steps_done(first, growth, seconds)
-    return max(1, done if elapsed(first, growth, done) >= seconds else done + 1)
+    steps = steps_within(first, growth, seconds)
+    return max(1, steps if elapsed(first, growth, steps) >= seconds else steps + 1)
 
 
-def steps_done(first: float, growth: float, seconds: float) -> int:
+def steps_within(first: float, growth: float, seconds: float) -> int:
     """The most iterations that take `seconds` or less."""
     half = first - growth / 2
     steps = int(2 * seconds / (half + math.sqrt(half * half + 2 * growth * seconds)))

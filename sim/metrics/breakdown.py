@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.engine.iteration_log import Fields
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.metrics.idle import CAUSES, Losses
 
 Array = npt.NDArray[np.float64]
@@ -68,7 +68,7 @@ class Breakdown:
         self._joins.append(np.stack([clocks[joined], records["start_s"][decodes][joined]]))
         self._clock += int(steps.sum())
 
-    def parts(self, answers: Answers) -> dict[str, Array]:
+    def parts(self, answers: RequestLog) -> dict[str, Array]:
         """Return the seconds of each part, float64 [requests] by name; NaN of a request that has not finished."""
         arrival, scheduled, first, last, finish = (
             np.asarray(times, dtype=np.float64)
@@ -112,7 +112,7 @@ class Breakdown:
         place = np.minimum(np.searchsorted(known, clocks), len(known) - 1)
         return np.where(known[place] == clocks, start[place], np.nan)
 
-    def _absence(self, answers: Answers, batch: Array, requests: int) -> Array:
+    def _absence(self, answers: RequestLog, batch: Array, requests: int) -> Array:
         """Return seconds out of the batch between two tokens, and padding and decode in them, [3, requests]."""
         rejoined, clocks, left_s = _columns(answers.rejoins)
         recomputed, before_s, after_s = _columns(answers.recomputed)

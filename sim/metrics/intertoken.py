@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.engine.iteration_log import Fields, Slice
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 
 Array = npt.NDArray[np.float64]
 
@@ -113,7 +113,7 @@ class InterTokenLatency:
             high = np.minimum(low + size[record] - 1, later[record])
             self._gaps.add(first[record] + growth[record] * (low + high) / 2, rows[record] * (high - low + 1))
 
-    def finished(self, answers: Answers) -> LogHistogram:
+    def finished(self, answers: RequestLog) -> LogHistogram:
         """Return all gaps, in seconds, once the run is over."""
         gaps = copy.deepcopy(self._gaps)
         joined = np.asarray(answers.join_clock)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sim.cost.device import CostModel, decode_kv
 from sim.cost.work import Work
 from sim.engine.iteration_log import Fields, Slice, columns_of, work_of
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.metrics.breakdown import Breakdown, split
 from sim.metrics.busy import BusyTime
 from sim.metrics.idle import STALL, IdleTime, IdleTokens, Losses
@@ -109,7 +109,7 @@ class Metrics:
         self._kv_host += round((work.kv_host * steps).sum())
         self._kv_copied += round((work.kv_copied * steps).sum())
 
-    def summary(self, requests: Requests, answers: Answers, slo: SLO) -> Summary:
+    def summary(self, requests: Requests, answers: RequestLog, slo: SLO) -> Summary:
         """Return the metrics of a run that is over.
 
         Latencies are those of completed requests. The makespan `duration_s` runs from 0 (or the end of the warm-up, of
@@ -180,7 +180,7 @@ class Metrics:
             "falls_behind": found.falls_behind,
         }
 
-    def _saturated(self, requests: Requests, answers: Answers, begin_s: float, span_s: float) -> Summary:
+    def _saturated(self, requests: Requests, answers: RequestLog, begin_s: float, span_s: float) -> Summary:
         window = self._saturation.window(requests, answers, begin_s)
         return {
             "saturated": window.saturated(span_s),
@@ -198,7 +198,7 @@ class Metrics:
         good = int(met.sum())
         return {"request_goodput": _ratio(good, span_s), "slo_attainment": _ratio(good, len(met))}
 
-    def _latency(self, columns: Columns, answers: Answers) -> Summary:
+    def _latency(self, columns: Columns, answers: RequestLog) -> Summary:
         finished = columns["status"] == "finished"
         summary: Summary = {}
         for name, column in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_s"), ("queue", "queue_s")):
@@ -210,7 +210,7 @@ class Metrics:
         seconds = [gaps.total / gaps.count, *gaps.quantiles(tuple(_QUANTILES.values()))]
         return summary | _named("itl_ms", [value * 1e3 for value in seconds])
 
-    def _split(self, columns: Columns, answers: Answers) -> Summary:
+    def _split(self, columns: Columns, answers: RequestLog) -> Summary:
         if self._breakdown is None:
             return {}
         parts = {name: seconds[self._warm_up.requests :] for name, seconds in self._breakdown.parts(answers).items()}

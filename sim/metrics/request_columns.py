@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from workloads.requests import Requests
 
 Columns = dict[str, npt.NDArray[Any]]
 
 
-def request_columns(requests: Requests, answers: Answers, release_with_batch: bool) -> Columns:
+def request_columns(requests: Requests, answers: RequestLog, release_with_batch: bool) -> Columns:
     """Return one array [n] per column, by name; times in seconds, NaN where undefined.
 
     `status` is the text `finished`, `unfinished` or `rejected`. `ttft_s` ends with the first token, `e2e_s` with the

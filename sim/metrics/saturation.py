@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.engine.iteration_log import Fields, Slice
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from workloads.requests import Requests
 
 Array = npt.NDArray[np.float64]
@@ -100,7 +100,7 @@ class Saturation:
         found = np.searchsorted(self._past[0], times * (1 + _ROUNDING), "right") - 1
         return np.maximum(found, 0)
 
-    def window(self, requests: Requests, answers: Answers, begin_s: float = 0.0) -> Window:
+    def window(self, requests: Requests, answers: RequestLog, begin_s: float = 0.0) -> Window:
         """Return the window that begins at 0 or with the prefill that begins at `begin_s`, once the run is over.
 
         Requests are counted by the share of their tokens in the window rather than by completions, since those that
@@ -121,7 +121,7 @@ class Saturation:
             shares -= tokens_by(begin_s, begin.clock, requests, answers) / requests.output_tokens
         return Window(end_s - begin_s, round(tokens), float(shares.sum()), end.waited_s - begin.waited_s)
 
-    def tokens_before(self, begin_s: float, requests: Requests, answers: Answers) -> Array:
+    def tokens_before(self, begin_s: float, requests: Requests, answers: RequestLog) -> Array:
         """Return how many tokens each request (float64 [n]) had when the prefill began that began at `begin_s`."""
         if not begin_s or not self._prefills:
             return np.zeros(len(requests))
@@ -137,13 +137,13 @@ class Saturation:
         return _Progress(int(clock), float(decoded), float(waited))
 
 
-def prefill_tokens_by(time_s: float, answers: Answers) -> int:
+def prefill_tokens_by(time_s: float, answers: RequestLog) -> int:
     """Return how many tokens prefills had given by a time: each request's first, and one after each drop."""
     first = np.asarray(answers.first_token_s) <= time_s
     return int(first.sum()) + sum(token_s <= time_s for _, _, token_s in answers.recomputed)
 
 
-def tokens_by(time_s: float, clock: int, requests: Requests, answers: Answers) -> Array:
+def tokens_by(time_s: float, clock: int, requests: Requests, answers: RequestLog) -> Array:
     """Return how many tokens each request (float64 [n]) had by a time at which the decode clock stood at `clock`."""
     output = requests.output_tokens
     first, finish = np.asarray(answers.first_token_s), np.asarray(answers.finish_s)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 
 
 class WarmUp:
@@ -20,9 +20,9 @@ class WarmUp:
     def __init__(self, requests: int = 0) -> None:
         """Leave out so many."""
         self.requests = requests
-        self._answers: Answers | None = None
+        self._answers: RequestLog | None = None
 
-    def watch(self, answers: Answers) -> None:
+    def watch(self, answers: RequestLog) -> None:
         """Know the run that is to warm up."""
         self._answers = answers
 

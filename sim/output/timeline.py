@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.engine.iteration_log import Slice
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.output.writing import Draft, writing
 from workloads.requests import Requests
 
@@ -112,7 +112,7 @@ class Timeline:
         with writing(self._path):
             self._file.writelines(",\n" + event for event in events)
 
-    def close(self, requests: Requests, answers: Answers) -> None:
+    def close(self, requests: Requests, answers: RequestLog) -> None:
         """Write the requests' lives and complete the file.
 
         Raises:
@@ -133,7 +133,7 @@ class Timeline:
             self._file.close()
         self._draft.keep()
 
-    def _marks(self, answers: Answers) -> Ticks:
+    def _marks(self, answers: RequestLog) -> Ticks:
         """int64 [requests kept, 5] nanoseconds of arrival, scheduling, first token, joining, end; -1 for never."""
         kept = slice(0, self._max_requests)
         times = (answers.arrival_s, answers.first_scheduled_s, answers.first_token_s, answers.finish_s)
@@ -197,7 +197,7 @@ def _counters(records: Slice, start: Ticks, end: Ticks, lane: int) -> Iterator[s
             yield f'{{"ph":"C","pid":{GPU},"name":"batch","ts":{_us(until)},"args":{{"live rows":0}}}}'
 
 
-def _lives(requests: Requests, answers: Answers, marks: Ticks, horizon: int) -> Iterator[str]:
+def _lives(requests: Requests, answers: RequestLog, marks: Ticks, horizon: int) -> Iterator[str]:
     """Nested slices of each request, in order; a life that goes on at `horizon` is cut there."""
     facts = zip(requests.prompt_tokens.tolist(), requests.output_tokens.tolist(), marks.tolist(), strict=False)
     for request, (prompt, output, times) in enumerate(facts):

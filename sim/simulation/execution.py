@@ -33,7 +33,7 @@ def execution_of(given: Any, hardware: Device, engine: EngineConstants) -> Execu
             f"execution={execution.name}: hardware={hardware.name} was measured with execution={measured}: leave "
             "execution out, or profile again"
         )
-    if execution.recorded and hardware.takes_engine and engine.host_layer_s:
+    if execution.captured and hardware.takes_engine and engine.host_layer_s:
         raise InputError(
             f"execution={execution.name}: engine={engine.name} launches every kernel from the host "
             f"(host_layer_s={engine.host_layer_s:g}), which a recorded step does not: use engine=vllm or engine=ideal"
@@ -43,13 +43,13 @@ def execution_of(given: Any, hardware: Device, engine: EngineConstants) -> Execu
 
 def execution_facts(setting: Setting) -> dict[str, Any]:
     """Return what `summary.json` says of it: nothing where it is as always."""
-    return {"execution": setting.execution.name} if setting.execution.recorded else {}
+    return {"execution": setting.execution.name} if setting.execution.captured else {}
 
 
 def execution_notes(setting: Setting, policies: Mapping[str, Policy]) -> list[str]:
     """Return sentences on recorded steps, and on what their prices leave out."""
     execution, hardware, engine = setting.execution, setting.hardware, setting.engine
-    if not execution.recorded:
+    if not execution.captured:
         return []
     notes = [
         f"execution={execution.name}: recorded decode steps compute 1, 2, 4 or a multiple of {ROWS_STEP} rows and "

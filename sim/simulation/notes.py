@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from policies.ledger.paged import BLOCK, blocks_of
+from policies.ledger.opening import book_of
+from policies.ledger.paged import BLOCK, Paged, blocks_of
 from policies.policy import Policy
 from sim.cost.device import Device
 from sim.cost.memory import check_kv_tokens
@@ -42,9 +43,7 @@ def _reservation_notes(policies: Mapping[str, Policy]) -> Iterator[str]:
     """Yield a sentence if the policies do not promise memory to their requests in the same way."""
     all_traits = {name: policy.traits for name, policy in policies.items()}
     as_needed = [
-        name
-        for name, traits in all_traits.items()
-        if traits.memory in ("paged", "prefix_cache") or traits.reserve == "window"
+        name for name, traits in all_traits.items() if issubclass(book_of(traits), Paged) or traits.reserve == "window"
     ]
     if as_needed and len(as_needed) < len(all_traits):
         yield (

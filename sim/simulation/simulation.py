@@ -13,7 +13,7 @@ from sim.cost.model import Model
 from sim.engine.engine import Engine
 from sim.engine.execution import EAGER, Execution
 from sim.engine.iteration_log import IterationLog, Sink
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.metrics.breakdown import Breakdown
 from sim.metrics.metrics import Metrics, Summary
 from sim.metrics.occupancy import Occupancy, Series
@@ -87,20 +87,20 @@ class Recording:
         self._occupancy = Occupancy()
         self.sinks: tuple[Sink, ...] = (self._metrics, self._occupancy)
 
-    def result(self, requests: Requests, answers: Answers, kv_peak: int = 0) -> Result:
+    def result(self, requests: Requests, request_log: RequestLog, kv_peak: int = 0) -> Result:
         """Return what was achieved, once the log is flushed.
 
         Args:
             requests: The workload.
-            answers: What became of it.
+            request_log: What became of it.
             kv_peak: KV tokens that were held at some time, where the log may not show it.
         """
-        summary = self._metrics.summary(requests, answers, self._slo)
+        summary = self._metrics.summary(requests, request_log, self._slo)
         summary["kv_peak_tokens"] = max(int(summary["kv_peak_tokens"] or 0), kv_peak)
         return Result(
             policy=self._policy,
             summary=summary,
-            columns=request_columns(requests, answers, self._policy.traits.release_with_batch),
+            columns=request_columns(requests, request_log, self._policy.traits.release_with_batch),
             occupancy=self._occupancy.series(),
         )
 
@@ -164,14 +164,14 @@ class Simulation:
             execution=execution,
             warm_up=warm_up,
         )
-        self.answers: Answers = self._engine.answers
-        warming.watch(self.answers)
+        self.request_log: RequestLog = self._engine.request_log
+        warming.watch(self.request_log)
         self.extrapolated = self._recording.cost.extrapolated
 
     def run(self) -> Result:
         """Simulate to the end."""
         self._engine.run()
-        result = self._recording.result(self._requests, self.answers, self._engine.ledger.stretch_peak)
+        result = self._recording.result(self._requests, self.request_log, self._engine.ledger.stretch_peak)
         if self._policy.traits.lanes == "separate" and result.summary["duration_s"]:
             result.summary["link_busy_fraction"] = self._engine.link_busy_s / result.summary["duration_s"]
         if self._policy.traits.finds_prefixes:
@@ -180,7 +180,9 @@ class Simulation:
             result.summary["prefix_hit_rate"] = chunks.admitted.rate
             result.summary["readmitted_hit_tokens"] = chunks.readmitted.found
             result.summary["readmitted_hit_rate"] = chunks.readmitted.rate
-        result.columns.update({f"{name}_part_s": part for name, part in self._breakdown.parts(self.answers).items()})
+        result.columns.update(
+            {f"{name}_part_s": part for name, part in self._breakdown.parts(self.request_log).items()}
+        )
         return result
 
 

@@ -12,13 +12,11 @@ from policies.plan import Plan
 from policies.policy import Policy, Traits
 from policies.view import View
 from sim.engine.iteration_log import Slice
+from sim.engine.layouts import LAYOUTS
 from sim.simulation.setting import Setting
 from workloads.requests import Requests
 
 Kind = Literal["prefill", "decode", "finished", "stalled"]
-
-_PADDED = ("rectangle", "static", "shared_rectangle")
-"""Layouts in which decode reads a window; prompts are padded in these and in the ragged rectangle."""
 
 
 class Cell(NamedTuple):
@@ -135,7 +133,7 @@ def steps_of(requests: Requests, policy: Policy, setting: Setting) -> Steps:
     Raises:
         InputError: The policy prefills on a lane of its own, decode steps are recorded, or as `Setting.simulate`.
     """
-    if setting.execution.recorded:
+    if setting.execution.captured:
         raise InputError(f"execution={setting.execution.name}: steps are drawn eager, without dummy rows; use eager")
     if policy.traits.lanes != "one":
         raise InputError("a policy that prefills on a lane of its own has no single order of iterations to draw")
@@ -193,7 +191,7 @@ def _seat(seats: dict[int, int], present: Iterable[int]) -> None:
 
 def _prefill_cells(step: int, now: _Seen, seats: Mapping[int, int], traits: Traits) -> Iterator[Cell]:
     longest = max(now.prompts.values(), default=0)
-    padded = traits.layout in (*_PADDED, "ragged_rectangle")
+    padded = LAYOUTS[traits.layout].pads_prompts
     for request, tokens in now.prompts.items():
         yield Cell(step, seats[request], request, "prefill", longest if padded else tokens, tokens)
 
@@ -206,7 +204,7 @@ def _decode_cells(
     seats: Mapping[int, int],
     traits: Traits,
 ) -> Iterator[Cell]:
-    padded = traits.layout in _PADDED
+    padded = LAYOUTS[traits.layout].reads_window
     # Newcomers that share a rectangle with the batch make its rows compute as many slots as their longest prompt has.
     slots = max(now.prompts.values(), default=1) if padded else 1
     window = max(1 + max([*decoding.values(), *held.values()]), slots)

@@ -215,7 +215,7 @@ def test_tokens_that_differ_are_counted_and_their_gap_is_told(tmp_path: Path, mo
 
     def wrong(self: Bench, network: Any, *given: Any, **named: Any) -> benches.Served:
         served = right(self, network, *given, **named)
-        if network.execution.recorded:
+        if network.execution.captured:
             served.generated[0][-1] ^= 1
         return served
 

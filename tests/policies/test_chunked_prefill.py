@@ -103,7 +103,7 @@ def test_every_iteration_is_that_of_a_scheduler_without_shortcuts(
         request: at for request, at in enumerate(result.finish_s) if not np.isnan(at)
     }
     preempted = Counter({request.job.id: request.preemptions for request in served})
-    assert result.answers.preemptions == dict(+preempted)
+    assert result.request_log.preemptions == dict(+preempted)
 
 
 def test_a_prompt_is_prefilled_in_chunks_beside_the_others_decode() -> None:
@@ -115,8 +115,8 @@ def test_a_prompt_is_prefilled_in_chunks_beside_the_others_decode() -> None:
     assert result.log["prefill_pairs"].tolist() == [55, 190, 19 * 19 + 190, 12 * 38 + 78, 0, 0]
     assert result.log["kv_read"].tolist() == [0, 11, 12, 13, 14 + 51, 15]
     assert result.log["inserted_rows"].tolist() == [0, 1, 0, 0, 1, 0]
-    assert list(result.answers.first_scheduled_s) == [0, 1]
-    assert list(result.answers.first_token_s) == [1, 4]
+    assert list(result.request_log.first_scheduled_s) == [0, 1]
+    assert list(result.request_log.first_token_s) == [1, 4]
     assert result.finish_s == [6, 5]
 
 
@@ -144,7 +144,7 @@ def test_the_last_admitted_is_preempted_goes_to_the_head_and_finds_its_own_block
     # 3 blocks. A, B and C fill one each by t=2. Then A needs another, C's; B needs another and is itself the last. B
     # waits before C. After A has ended (t=4) B finds its block, computes one token and goes on; C's block was taken.
     result = run(requests_of([(0.0, 15, 4)] * 3), ChunkedPrefill(), kv_tokens=48)
-    assert result.answers.preemptions == {1: 1, 2: 1}
+    assert result.request_log.preemptions == {1: 1, 2: 1}
     assert result.log["rows"].tolist() == [0, 3, 1, 1, 0, 1, 0, 1]
     assert result.log["prefill_tokens"].tolist() == [45, 0, 0, 0, 1, 0, 17, 0]
     assert result.log["prefill_kv"].tolist() == [0, 0, 0, 0, 16, 0, 0, 0]
@@ -173,12 +173,12 @@ def test_a_request_preempted_in_mid_prompt_begins_again(
     # dropped. At t=5 it finds its 2 full blocks, or none; A ends at t=6.
     policy = ChunkedPrefill(token_budget=16, prefix_caching=caching)
     result = run(requests_of([(0.0, 16, 6), (0.5, 60, 1)]), policy, kv_tokens=80)
-    assert result.answers.preemptions == {1: 1}
+    assert result.request_log.preemptions == {1: 1}
     assert result.log["prefill_tokens"].tolist() == chunks
     assert (result.total("recomputed_tokens"), result.total("recomputed_pairs")) == (repeated, pairs)
-    assert list(result.answers.first_scheduled_s) == [0, 1]
-    assert result.answers.first_token_s[1] == len(chunks)
-    assert result.answers.recomputed == []  # no token came before
+    assert list(result.request_log.first_scheduled_s) == [0, 1]
+    assert result.request_log.first_token_s[1] == len(chunks)
+    assert result.request_log.recomputed == []  # no token came before
 
 
 @pytest.mark.parametrize(("ids", "computed", "taken"), [((0, 0), 48, 64), ((0, 1), 80, 96)])
@@ -243,7 +243,9 @@ def test_without_anything_to_find_prefill_first_schedules_as_before(kv_tokens: i
     plain = run(requests, PrefillFirst(max_batch=8), kv_tokens=kv_tokens)
     cached = run(requests, PrefillFirst(max_batch=8, prefix_caching=True), kv_tokens=kv_tokens)
     if kv_tokens == 300:
-        assert plain.answers.preemptions and cached.total("prefill_kv") > 0  # those that were preempted find their own
+        assert (
+            plain.request_log.preemptions and cached.total("prefill_kv") > 0
+        )  # those that were preempted find their own
     assert cached.finish_s == plain.finish_s
     assert cached.log["kv_tokens"].tolist() == plain.log["kv_tokens"].tolist()
 

@@ -28,10 +28,10 @@ def test_a_request_needs_the_blocks_of_all_its_tokens_but_the_last(
 ) -> None:
     for spare in (0, 15):  # what is no whole block is not used
         result = run(requests_of([(0.0, prompt, answer)]), policy, kv_tokens=16 * blocks + spare)
-        assert result.engine.answers.finished == 1
+        assert result.engine.request_log.finished == 1
         assert int(result.log["kv_tokens"].max()) <= 16 * blocks
         refused = run(requests_of([(0.0, prompt, answer)]), policy, kv_tokens=16 * (blocks - 1) + spare)
-        assert refused.engine.answers.rejected == {0}
+        assert refused.engine.request_log.rejected == {0}
 
 
 @given(
@@ -47,4 +47,4 @@ def test_memory_as_large_as_the_largest_request_serves_all(
     rows = [(3.0 * late * place, prompt, answer) for place, (prompt, answer) in enumerate(lengths)]
     answers = [answer for _, answer in lengths]
     result = run(requests_of(rows, max_new=answers), policy, kv_tokens=16 * blocks)
-    assert result.engine.answers.finished == len(lengths), "none waits for ever for room that it does not need"
+    assert result.engine.request_log.finished == len(lengths), "none waits for ever for room that it does not need"

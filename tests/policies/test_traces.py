@@ -91,7 +91,7 @@ def test_under_priority_a_row_loses_its_turn_and_keeps_its_reservation() -> None
     result = run(requests, Orca(max_batch=1, order="priority"))
     # t=1, 2 the first; the urgent one arrives at 1.5, runs to 4; the first resumes without a second prefill.
     assert result.finish_s == [6, 4]
-    assert result.answers.preemptions == {0: 1}
+    assert result.request_log.preemptions == {0: 1}
     assert result.total("prefill_tokens") == 6
 
 
@@ -106,7 +106,7 @@ def test_window_reserve_parks_the_newest_row_and_resumes_it_without_a_second_pre
     # its 400 tokens, and returns once the older one has left.
     requests = requests_of([(0.0, 200, 400), (0.0, 200, 400)])
     result = run(requests, Baton(max_batch=2, reserve="window"), kv_tokens=2000)
-    assert result.answers.preemptions == {1: 1}
+    assert result.request_log.preemptions == {1: 1}
     assert result.finish_s == [400, 400 + (400 - 258)]
     assert result.total("prefill_tokens") == 400
     assert result.total("kv_host") == 2 * 457
@@ -116,7 +116,7 @@ def test_window_reserve_parks_the_newest_row_and_resumes_it_without_a_second_pre
 def test_window_reserve_parks_everything_when_no_row_can_grow_beside_its_old_rectangle() -> None:
     requests = requests_of([(0.0, 200, 400), (0.0, 200, 400)])
     result = run(requests, Baton(max_batch=2, reserve="window"), kv_tokens=1500)
-    assert result.answers.preemptions == {0: 1, 1: 1}
+    assert result.request_log.preemptions == {0: 1, 1: 1}
     assert result.finish_s == [258 + 1 + 142, 258 + 1 + 142 + 142]
     assert result.total("kv_host") == 4 * 457
 
@@ -126,12 +126,12 @@ def test_prefill_first_drops_the_newest_row_and_recomputes_it() -> None:
     # over its prompt and what it had generated.
     requests = requests_of([(0.0, 32, 32), (0.0, 32, 32)])
     result = run(requests, PrefillFirst(max_batch=2), kv_tokens=6 * 16)
-    assert result.answers.preemptions == {1: 1}
+    assert result.request_log.preemptions == {1: 1}
     again = [int(record["prefill_tokens"]) for record in result.log if record["prefill_rows"]]
     assert again == [64, 32 + 17]
     assert result.total("recomputed_tokens") == 48  # all but the token it goes on with
     assert result.total("recomputed_pairs") == 48 * 49 // 2
-    assert result.engine.answers.finished == 2
+    assert result.engine.request_log.finished == 2
 
 
 @pytest.mark.parametrize("policy", [Orca(max_batch=1), Baton(max_batch=1), RunToCompletion(max_batch=1)])

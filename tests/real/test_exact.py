@@ -65,7 +65,7 @@ def test_parked_rows_resume_where_they_were_without_a_second_prefill(
     requests = requests_of([(0.0, 4, 30), (0.0, 5, 25), (0.0, 6, 20)])
     policy = Baton(max_batch=3, reserve="window", embedding=embedding)
     run = real_run(requests, policy, model, kv_tokens=100, watch=memory_is_sound)
-    assert run.engine.answers.preemptions
+    assert run.engine.request_log.preemptions
     assert differences(run, model) == []
     assert run.records["prefill_tokens"].sum() == requests.prompt_tokens.sum()
     assert run.records["recomputed_tokens"].sum() == 0
@@ -76,7 +76,7 @@ def test_parked_rows_resume_where_they_were_without_a_second_prefill(
 def test_dropped_rows_are_recomputed(model: str) -> None:
     requests = requests_of([(0.0, 10, 40), (0.0, 10, 40), (0.0, 10, 40)])
     run = real_run(requests, PrefillFirst(max_batch=3), model, kv_tokens=96, watch=memory_is_sound)
-    assert run.engine.answers.preemptions
+    assert run.engine.request_log.preemptions
     assert differences(run, model) == []
     assert run.records["recomputed_tokens"].sum() > 0
 
@@ -86,7 +86,7 @@ def test_chunks_that_were_dropped_are_recomputed(model: str) -> None:
     requests = requests_of([(0.0, 10, 40), (0.0, 20, 40), (5.0, 30, 10)])
     policy = ChunkedPrefill(max_batch=3, token_budget=12, prefix_caching=False)
     run = real_run(requests, policy, model, kv_tokens=96, watch=memory_is_sound)
-    assert run.engine.answers.preemptions
+    assert run.engine.request_log.preemptions
     assert differences(run, model) == []
     assert run.records["recomputed_tokens"].sum() > 0
     assert (run.records["prefill_kv"] * run.records["rows"]).sum() > 0  # chunks behind others, beside rows that decode
@@ -111,7 +111,7 @@ LENGTHS = st.tuples(st.integers(0, 50), st.integers(1, 30), st.integers(1, 12))
 def test_any_arrivals(rows: list[tuple[int, int, int]], policy: Policy, model: str, kv_tokens: int) -> None:
     requests = requests_of([(float(arrival), prompt, output) for arrival, prompt, output in rows])
     run = real_run(requests, policy, model, kv_tokens=kv_tokens, watch=memory_is_sound)
-    assert len(run.engine.generated) + len(run.engine.answers.rejected) == len(rows)
+    assert len(run.engine.generated) + len(run.engine.request_log.rejected) == len(rows)
     assert differences(run, model) == []
 
 

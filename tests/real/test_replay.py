@@ -44,7 +44,7 @@ def test_through_preemption_too(name: str, execution: Execution, monkeypatch: py
     monkeypatch.setattr("policies.ledger.rectangle.HEADROOM", 4)
     policy, requests, kv_tokens = PREEMPTING[name]
     run = real_run(requests, policy, kv_tokens=kv_tokens, execution=execution)
-    assert run.engine.answers.preemptions
+    assert run.engine.request_log.preemptions
     assert replay(run.tape, policy, kv_tokens, execution=execution) == []
 
 

@@ -16,7 +16,7 @@ from sim.cost.datasheet import Hardware, Roofline
 from sim.cost.model import Model
 from sim.engine.execution import EAGER, Execution
 from sim.engine.iteration_log import Slice
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.metrics.metrics import Metrics, Summary
 from sim.metrics.slo import SLO
 from tests.runs import logged_run
@@ -70,7 +70,7 @@ class Run:
 
     policy: Policy
     requests: Requests
-    answers: Answers
+    request_log: RequestLog
     log: Slice
 
     def metrics(self, slice_size: int | None = None) -> Metrics:
@@ -82,7 +82,7 @@ class Run:
 
     def summary(self, slo: SLO | None = None, slice_size: int | None = None) -> Summary:
         """Summary of the run."""
-        return self.metrics(slice_size).summary(self.requests, self.answers, slo or SLO())
+        return self.metrics(slice_size).summary(self.requests, self.request_log, slo or SLO())
 
 
 def make_requests(count: int = 120, rate: float = 80.0, longest: int = 40, seed: int = 0, **columns: Any) -> Requests:
@@ -112,4 +112,4 @@ def run(
 ) -> Run:
     """Simulate."""
     engine, log = logged_run(requests, policy, COST, kv_tokens, stretch=stretch, execution=execution)
-    return Run(policy, requests, engine.answers, log)
+    return Run(policy, requests, engine.request_log, log)

@@ -62,14 +62,14 @@ class Run(Comparison):
             log = stack.enter_context(IterationWriter(folder / "iterations.parquet"))
 
             def show(records: Slice) -> None:
-                progress.update(simulation.answers.finished, float(records["start_s"][-1]))
+                progress.update(simulation.request_log.finished, float(records["start_s"][-1]))
 
             simulation = settings.simulation(requests, policy, sinks=[log, *([timeline] if timeline else []), show])
             told = extrapolation_notes(settings.hardware, simulation.extrapolated)
             self._notes += [note for note in told if note not in self._notes]
             result = simulation.run()
             if timeline:
-                timeline.close(requests, simulation.answers)
+                timeline.close(requests, simulation.request_log)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
         if self._calibrated:
             self._draws[name] = self._draw(self._calibrated, name, policy)

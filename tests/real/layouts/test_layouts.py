@@ -149,23 +149,23 @@ def test_answers_that_have_not_left_with_their_batch_are_unfinished() -> None:
     policy = RunToCompletion(max_batch=2)
     with pytest.raises(KeyboardInterrupt):
         real_run(requests, policy, watch=stop)
-    answers = engines[-1].answers
+    request_log = engines[-1].request_log
     assert len(engines[-1].generated[0]) == 2
-    assert answers.finished == 0
-    status = request_columns(requests, answers, policy.traits.release_with_batch)["status"]
+    assert request_log.finished == 0
+    status = request_columns(requests, request_log, policy.traits.release_with_batch)["status"]
     assert status.tolist() == ["unfinished"] * 3
-    whole = real_run(requests, policy).engine.answers
+    whole = real_run(requests, policy).engine.request_log
     assert whole.finish_s[0] == whole.finish_s[1] < whole.finish_s[2]
 
 
 def test_clients_of_a_closed_loop_send_as_their_answers_come() -> None:
     requests = requests_of([(0.0, 5, 2), (0.0, 5, 9), (0.0, 5, 3), (0.0, 5, 2)], concurrency=2)
     run = real_run(requests, Orca(max_batch=4))
-    answers = run.engine.answers
-    assert answers.finished == 4
+    request_log = run.engine.request_log
+    assert request_log.finished == 4
     assert run.records["rows"].max() == 2
     # The first two are there at once; the third comes as the first has ended, the fourth as the third has.
-    assert list(answers.arrival_s) == [0.0, 0.0, answers.finish_s[0], answers.finish_s[2]]
+    assert list(request_log.arrival_s) == [0.0, 0.0, request_log.finish_s[0], request_log.finish_s[2]]
     assert not differences(run, "tiny_llama")
     assert replay(run.tape, Orca(max_batch=4), 4000) == []
 
@@ -175,11 +175,11 @@ def test_what_never_fits_is_rejected_and_holds_nobody_up(concurrency: int | None
     requests = requests_of([(0.0, 5, 3), (0.0, 90, 20), (0.0, 6, 2)], concurrency=concurrency)
     for policy in (Orca(max_batch=2), Baton(max_batch=2), RunToCompletion(max_batch=2)):
         run = real_run(requests, policy, kv_tokens=100)
-        answers = run.engine.answers
-        assert answers.rejected == {1}
-        assert answers.finished == 2
+        request_log = run.engine.request_log
+        assert request_log.rejected == {1}
+        assert request_log.finished == 2
         assert set(run.engine.generated) == {0, 2}
-        assert request_columns(run.engine.served(), answers, False)["status"][1] == "rejected"
+        assert request_columns(run.engine.served(), request_log, False)["status"][1] == "rejected"
         assert not differences(run, "tiny_llama")
 
 

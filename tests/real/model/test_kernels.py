@@ -147,12 +147,12 @@ def test_whole_runs_on_the_kernels_are_exact(
     on_kernels = unpacked(model, execution)
     run = real_run(requests, ONE_DEVICE[name], model, execution=execution, on=on_kernels)
     assert differences(run, model) == []
-    if CUDA and execution.recorded:
+    if CUDA and execution.captured:
         assert run.engine.executor.graphs.count > 0
         return  # what a graph launches is not counted
     layers, gated = on_kernels.dimensions.layers, on_kernels.dimensions.gated
     works: Any = [work for event in run.tape if (work := getattr(event, "work", None))]
-    if name != "run_to_completion" and (name != "orca_per_request" or execution.recorded):
+    if name != "run_to_completion" and (name != "orca_per_request" or execution.captured):
         assert launched["attend_rows"] >= layers * sum(work.rows > 0 for work in works)
     assert launched["read whole"] == (launched["attend_rows"] if name == "baton" else 0)
     passes = layers * sum(work.rows + work.prefill_rows > 0 for work in works)

@@ -54,7 +54,7 @@ def test_it_makes_no_difference_when_books_are_kept(
 ) -> None:
     """Moments included: the clock is looked at as often."""
 
-    requests = FEW if execution.recorded else a_dozen(seed=6)
+    requests = FEW if execution.captured else a_dozen(seed=6)
 
     def run() -> RealRun:
         return real_run(requests, ONE_DEVICE[name], execution=execution)
@@ -115,7 +115,7 @@ def stopping(at: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> 
 def test_whatever_ends_a_run_what_was_computed_before_is_on_record(
     name: str, execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = FEW if execution.recorded else a_dozen(seed=6)
+    requests = FEW if execution.captured else a_dozen(seed=6)
     whole = real_run(requests, ONE_DEVICE["baton"]).engine.generated
     stopping(9, KeyboardInterrupt(), monkeypatch)
     tape: Tape = []

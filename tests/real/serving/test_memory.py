@@ -128,7 +128,7 @@ def test_a_run_at_its_limit_takes_no_more(policy: Policy) -> None:
     limit = needs_of(network("tiny_llama"), [policy], requests).total(100)
     kv_tokens = kv_tokens_within(needs_of(network("tiny_llama"), [policy], requests), limit)
     run = real_run(requests, policy, kv_tokens=kv_tokens, watch=memory_is_sound)
-    assert run.engine.answers.finished == len(requests)
+    assert run.engine.request_log.finished == len(requests)
     assert run.records["kv_tokens"].max() <= kv_tokens == 100
 
 
@@ -196,16 +196,16 @@ def test_tensors_never_hold_more_than_was_said(
     with Live(model.module.parameters()) as live:
         engine = Engine(requests, policy, model, prompts, IterationLog(), kv_tokens)
         engine.run()
-    assert engine.answers.finished == len(requests)
+    assert engine.request_log.finished == len(requests)
     assert kv_tokens * needs.token / 4 < live.peak <= needs.total(kv_tokens) - needs.weights
 
 
 def test_two_workloads_are_served_within_one_budget() -> None:
     policies = [Orca(max_batch=8)]
-    prompts, answers = requests_of([(0.0, 1000, 50)] * 16), requests_of([(0.0, 50, 500)] * 16)
+    prompts, request_log = requests_of([(0.0, 1000, 50)] * 16), requests_of([(0.0, 50, 500)] * 16)
     tiny = network("tiny_llama")
-    both = needs_of(tiny, policies, prompts, answers)
-    alone = [needs_of(tiny, policies, each) for each in (prompts, answers)]
+    both = needs_of(tiny, policies, prompts, request_log)
+    alone = [needs_of(tiny, policies, each) for each in (prompts, request_log)]
     budget = both.total(1200)
     kv_tokens = kv_tokens_within(both, budget)
     assert all(needs.total(kv_tokens) <= budget for needs in alone)

@@ -165,7 +165,7 @@ def test_steady_promises_are_kept(name: str, kv_tokens: int) -> None:
             np.testing.assert_allclose(logs[0][column], logs[1][column], rtol=1e-9, atol=1e-9)
         elif column not in ("waiting", "kv_tokens", "fixed_window"):  # as of the start of a stretch
             np.testing.assert_array_equal(logs[0][column], logs[1][column], err_msg=column)
-    np.testing.assert_allclose(one.answers.finish_s, other.answers.finish_s, rtol=1e-9)
+    np.testing.assert_allclose(one.request_log.finish_s, other.request_log.finish_s, rtol=1e-9)
 
 
 @pytest.fixture(params=small_run.POLICIES)

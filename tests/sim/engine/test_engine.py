@@ -48,19 +48,19 @@ def finished(request: pytest.FixtureRequest) -> tuple[Requests, Policy, Run]:
 def test_conservation(finished: tuple[Requests, Policy, Run]) -> None:
     """Every request completes once, and every one of its tokens was computed once (twice if its KV was lost)."""
     requests, _, result = finished
-    assert result.answers.finished == len(requests)
-    assert not np.isnan(result.answers.finish_s).any()
-    tokens = result.total("rows") + len(requests) + len(result.answers.recomputed)
+    assert result.request_log.finished == len(requests)
+    assert not np.isnan(result.request_log.finish_s).any()
+    tokens = result.total("rows") + len(requests) + len(result.request_log.recomputed)
     assert tokens == requests.output_tokens.sum()
-    if not result.answers.recomputed:
+    if not result.request_log.recomputed:
         assert result.total("prefill_tokens") == requests.prompt_tokens.sum()
 
 
 def test_causality(finished: tuple[Requests, Policy, Run]) -> None:
     """Arrival, first prefill, first token, end: in this order."""
-    answers = finished[2].answers
-    arrival, scheduled = np.array(answers.arrival_s), np.array(answers.first_scheduled_s)
-    token, finish = np.array(answers.first_token_s), np.array(answers.finish_s)
+    request_log = finished[2].request_log
+    arrival, scheduled = np.array(request_log.arrival_s), np.array(request_log.first_scheduled_s)
+    token, finish = np.array(request_log.first_token_s), np.array(request_log.finish_s)
     assert (arrival <= scheduled).all() and (scheduled < token).all() and (token <= finish).all()
 
 
@@ -94,7 +94,7 @@ def test_work_conservation(finished: tuple[Requests, Policy, Run]) -> None:
         pytest.skip("told to wait")
     intervals = np.sort(np.stack([result.log["start_s"], result.log["start_s"] + result.log["duration_s"]], 1), axis=0)
     ends = np.maximum.accumulate(intervals[:, 1])
-    arrival, finish = np.array(result.answers.arrival_s), np.array(result.answers.finish_s)
+    arrival, finish = np.array(result.request_log.arrival_s), np.array(result.request_log.finish_s)
     for end, start in zip(ends[:-1], intervals[1:, 0], strict=True):
         if start > end + 1e-6 and policy.traits.lanes != "separate":
             assert not ((arrival < start - 1e-6) & (finish > end + 1e-6)).any()
@@ -115,8 +115,8 @@ def test_steady_promises_are_kept(variant: str, workload: str, kv_tokens: int) -
             np.testing.assert_allclose(logs[0][column], logs[1][column], rtol=1e-9, atol=1e-9)
         elif column not in ("waiting", "kv_tokens"):  # as of the start of a stretch
             np.testing.assert_array_equal(logs[0][column], logs[1][column])
-    np.testing.assert_allclose(stretched.answers.finish_s, plain.answers.finish_s, rtol=1e-9)
-    assert stretched.answers.preemptions == plain.answers.preemptions
+    np.testing.assert_allclose(stretched.request_log.finish_s, plain.request_log.finish_s, rtol=1e-9)
+    assert stretched.request_log.preemptions == plain.request_log.preemptions
 
 
 @pytest.mark.parametrize("execution", [EAGER, GRAPHS], ids=lambda execution: execution.name)
@@ -207,7 +207,7 @@ def test_one_row_and_poisson_arrivals_is_m_g_1() -> None:
     service = rng.integers(1, 14, count)  # one second per token: S is the output length, mean 7, load 0.7
     arrival = np.cumsum(rng.exponential(1 / rate, count))
     result = run(requests_of(list(zip(arrival, np.ones(count), service, strict=True))), Orca(max_batch=1))
-    waits = np.array(result.answers.first_scheduled_s) - arrival
+    waits = np.array(result.request_log.first_scheduled_s) - arrival
     expected = rate * (service**2).mean() / (2 * (1 - rate * service.mean()))
     batches = waits.reshape(40, -1).mean(axis=1)
     assert abs(batches.mean() - expected) < 2.7 * batches.std(ddof=1) / np.sqrt(len(batches))
@@ -219,7 +219,7 @@ def test_equal_lengths_arriving_together_make_baton_and_run_to_completion_equal(
     requests = requests_of([(0.0, 100, 50)] * 12)
     static = run(requests, RunToCompletion(max_batch=4), REAL_TIME)
     baton = run(requests, Baton(max_batch=4), REAL_TIME)
-    np.testing.assert_allclose(baton.answers.finish_s, static.answers.finish_s, rtol=1e-12)
+    np.testing.assert_allclose(baton.request_log.finish_s, static.request_log.finish_s, rtol=1e-12)
     assert baton.total("kv_copied") == 0
 
 
@@ -227,8 +227,8 @@ def test_a_request_larger_than_memory_is_rejected_and_the_rest_is_served() -> No
     requests = requests_of([(0.0, 10, 5), (0.0, 400, 5), (1.0, 10, 5)])
     for policy in VARIANTS.values():
         result = run(requests, policy, kv_tokens=300)
-        assert result.answers.rejected == {1}
-        assert result.answers.finished == 2
+        assert result.request_log.rejected == {1}
+        assert result.request_log.finished == 2
 
 
 @given(
@@ -241,21 +241,21 @@ def test_a_request_larger_than_memory_is_rejected_and_the_rest_is_served() -> No
 def test_what_is_accepted_is_served(variant: str, prompt: int, output: int, kv_tokens: int) -> None:
     """No request is too large for the scheduler and yet small enough for the queue: that would block all behind it."""
     requests = requests_of([(0.0, prompt, output), (1.0, 5, 5), (2.0, prompt, output)])
-    answers = run(requests, VARIANTS[variant], kv_tokens=kv_tokens).answers
-    assert answers.finished + len(answers.rejected) == 3
-    assert (0 in answers.rejected) == (2 in answers.rejected)
+    request_log = run(requests, VARIANTS[variant], kv_tokens=kv_tokens).request_log
+    assert request_log.finished + len(request_log.rejected) == 3
+    assert (0 in request_log.rejected) == (2 in request_log.rejected)
     copies = 2 if VARIANTS[variant].traits.concatenates else 1  # the old batch and the new one
     if copies * (prompt + prompt + output + 15) <= kv_tokens:
-        assert not answers.rejected
+        assert not request_log.rejected
 
 
 @pytest.mark.parametrize("output", [2, 17, 60])
 def test_an_arrival_at_the_very_end_of_a_stretch_is_served_after_it(output: int) -> None:
     policy = Baton(max_batch=2, prefill="overlapped")
-    end = run(requests_of([(0.0, 30, output)]), policy, REAL_TIME).answers.finish_s[0]
+    end = run(requests_of([(0.0, 30, output)]), policy, REAL_TIME).request_log.finish_s[0]
     for stretch in (True, False):
         result = run(requests_of([(0.0, 30, output), (end, 30, output)]), policy, REAL_TIME, stretch=stretch)
-        np.testing.assert_allclose(result.answers.finish_s, [end, 2 * end], rtol=1e-3)  # and its KV is copied
+        np.testing.assert_allclose(result.request_log.finish_s, [end, 2 * end], rtol=1e-3)  # and its KV is copied
 
 
 def test_a_lane_that_starts_in_mid_stretch_cuts_it_at_the_step_in_progress() -> None:
@@ -274,7 +274,10 @@ def test_kv_queues_on_the_link_and_holds_its_place_on_the_prefill_gpu() -> None:
     assert roomy.finish_s == [6, 6]  # prefilled together by 1, sent by 5, decoded by 6
     tight = run(requests, Baton(max_batch=2, prefill="dedicated"), link, remote_kv_tokens=30)
     assert tight.finish_s == [4, 7]  # 1 + 2 + 1; the second is prefilled from 3 to 4, sent by 6
-    assert run(requests, Baton(max_batch=2, prefill="dedicated"), link, remote_kv_tokens=10).answers.rejected == {0, 1}
+    assert run(requests, Baton(max_batch=2, prefill="dedicated"), link, remote_kv_tokens=10).request_log.rejected == {
+        0,
+        1,
+    }
 
 
 def test_the_batch_pays_for_the_copy_that_makes_room_for_a_newcomer() -> None:
@@ -288,8 +291,8 @@ def test_the_batch_pays_for_the_copy_that_makes_room_for_a_newcomer() -> None:
 
 def test_a_closed_loop_keeps_its_clients_busy_and_no_more() -> None:
     requests = WORKLOADS["closed"]
-    answers = run(requests, Orca(max_batch=4), REAL_TIME).answers
-    arrival, finish = np.array(answers.arrival_s), np.array(answers.finish_s)
+    request_log = run(requests, Orca(max_batch=4), REAL_TIME).request_log
+    arrival, finish = np.array(request_log.arrival_s), np.array(request_log.finish_s)
     times = np.sort(np.concatenate([arrival, finish]))[:-1]
     in_flight = [int(((arrival <= t) & (finish > t)).sum()) for t in times]
     assert max(in_flight) == 6
@@ -321,8 +324,8 @@ class Cheat(Idler):
 
 def test_a_policy_that_starves_its_queue_ends_the_run_with_requests_unfinished() -> None:
     result = run(requests_of([(0.0, 3, 3), (5.0, 3, 3)]), Idler())
-    assert result.answers.finished == 0
-    assert np.isnan(result.answers.finish_s).all()
+    assert result.request_log.finished == 0
+    assert np.isnan(result.request_log.finish_s).all()
 
 
 def test_an_illegal_plan_stops_the_run() -> None:

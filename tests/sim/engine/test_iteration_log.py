@@ -11,28 +11,29 @@ from policies.policy import Policy
 from policies.queue import declared
 from policies.run_to_completion import RunToCompletion
 from sim.cost.datasheet import Roofline
-from sim.cost.work import Work
+from sim.cost.work import DecodeWork
 from sim.engine.arrivals import chunks_of
 from sim.engine.captured import counting
 from sim.engine.execution import EAGER, GRAPHS, Execution
 from sim.engine.iteration_log import COLUMNS, DTYPE, IterationLog, Slice, columns_of
+from sim.engine.stretch import Stretch
 from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
 
 
-def test_a_decode_record_is_a_record_whose_other_columns_are_zero() -> None:
+@pytest.mark.parametrize("fixed_window", [False, True])
+def test_a_decode_record_is_a_record_whose_other_columns_are_zero(fixed_window: bool) -> None:
     slices: list[Slice] = []
     log = IterationLog(lambda part: slices.append(part.copy()))
-    counts = {"kv_read": 90, "kv_held": 10, "kv_padding": 7, "kv_copied": 5, "kv_host": 3, "attention_launches": 8}
-    work = Work(0, 8, 2, 1, **counts)
-    log.add(1.0, 2.0, 0.5, 3, 4, 100, 8, work)
-    log.add_decode(1.0, 2.0, 0.5, 3, 4, 100, 8, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8)
-    log.add(1.0, 2.0, 0.5, 3, 4, 100, 8, work._replace(dummy_rows=6, kv_dummy=11))
-    log.add_recorded(1.0, 2.0, 0.5, 3, 4, 100, 8, False, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8, 6, 11)
-    log.add_recorded(1.0, 2.0, 0.5, 3, 4, 100, 8, True, 0, 8, 2, 1, 90, 10, 7, 5, 3, 8, 6, 11)
+    work = DecodeWork(8, 2, 1, 90, 10, 7, 5, 3, 8, 6, 11)
+    log.append_decode((1.0, 2.0, 0.5, 3, 4, 100, 8, fixed_window), work)
+    stretch = Stretch(CARRY_ON, work.work(), 1.0, 0.5, make_ledger(Orca(), 100, declared))
+    stretch.waiting, stretch.kv, stretch.live, stretch.fixed_window = 4, 100, 8, fixed_window
+    log.append(stretch, 2.0, 0.5, 3)
     log.flush()
-    decode, same, recorded, equal, fixed = slices[0]
-    assert decode == same and recorded == equal != fixed
-    assert fixed["fixed_window"] == 1 and decode["fixed_window"] == 0
+    decode, whole = slices[0]
+    assert decode == whole
+    assert {name: int(whole[name]) for name in DecodeWork._fields} == work._asdict()
+    assert whole["fixed_window"] == fixed_window and not whole["prefill_tokens"]
 
 
 def test_columns_are_the_fields_of_the_records() -> None:
@@ -65,16 +66,9 @@ def test_a_decode_step_is_counted_as_its_plan_is(policy: Policy, execution: Exec
     ledger.commit(0, [jobs[0].id] if isinstance(policy, Orca) else [])
     ledger.begin(0, CARRY_ON)
     counts = counting(policy.traits, execution)
-    foreseen = None
     for _ in range(3):
         work = counts.work(ledger, CARRY_ON, 0)
-        held = (work.kv_read, work.kv_held, work.kv_padding)
-        counted = (work.rows, work.held_rows, *held, work.attention_launches)
-        assert counts.step(ledger) == counted
-        dummies = counts.dummies(ledger, counted) if counts.dummies else (0, 0)
-        assert dummies == (work.dummy_rows, work.kv_dummy)
-        assert foreseen in (None, counted)
-        foreseen = counts.step(ledger, 2)
+        assert counts.decode(ledger).work() == work
         ledger.commit(0, [])
         ledger.begin(0, CARRY_ON)
     assert work.rows >= 3

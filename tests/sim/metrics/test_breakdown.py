@@ -113,7 +113,7 @@ def test_rows_decode_as_long_as_their_iterations_took(name: str) -> None:
     breakdown = Breakdown()
     whole = {field: done.log[field] for field in done.log.dtype.names or ()}
     breakdown.add(whole, IdleTime(COST).losses(whole, mean_work(whole)))
-    decoded = breakdown.parts(done.answers)["decode"].sum()
+    decoded = breakdown.parts(done.request_log)["decode"].sum()
     assert decoded == pytest.approx((useful * log["steps"] * log["rows"]).sum(), rel=1e-9)
 
 

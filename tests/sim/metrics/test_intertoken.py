@@ -8,7 +8,7 @@ from policies.orca import Orca
 from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from sim.engine.iteration_log import DTYPE, Slice, expand
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.metrics.intertoken import WIDTH, InterTokenLatency, LogHistogram
 from tests.sim.small_run import make_requests, run
 
@@ -35,21 +35,21 @@ def test_gaps_of_a_trace_by_hand() -> None:
         {"start_s": 9, "duration_s": 2, "prefill_rows": 1},  # 1 at 11
         {"start_s": 11, "duration_s": 0.5, "rows": 2, "inserted_rows": 1},  # 0, 1 at 11.5
     )
-    answers = Answers(make_requests(count=2))
-    answers.join_clock[:] = type(answers.join_clock)("q", [0, 0])
-    answers.first_token_s[:] = type(answers.first_token_s)("d", [1.0, 1.0])
-    answers._rejoins.update({(3, 0): 3.0, (5, 1): 11.0})
-    answers.recomputed += [(1, 8.0, 11.0)]
+    request_log = RequestLog(make_requests(count=2))
+    request_log.join_clock[:] = type(request_log.join_clock)("q", [0, 0])
+    request_log.first_token_s[:] = type(request_log.first_token_s)("d", [1.0, 1.0])
+    request_log._rejoins.update({(3, 0): 3.0, (5, 1): 11.0})
+    request_log.recomputed += [(1, 8.0, 11.0)]
     latency = InterTokenLatency()
     latency(log)
-    gaps = latency.finished(answers)
+    gaps = latency.finished(request_log)
     # First those of request 0, whose tokens come at 1, 2, 3, 8, 9 and 11.5 s.
     expected = [1, 1, 5, 1, 2.5, 1, 1, 4, 1, 3, 0.5]
     assert gaps.count == len(expected)
     assert gaps.total == pytest.approx(sum(expected))
     shares = tuple(np.linspace(0, 1, len(expected)))
     assert gaps.quantiles(shares) == pytest.approx(sorted(expected), rel=WIDTH)
-    assert latency.finished(answers).count == gaps.count, "asking twice must not count twice"
+    assert latency.finished(request_log).count == gaps.count, "asking twice must not count twice"
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_gaps_of_a_trace_by_hand() -> None:
 )
 def test_gaps_add_up_under_preemption(policy: Policy, kv_tokens: int) -> None:
     example = run(policy, make_requests(rate=20.0, longest=700), kv_tokens)
-    assert sum(example.answers.preemptions.values()) > 5
+    assert sum(example.request_log.preemptions.values()) > 5
     assert (
         sum(example.requests.output_tokens)
         == example.log["prefill_rows"].sum() + (example.log["rows"] * example.log["steps"]).sum()
     )
     latency = InterTokenLatency()
     latency(example.log)
-    gaps = latency.finished(example.answers)
+    gaps = latency.finished(example.request_log)
     assert gaps.count == (example.requests.output_tokens - 1).sum()
-    between = np.asarray(example.answers.finish_s) - np.asarray(example.answers.first_token_s)
+    between = np.asarray(example.request_log.finish_s) - np.asarray(example.request_log.first_token_s)
     assert gaps.total == pytest.approx(between.sum(), rel=1e-9)
 
 
@@ -85,9 +85,9 @@ def test_a_long_stretch_counts_like_its_steps() -> None:
     whole, single = InterTokenLatency(), InterTokenLatency()
     whole(log)
     single(expand(log))
-    answers = Answers(make_requests(count=1))
+    request_log = RequestLog(make_requests(count=1))
     shares = (0.0, 0.1, 0.5, 0.99, 1.0)
-    found, expected = whole.finished(answers), single.finished(answers)
+    found, expected = whole.finished(request_log), single.finished(request_log)
     assert found.count == expected.count == 3 * (steps - 1)
     assert found.total == pytest.approx(expected.total, rel=1e-9)
     assert found.quantiles(shares) == pytest.approx([first + growth * (1 + s * (steps - 2)) for s in shares], rel=WIDTH)

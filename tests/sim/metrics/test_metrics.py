@@ -8,7 +8,7 @@ import pytest
 from policies.checks import InputError
 from policies.orca import Orca
 from sim.engine.iteration_log import expand
-from sim.engine.request_log import Answers
+from sim.engine.request_log import RequestLog
 from sim.metrics.metrics import Metrics, Summary, request_columns
 from sim.metrics.slo import SLO
 from tests.sim.small_run import COST, POLICIES, Run, make_requests, run
@@ -31,9 +31,11 @@ def token_times(example: Run) -> list[FloatArray]:
     """When each token of each request was generated: no request of the example is ever preempted."""
     steps = expand(example.log[example.log["rows"] > 0])
     ends = steps["start_s"] + steps["duration_s"]
-    answers, output = example.answers, example.requests.output_tokens
+    request_log, output = example.request_log, example.requests.output_tokens
     return [
-        np.concatenate([[answers.first_token_s[i]], ends[answers.join_clock[i] : answers.join_clock[i] + count - 1]])
+        np.concatenate(
+            [[request_log.first_token_s[i]], ends[request_log.join_clock[i] : request_log.join_clock[i] + count - 1]]
+        )
         for i, count in enumerate(output.tolist())
     ]
 
@@ -41,12 +43,12 @@ def token_times(example: Run) -> list[FloatArray]:
 def test_latencies_follow_from_every_token(example: Run) -> None:
     summary, times = example.summary(), token_times(example)
     assert [len(tokens) for tokens in times] == example.requests.output_tokens.tolist()
-    e2e = np.asarray(example.answers.finish_s) - example.requests.arrival_s
+    e2e = np.asarray(example.request_log.finish_s) - example.requests.arrival_s
     if example.policy.traits.release_with_batch:
         expected = {"ttft_ms": e2e * 1e3, "e2el_ms": e2e * 1e3}
         assert all(summary[f"{key}_{gap}_ms"] is None for gap in ("tpot", "itl") for key in ("mean", "p99"))
     else:
-        assert np.allclose([tokens[-1] for tokens in times], example.answers.finish_s)
+        assert np.allclose([tokens[-1] for tokens in times], example.request_log.finish_s)
         gaps = np.concatenate([np.diff(tokens) for tokens in times])
         tpot = np.array([np.diff(tokens).mean() for tokens in times if len(tokens) > 1])
         ttft = np.array([tokens[0] for tokens in times]) - example.requests.arrival_s
@@ -61,7 +63,7 @@ def test_latencies_follow_from_every_token(example: Run) -> None:
 
 def test_the_saturated_window_counts_the_tokens_generated_in_it(example: Run) -> None:
     summary, times = example.summary(), token_times(example)
-    end = max(example.answers.first_scheduled_s)
+    end = max(example.request_log.first_scheduled_s)
     inside = np.array([np.count_nonzero(tokens <= end + 1e-9) for tokens in times])
     assert summary["saturated_duration_s"] == end
     assert summary["saturated_output_throughput"] == pytest.approx(inside.sum() / end, rel=1e-12)
@@ -72,7 +74,7 @@ def test_the_saturated_window_counts_the_tokens_generated_in_it(example: Run) ->
 def test_counts_and_throughput(example: Run) -> None:
     summary, requests = example.summary(), example.requests
     steps = expand(example.log)
-    duration = max(example.answers.finish_s)
+    duration = max(example.request_log.finish_s)
     output = int(requests.output_tokens.sum())
     assert summary["completed"] == len(requests)
     assert summary["duration_s"] == pytest.approx(duration)
@@ -115,7 +117,7 @@ def test_slices_of_any_size_give_the_same(example: Run, size: int) -> None:
 
 
 def test_goodput_judges_every_request(example: Run) -> None:
-    columns = request_columns(example.requests, example.answers, example.policy.traits.release_with_batch)
+    columns = request_columns(example.requests, example.request_log, example.policy.traits.release_with_batch)
     slo = SLO(float(np.median(columns["ttft_s"])), 0.006)
     per_token = "normalized_latency_s" if example.policy.traits.release_with_batch else "tpot_s"
     assert slo.ttft_s is not None and slo.tpot_s is not None
@@ -125,7 +127,7 @@ def test_goodput_judges_every_request(example: Run) -> None:
     summary = example.summary(slo)
     assert 0 <= good < len(example.requests)
     assert summary["slo_attainment"] == good / len(example.requests)
-    assert summary["request_goodput"] == pytest.approx(good / max(example.answers.finish_s))
+    assert summary["request_goodput"] == pytest.approx(good / max(example.request_log.finish_s))
     assert example.summary()["request_goodput"] is None
 
 
@@ -139,7 +141,7 @@ def test_rejected_requests_have_no_latency() -> None:
     prompts = make_requests().prompt_tokens.copy()
     prompts[[3, 8]] = 5000
     example = run(Orca(max_batch=6), make_requests(prompt_tokens=prompts), kv_tokens=2000)
-    columns, summary = request_columns(example.requests, example.answers, False), example.summary(SLO(1e9, None))
+    columns, summary = request_columns(example.requests, example.request_log, False), example.summary(SLO(1e9, None))
     assert np.flatnonzero(columns["status"] == "rejected").tolist() == [3, 8]
     assert np.isnan(columns["e2e_s"][[3, 8]]).all() and np.isfinite(np.delete(columns["e2e_s"], [3, 8])).all()
     assert (summary["rejected"], summary["completed"], summary["unfinished"]) == (2, len(prompts) - 2, 0)
@@ -148,9 +150,9 @@ def test_rejected_requests_have_no_latency() -> None:
 
 def test_a_run_without_an_iteration_has_a_summary() -> None:
     requests = make_requests(prompt_tokens=np.full(120, 5000))
-    answers = Answers(requests)
-    answers.rejected.update(range(120))
-    summary = Metrics(COST, False, 1).summary(requests, answers, SLO(1.0, 1.0))
+    request_log = RequestLog(requests)
+    request_log.rejected.update(range(120))
+    summary = Metrics(COST, False, 1).summary(requests, request_log, SLO(1.0, 1.0))
     assert summary["rejected"] == 120 and summary["duration_s"] == 0.0
     assert summary["request_throughput"] is None and summary["idle_time_fraction"] is None
     assert summary["saturated"] is False

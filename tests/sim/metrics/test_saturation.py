@@ -27,20 +27,20 @@ def test_a_flood_saturates_and_a_trickle_does_not(name: str) -> None:
 def test_the_window_counts_the_tokens_that_chunks_give_and_no_others(budget: int) -> None:
     requests = make_requests(count=40)
     example = run(ChunkedPrefill(max_batch=4, token_budget=budget), requests)
-    end = max(example.answers.first_scheduled_s)
+    end = max(example.request_log.first_scheduled_s)
     before = example.log[example.log["start_s"] < end]
     steps = (before["rows"] * before["steps"]).sum()  # the iteration that begins at `end` is a record of its own
-    first = (np.asarray(example.answers.first_token_s) <= end).sum()
+    first = (np.asarray(example.request_log.first_token_s) <= end).sum()
     window = Saturation()
     window(example.log)
-    assert window.window(requests, example.answers).output_tokens == steps + first
+    assert window.window(requests, example.request_log).output_tokens == steps + first
 
 
 def test_waiting_for_the_iteration_in_progress_is_no_saturation() -> None:
     """At 2000 requests/s somebody always waits for the next boundary, but rows are free."""
     requests = make_requests(count=2000, rate=2000.0, longest=1)
     example = run(Orca(max_batch=2000), requests, kv_tokens=10_000_000)
-    queued = np.asarray(example.answers.first_scheduled_s) - requests.arrival_s
+    queued = np.asarray(example.request_log.first_scheduled_s) - requests.arrival_s
     assert queued.mean() > 0.8 / 2000
     assert example.summary()["waiting_time_fraction"] == 0.0
 
@@ -55,18 +55,20 @@ def test_without_a_newcomer_after_the_start_there_is_no_window() -> None:
 def test_all_tokens_are_generated_by_the_end(policy: Policy) -> None:
     requests = make_requests(count=30)
     example = run(policy, requests)
-    end, clock = max(example.answers.finish_s), int((example.log["steps"] * (example.log["rows"] > 0)).sum())
-    assert tokens_by(end, clock, requests, example.answers).tolist() == requests.output_tokens.tolist()
-    assert not tokens_by(0.0, 0, requests, example.answers).any()
+    end, clock = max(example.request_log.finish_s), int((example.log["steps"] * (example.log["rows"] > 0)).sum())
+    assert tokens_by(end, clock, requests, example.request_log).tolist() == requests.output_tokens.tolist()
+    assert not tokens_by(0.0, 0, requests, example.request_log).any()
 
 
 def test_tokens_of_the_preempted_are_interpolated() -> None:
     requests = make_requests(rate=20.0, longest=700)
     example = run(Baton(max_batch=16, reserve="window"), requests, kv_tokens=3000)
-    preempted = list(example.answers.preemptions)
-    begin, end = (np.asarray(times)[preempted] for times in (example.answers.first_token_s, example.answers.finish_s))
+    preempted = list(example.request_log.preemptions)
+    begin, end = (
+        np.asarray(times)[preempted] for times in (example.request_log.first_token_s, example.request_log.finish_s)
+    )
     halfway = float((begin[0] + end[0]) / 2)
-    tokens = tokens_by(halfway, 0, requests, example.answers)[preempted]
+    tokens = tokens_by(halfway, 0, requests, example.request_log)[preempted]
     total = requests.output_tokens[preempted]
     assert tokens[0] == pytest.approx((1 + total[0]) / 2)
     assert (tokens[end <= halfway] == total[end <= halfway]).all() and not tokens[begin > halfway].any()

@@ -27,11 +27,11 @@ def warmed(name: str, requests: int, slice_size: int = 7) -> tuple[dict[str, flo
     done = run(POLICIES[name], make_requests(count=COUNT))
     traits = done.policy.traits
     warm_up = WarmUp(requests)
-    warm_up.watch(done.answers)
+    warm_up.watch(done.request_log)
     metrics = Metrics(COST, traits.release_with_batch, traits.gpus, warm_up)
     for start in range(0, len(done.log), slice_size):
         metrics(done.log[start : start + slice_size])
-    summary = metrics.summary(done.requests, done.answers, SLO(ttft_s=0.05))
+    summary = metrics.summary(done.requests, done.request_log, SLO(ttft_s=0.05))
     return {key: float(value) for key, value in summary.items() if value is not None}, warm_up.begin_s()
 
 
@@ -39,11 +39,11 @@ def warmed(name: str, requests: int, slice_size: int = 7) -> tuple[dict[str, flo
 def test_what_is_left_is_what_began_afterwards(name: str) -> None:
     found, begin = warmed(name, LEFT_OUT)
     done = run(POLICIES[name], make_requests(count=COUNT))
-    scheduled = np.sort(np.asarray(done.answers.first_scheduled_s))
+    scheduled = np.sort(np.asarray(done.request_log.first_scheduled_s))
     assert begin == scheduled[LEFT_OUT] > 0
     log = expand(done.log)
     after = log[log["start_s"] >= begin]
-    columns = request_columns(done.requests, done.answers, done.policy.traits.release_with_batch)
+    columns = request_columns(done.requests, done.request_log, done.policy.traits.release_with_batch)
     late = {key: values[LEFT_OUT:] for key, values in columns.items()}
     assert found["iterations"] == len(after)
     assert found["completed"] == COUNT - LEFT_OUT
@@ -66,7 +66,7 @@ def test_throughput_and_gaps_count_the_tokens_of_afterwards(name: str) -> None:
     assert found["busy_s"] == pytest.approx(busy)
     gaps = InterTokenLatency(lambda: begin)
     gaps(done.log)
-    assert gaps.finished(done.answers).count == after["rows"].sum(), "every row of a step closes a gap"
+    assert gaps.finished(done.request_log).count == after["rows"].sum(), "every row of a step closes a gap"
     assert found["mean_batch_rows"] == pytest.approx(after["rows"].sum() / (after["rows"] > 0).sum())
 
 
@@ -87,8 +87,8 @@ def test_while_the_end_of_the_warm_up_is_unknown_nothing_counts() -> None:
     requests = make_requests(count=5)
     done = run(POLICIES["orca"], requests)
     warm_up = WarmUp(5 - 1)
-    warm_up.watch(done.answers)
-    done.answers.first_scheduled_s[3] = float("nan")
+    warm_up.watch(done.request_log)
+    done.request_log.first_scheduled_s[3] = float("nan")
     assert warm_up.begin_s() == float("inf")
 
 

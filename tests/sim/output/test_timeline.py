@@ -19,7 +19,7 @@ def trace(done: Run, path: Path, **limits: int) -> tuple[list[Event], list[str]]
     with Timeline(path, **limits) as timeline:
         for start in range(0, len(done.log), 37):
             timeline(done.log[start : start + 37])
-        timeline.close(done.requests, done.answers)
+        timeline.close(done.requests, done.request_log)
     return json.loads(path.read_text())["traceEvents"], timeline.notes
 
 
@@ -81,7 +81,7 @@ def test_every_finished_request_has_its_life_without_gaps(tmp_path: Path, policy
     decodes = {event["ts"] for event in slices(events, 0) if event["name"] in ("decode", "mixed")}
     assert sorted(lives) == list(range(len(done.requests)))
     for request, (*inner, outer) in lives.items():
-        expected = [done.answers.arrival_s[request] * 1e6, done.answers.finish_s[request] * 1e6]
+        expected = [done.request_log.arrival_s[request] * 1e6, done.request_log.finish_s[request] * 1e6]
         np.testing.assert_allclose(outer[1:], expected, atol=2e-3)
         bounds = [begin for _, begin, _ in inner] + [outer[2]]
         assert bounds[0] == outer[1]

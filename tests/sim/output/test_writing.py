@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path: Path, write: Calla
 
 
 def test_requests_read_back_with_nulls_for_undefined_times(tmp_path: Path) -> None:
-    columns = request_columns(RUN.requests, RUN.answers, release_with_batch=False)
+    columns = request_columns(RUN.requests, RUN.request_log, release_with_batch=False)
     write_requests(tmp_path / "requests.parquet", columns)
     table = pq.read_table(tmp_path / "requests.parquet")
     assert table.column_names == list(columns)

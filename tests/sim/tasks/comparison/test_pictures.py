@@ -29,7 +29,7 @@ def outcome(policy: str) -> Outcome:
     done = run(POLICIES[policy], make_requests(rate=0.0))
     occupancy = Occupancy()
     occupancy(done.log)
-    columns = request_columns(done.requests, done.answers, done.policy.traits.release_with_batch)
+    columns = request_columns(done.requests, done.request_log, done.policy.traits.release_with_batch)
     return Outcome(done.summary(), columns, occupancy.series())
 
 
