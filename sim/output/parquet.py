@@ -1,6 +1,6 @@
 """The tables of a run: `iterations.parquet` and `requests.parquet`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +108,20 @@ def write_requests(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     table = pa.table(arrays)
     with writing(path), Draft(path) as part:
         pq.write_table(table, part, **_encoding(table.schema))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as a table, whose columns are their keys; None is null.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(list(rows))
+    with writing(path), Draft(path) as part:
+        pq.write_table(table, part)
 
 
 def _numbers(values: npt.NDArray[Any]) -> "pa.Array":

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.reporting.axes import (
+from sim.metrics.metrics import Summary
+from sim.reporting.labels import CAUSES, TIMED, Latency, cause_name, throughput_window
+from sim.reporting.series import (
     CAUSE_STYLES,
     Outcomes,
     Thinning,
@@ -23,7 +25,6 @@ from sim.reporting.axes import (
     time_unit,
     value,
 )
-from sim.reporting.table import CAUSES, Summary, cause_name, throughput_window
 from sim.simulation.prediction_interval import ENDS, LEVEL
 
 Array = npt.NDArray[np.float64]
@@ -191,19 +192,21 @@ def whisker(low: float, high: float, y: float) -> str:
 
 def latency_charts(outcomes: Mapping[str, Timed], what: str = "") -> list[str]:
     """Return the distributions of TTFT, TPOT and end-to-end latency, as HTML; `what` ends their titles."""
-    return [
-        _cdf(f"Time to first token{what}", outcomes, "ttft_s", "s", 1),
-        _cdf(f"Time per output token{what}", outcomes, "tpot_s", "ms", 1000),
-        _cdf(f"End-to-end latency{what}", outcomes, "e2e_s", "s", 1),
-    ]
+    return [_cdf(latency, outcomes, what) for latency in TIMED]
 
 
-def _cdf(title: str, outcomes: Mapping[str, Timed], column: str, unit: str, scale: float) -> str:
+def _cdf(latency: Latency, outcomes: Mapping[str, Timed], what: str) -> str:
     curves = {}
     for name, outcome in outcomes.items():
-        times, shares = distribution(outcome.columns.get(column, np.empty(0)))
-        curves[name] = (times * scale, shares)
-    return curve_chart(title, curves, f"{unit}; share of requests at most that", "", unit, by="y")
+        times, shares = distribution(outcome.columns.get(latency.column, np.empty(0)))
+        curves[name] = (times * latency.per_second, shares)
+    label = f"{latency.unit}; share of requests at most that"
+    return curve_chart(f"{capital(latency.title)}{what}", curves, label, "", latency.unit, by="y")
+
+
+def capital(text: str) -> str:
+    """Return a text with a capital letter at its start."""
+    return text[:1].upper() + text[1:]
 
 
 def _over_time(

@@ -7,8 +7,8 @@ from html import escape
 from itertools import pairwise
 
 from sim.metrics.interval import Interval
-from sim.reporting.axes import styles
 from sim.reporting.charts import LEFT, PLOT, RIGHT, TOP, WIDTH, dashes, framed, key_of_lines, tick_label, whisker
+from sim.reporting.series import styles
 
 _EDGE = 14
 _ROW = 44
@@ -160,18 +160,20 @@ class _Axes:
         yield f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">arrival rate, requests/s</text>'
 
 
-def rate_chart(title: str, curves: Mapping[str, Curve], bounds: Spot, asked: float) -> str:
+def rate_chart(title: str, curves: Mapping[str, Curve], bounds: Spot, asked: float | None) -> str:
     """Return curves against the arrival rate, each with its capacity marked; what is outside is cut.
 
     Args:
         title: What is shown.
         curves: By policy.
         bounds: Lowest and highest value that is shown.
-        asked: What the SLO asks for: a dotted line.
+        asked: What the SLO asks for: a dotted line; None: nothing.
     """
     axes = _Axes(1.03 * max(place.rate for curve in curves.values() for place in curve.places), *bounds)
-    looks, y = styles(curves), f"{axes.y(asked):.1f}"
-    drawn = [*axes.ground(), f'<line class="asked" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>']
+    looks, drawn = styles(curves), list(axes.ground())
+    if asked is not None:
+        y = f"{axes.y(asked):.1f}"
+        drawn.append(f'<line class="asked" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
     for name, curve in curves.items():
         colour, dash = looks[name]["color"], dashes(looks[name]["linestyle"])
         drawn += _drawn(axes, name, curve, colour, dash)

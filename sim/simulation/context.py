@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,6 @@ class Context:
         too_long: Requests that are longer than that.
         seed: Of all random streams.
         notes: Plain sentences on the input.
-        folder: Where the results are; None if nowhere.
-        pictures: The most telling files in it.
     """
 
     workload: str
@@ -46,8 +43,6 @@ class Context:
     too_long: int = 0
     seed: int = 0
     notes: tuple[str, ...] = ()
-    folder: Path | None = None
-    pictures: tuple[str, ...] = ()
 
     def facts(self, policies: Mapping[str, Policy], **more: Any) -> dict[str, Any]:
         """Return what every `summary.json` says of what its results were achieved on, as JSON values.

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from policies.policy import Policy
-from sim.cost.memory import kv_capacity
 from sim.metrics.metrics import Summary
-from sim.reporting.table import STATES, warnings
+from sim.reporting.caveats import STATES, warnings
 from sim.simulation.context import Context, context_of
 from sim.simulation.draws import Draws
 from sim.simulation.execution import execution_facts, execution_notes
 from sim.simulation.notes import engine_notes, extrapolation_notes, memory_notes, notes_on
 from sim.simulation.policy_failure import naming
 from sim.simulation.setting import Setting
+from sim.simulation.simulation import Simulation
 from workloads.requests import Requests
 
 
@@ -52,7 +52,7 @@ class Trial:
             InputError: if the policy cannot be run.
         """
         with naming(name, self.policies[name]):
-            return self.setting.simulate(requests, self.policies[name], warm_up=self.left_out).summary
+            return Simulation(requests, self.policies[name], self.setting, warm_up=self.left_out).run().summary
 
     def context(self, **more: Any) -> Context:
         """Return what it is tried on; `more` are other attributes of it."""
@@ -61,7 +61,7 @@ class Trial:
             self.draws.first,
             setting.model,
             hardware=setting.hardware.name,
-            kv_tokens=kv_capacity(setting.hardware, setting.model) if setting.kv_tokens is None else setting.kv_tokens,
+            kv_tokens=setting.kv_memory,
             **{"engine": setting.engine.name, "seed": self.draws.seed, **more},
         )
 

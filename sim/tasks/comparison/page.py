@@ -1,53 +1,40 @@
 """The report of a comparison that was made once."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from sim.reporting.axes import Outcomes
+from sim.metrics.metrics import Summary
+from sim.reporting.caveats import warnings
 from sim.reporting.charts import charts
-from sim.reporting.page import Row, table, write_page
-from sim.reporting.table import Summary, heading, table_lines, warnings
+from sim.reporting.page import Page
+from sim.reporting.series import Outcomes
+from sim.reporting.table import Grid, heading
 from sim.simulation.context import Context
 from sim.simulation.prediction_interval import ENDS, LEVEL
+from sim.tasks.comparison.table import comparison_rows
 from workloads.demand import counted
 
 CLOSE = 0.02
 """Relative difference below which the answer names no winner."""
 
 
-def write_report(
-    path: Path,
-    outcomes: Outcomes,
-    context: Context,
-    facts: Mapping[str, Any],
-    more_tables: Sequence[str] = (),
-    more_charts: Sequence[str] = (),
-) -> Path:
-    """Write the page of a comparison; return its path.
+def comparison_page(outcomes: Outcomes, context: Context) -> Page:
+    """Return the page of a comparison.
 
     Args:
-        path: Where to.
         outcomes: Runs of the same workload by policy name, at least one; with the ends of their prediction intervals
             among the metrics, where they are known.
         context: What they were made on.
-        facts: As in `summary.json`.
-        more_tables: What is shown before the table of the comparison, as HTML.
-        more_charts: What is shown before its charts, as HTML.
-
-    Raises:
-        InputError: if the file cannot be written.
     """
     summaries = {name: outcome.summary for name, outcome in outcomes.items()}
-    return write_page(
-        path,
+    spread = any("output_throughput_low" in summary for summary in summaries.values())
+    corner = f"value, and its {LEVEL:.0%} prediction interval" if spread else ""
+    return Page(
         title=f"{context.workload}: {' / '.join(outcomes)} on {context.hardware}",
         answer=answer(summaries, context),
         setting=heading(context),
-        tables=[*more_tables, _results(summaries, context)],
+        tables=[Grid(summaries, comparison_rows(summaries, context, apart=False), corner)],
         validity=validity(summaries, context),
-        charts=[*more_charts, *charts(outcomes, context.kv_tokens)],
-        facts=facts,
+        charts=charts(outcomes, context.kv_tokens),
     )
 
 
@@ -143,17 +130,3 @@ def validity(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
     )
     yield from context.notes
     yield from warnings(summaries, context)
-
-
-def _results(summaries: Mapping[str, Summary], context: Context) -> str:
-    every = list(summaries.values())
-    return table(
-        summaries,
-        (
-            Row(line.label, [line.show(each) for each in every], [line.span(each) for each in every], line.section)
-            for line in table_lines(every, context, apart=False)
-        ),
-        f"value, and its {LEVEL:.0%} prediction interval"
-        if any("output_throughput_low" in each for each in every)
-        else "",
-    )

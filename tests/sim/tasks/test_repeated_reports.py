@@ -8,12 +8,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sim.__main__ import main
-from sim.metrics.interval import Interval, estimate_and_ends, shown
+from sim.metrics.interval import Interval, estimate_and_ends, mean_text
 from sim.metrics.slo import SLO
 from sim.reporting.interval_charts import Curve, Place, Spread, rate_chart, spread_chart, ticks_between
 from sim.tasks.capacity.page import answer as capacity_answer
 from sim.tasks.capacity.results import Capacities
-from sim.tasks.capacity.search import Found, Point
+from sim.tasks.capacity.search import Capacity, TriedRate
 from sim.tasks.capacity.table import capacity_lines
 from sim.tasks.comparison import run
 from sim.tasks.comparison.page import answer as prediction_answer
@@ -59,10 +59,10 @@ def test_replications_show_intervals_dots_and_what_the_ratios_say(tmp_path: Path
     ratio = facts["ratios"]["orca/orca_per_request"]["saturated_output_throughput"]
     assert ratio.pop("verdict") == "higher"
     estimate, ends = estimate_and_ends(Interval(**ratio))
-    assert f"orca is predicted to be the fastest, with {shown(rate)} output tokens/s while saturated" in found.words
+    assert f"orca is predicted to be the fastest, with {mean_text(rate)} output tokens/s while saturated" in found.words
     assert f"{estimate} times orca_per_request ({ends})" in found.words
     assert f"{ends}\nhigher" in found.words, "in the table of ratios"
-    assert f"orca\n{shown(rate)} (95 %)" in tips(found)
+    assert f"orca\n{mean_text(rate)} (95 %)" in tips(found)
     dots = [said for tag, said in found.found if tag == "circle" and said.get("class") == "run"]
     assert len(dots) == 4 * 2 * 3, "each replication of each policy in each of four pictures"
     assert [tag for tag, _ in found.found].count("figure") == 5
@@ -112,8 +112,8 @@ def test_capacity_shows_the_knee_on_every_curve(tmp_path: Path) -> None:
         assert len(at) >= 3, "attainment, TTFT and TPOT"
 
 
-def found_at(rate: float, low: float, high: float, saturated: float = 20.0) -> Found:
-    return Found(rate, low, high, saturated, [Point(max(rate, 0.01), [{"slo_attainment": 0.9}] * 2)])
+def found_at(rate: float, low: float, high: float, saturated: float = 20.0) -> Capacity:
+    return Capacity(rate, low, high, saturated, [TriedRate(max(rate, 0.01), [{"slo_attainment": 0.9}] * 2)])
 
 
 def test_capacities_are_told_apart_only_if_their_ranges_are() -> None:
@@ -132,9 +132,9 @@ def test_capacities_are_told_apart_only_if_their_ranges_are() -> None:
 def test_the_capacity_of_two_gpus_is_also_told_per_gpu() -> None:
     """Seven requests/s of two GPUs are three and a half of each, less than the four of one."""
     found = Capacities(SLO(ttft_s=0.5), 0.99)
-    found.add("one", Found(4.0, 3.9, 4.1, 20.0, [Point(4.0, [{"gpus": 1}] * 2)]))
+    found.add("one", Capacity(4.0, 3.9, 4.1, 20.0, [TriedRate(4.0, [{"gpus": 1}] * 2)]))
     assert "per GPU" not in str(list(capacity_lines(found)))
-    found.add("two", Found(7.0, 6.5, 8.5, 20.0, [Point(7.0, [{"gpus": 2}] * 2)]))
+    found.add("two", Capacity(7.0, 6.5, 8.5, 20.0, [TriedRate(7.0, [{"gpus": 2}] * 2)]))
     lines = dict(capacity_lines(found))
     assert lines["capacity, requests/s"] == ["4.00", "7.00"]
     assert lines["capacity per GPU, requests/s"] == ["4.00", "3.50"]

@@ -12,11 +12,11 @@ import pytest
 from policies.orca import Orca
 from sim.__main__ import main
 from sim.metrics.occupancy import Occupancy
-from sim.reporting.axes import styles
 from sim.reporting.charts import Scale, bars, charts, curve_chart, dashes, tick_label, ticks
-from sim.reporting.table import CAUSES
+from sim.reporting.labels import CAUSES
+from sim.reporting.series import styles
 from sim.simulation.context import Context
-from sim.simulation.simulation import Result
+from sim.simulation.results import Result
 from sim.tasks.comparison import comparison
 from sim.tasks.comparison.page import answer
 from tests.command_line import run_here, summary
