@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from sim.output.writing import Draft, writing
+from sim.reporting.charts import Chart
 from sim.reporting.table import Grid, Row
 
 _SETTLED = ("policies", "options", "notes", "partial", "interval")
@@ -26,7 +27,7 @@ class Page:
         setting: Sentences on what it was simulated on.
         tables: The results.
         validity: Sentences on what limits the answer.
-        charts: Figures, as HTML.
+        charts: Its figures.
     """
 
     title: str
@@ -34,7 +35,7 @@ class Page:
     setting: Iterable[str]
     tables: Sequence[Grid]
     validity: Iterable[str]
-    charts: Iterable[str]
+    charts: Iterable[Chart]
 
     def write(self, path: Path, facts: Mapping[str, Any]) -> Path:
         """Write the page; return its path.
@@ -46,6 +47,9 @@ class Page:
         Raises:
             InputError: if the file cannot be written.
         """
+        charts = list(self.charts)
+        from bokeh.resources import Resources
+
         template = Template(files("sim.reporting").joinpath("report.html").read_text(encoding="utf-8"))
         text = template.substitute(
             title=escape(self.title),
@@ -53,7 +57,9 @@ class Page:
             setting="<br>".join(map(escape, self.setting)),
             tables="".join(f'<div class="scroll">{grid.html()}</div>' for grid in self.tables),
             validity="".join(f"<li>{escape(sentence)}</li>" for sentence in self.validity),
-            charts="\n".join(self.charts),
+            charts="".join(_frame(place, chart) for place, chart in enumerate(charts)),
+            library=Resources(mode="inline", components=["bokeh"]).render_js(),
+            plots=_plots(charts),
             configuration=_pairs({name: fact for name, fact in facts.items() if name not in _SETTLED}),
             options=_options(facts.get("options", {})),
             composed=_composed(path.parent / ".hydra" / "config.yaml"),
@@ -61,6 +67,20 @@ class Page:
         with writing(path), Draft(path) as part:
             part.write_text(text, encoding="utf-8")
         return path
+
+
+def _frame(place: int, chart: Chart) -> str:
+    body = f'<div id="chart-{place}"></div>' if chart.plot else '<p class="soft">no data</p>'
+    return f"<figure><h3>{escape(chart.title)}</h3>{body}</figure>"
+
+
+def _plots(charts: Sequence[Chart]) -> str:
+    """Return the plots as JSON that may stand in a script."""
+    from bokeh.core.types import ID
+    from bokeh.embed import json_item
+
+    plots = [json_item(chart.plot, ID(f"chart-{place}")) for place, chart in enumerate(charts) if chart.plot]
+    return json.dumps(plots, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _pairs(facts: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 
-from sim.reporting.interval_charts import Curve, Place, rate_chart
+from sim.reporting.charts import Chart, Place, RateCurve, rate_chart
 from sim.reporting.labels import Metric, metrics_at_rates
 from sim.reporting.page import Page
 from sim.reporting.table import heading
@@ -65,7 +65,7 @@ def validity(capacities: Capacities) -> Iterator[str]:
     yield from capacities.notes
 
 
-def _charts(capacities: Capacities) -> Iterator[str]:
+def _charts(capacities: Capacities) -> Iterator[Chart]:
     asked = 100 * capacities.attainment
     floor = max(0.0, 100 - 15 * (100 - asked))
     curves = {name: _curve(each, lambda tried: _attained(capacities, tried)) for name, each in capacities.items()}
@@ -74,7 +74,7 @@ def _charts(capacities: Capacities) -> Iterator[str]:
         yield _at_rates(capacities, metric, limit)
 
 
-def _at_rates(capacities: Capacities, metric: Metric, limit: float | None) -> str:
+def _at_rates(capacities: Capacities, metric: Metric, limit: float | None) -> Chart:
     """Return a metric against the rate, up to some times its limit."""
 
     def place(tried: TriedRate) -> Place | None:
@@ -100,7 +100,7 @@ def _attained(capacities: Capacities, tried: TriedRate) -> Place:
     return Place(tried.rate, 100 * share.estimate, f"{100 * share.estimate:.2f}{half} % {at}", ends)
 
 
-def _curve(capacity: Capacity, place: Callable[[TriedRate], Place | None]) -> Curve:
+def _curve(capacity: Capacity, place: Callable[[TriedRate], Place | None]) -> RateCurve:
     """Return the rates around the capacity of a policy, and that one, as `place` draws them."""
     places = [each for tried in near(capacity) if (each := place(tried)) is not None]
-    return Curve(places, place(capacity.at_capacity) if capacity.at_capacity else None)
+    return RateCurve(places, place(capacity.at_capacity) if capacity.at_capacity else None)

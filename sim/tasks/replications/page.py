@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from sim.metrics.interval import CONFIDENCE_TEXT, EQUAL, Interval, estimate_and_ends, mean_text, verdict
-from sim.reporting.charts import capital
-from sim.reporting.interval_charts import Spread, spread_chart
+from sim.reporting.charts import Chart, Spread, capital, spread_chart
 from sim.reporting.labels import Metric, metrics_in
 from sim.reporting.page import Page
 from sim.reporting.table import Grid, Row
@@ -87,7 +86,7 @@ def _ratio_cells(results: Replicated, later: str, earlier: str) -> tuple[list[st
     return cells, beside
 
 
-def _charts(results: Replicated) -> Iterator[str]:
+def _charts(results: Replicated) -> Iterator[Chart]:
     for metric in metrics_in("picture"):
         rows = {name: row for name in results.summaries if (row := _spread(results, name, metric)) is not None}
         title = metric.axis if metric.axis.startswith("p99") else capital(metric.axis)
