@@ -107,11 +107,11 @@ class Breakdown:
 
     def _start_of(self, clocks: npt.NDArray[np.int64]) -> Array:
         """Return when the decode steps with these clocks, at which rows joined, began; NaN where none did."""
-        known, start = np.concatenate([np.zeros((2, 0)), *self._joins], axis=1)
-        if not len(known):
+        joins, start = np.concatenate([np.zeros((2, 0)), *self._joins], axis=1)
+        if not len(joins):
             return np.full(len(clocks), np.nan)
-        place = np.minimum(np.searchsorted(known, clocks), len(known) - 1)
-        return np.where(known[place] == clocks, start[place], np.nan)
+        place = np.minimum(np.searchsorted(joins, clocks), len(joins) - 1)
+        return np.where(joins[place] == clocks, start[place], np.nan)
 
     def _absence(self, answers: Answers, batch: Array, requests: int) -> Array:
         """Return seconds out of the batch between two tokens, and padding and decode in them, [3, requests]."""
@@ -120,8 +120,8 @@ class Breakdown:
         who = np.concatenate([rejoined, recomputed]).astype(np.int64)
         begin = np.concatenate([left_s, before_s])
         end = np.concatenate([self._start_of(clocks.astype(np.int64)), after_s])
-        known = np.isfinite(end)
-        who, begin, end = who[known], begin[known], end[known]
+        returned = np.isfinite(end)
+        who, begin, end = who[returned], begin[returned], end[returned]
         padding, decode, _ = _between(batch, begin, end)
         return np.stack([np.bincount(who, values, requests) for values in (end - begin, padding, decode)])
 

@@ -188,12 +188,12 @@ class Metrics:
         }
 
     def _lag(self, columns: Columns, throughput: float | None, by_the_clock: bool) -> Summary:
-        found = lag(columns, self._end_s, throughput, by_the_clock)
+        behind = lag(columns, self._end_s, throughput, by_the_clock)
         return {
-            "offered_request_rate": found.offered_rate,
-            "drain_s": found.drain_s,
-            "latency_growth": found.growth,
-            "falls_behind": found.falls_behind,
+            "offered_request_rate": behind.offered_rate,
+            "drain_s": behind.drain_s,
+            "latency_growth": behind.growth,
+            "falls_behind": behind.falls_behind,
         }
 
     def _saturated(self, requests: Requests, answers: Answers, begin_s: float, span_s: float) -> Summary:

@@ -115,14 +115,14 @@ def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], latency: Latency) -> N
     curves = {
         name: distribution(outcome.columns.get(latency.column, np.empty(0))) for name, outcome in outcomes.items()
     }
-    known = np.concatenate([values for values, _ in curves.values()])
+    drawn = np.concatenate([values for values, _ in curves.values()])
     for name, style in styles(outcomes).items():
         values, shares = curves[name]
         if len(values):
             axes.plot(values * latency.per_second, shares, **style, lw=1.4, drawstyle="steps-post")
-    if not len(known):
+    if not len(drawn):
         say_empty(axes)
-    elif is_wide(known):
+    elif is_wide(drawn):
         axes.set_xscale("log")
         axes.xaxis.minorticks_off()
     axes.set_ylim(0, 1.02)

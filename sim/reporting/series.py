@@ -71,14 +71,14 @@ def value(summary: Summary, key: str) -> float:
 
 def distribution(values: npt.NDArray[Any]) -> tuple[Array, Array]:
     """Return at most 501 points (value, share of values at most that); empty if no value is defined."""
-    known = np.asarray(values, dtype=np.float64)
-    known = np.sort(known[np.isfinite(known)])
-    if not len(known):
-        return known, known
-    if len(known) < len(_QUANTILES):
-        return np.append(known[0], known), np.arange(len(known) + 1) / len(known)
-    ranks = np.rint(_QUANTILES * (len(known) - 1)).astype(np.int64)
-    return known[ranks], (ranks + 1) / len(known)
+    defined = np.asarray(values, dtype=np.float64)
+    defined = np.sort(defined[np.isfinite(defined)])
+    if not len(defined):
+        return defined, defined
+    if len(defined) < len(_QUANTILES):
+        return np.append(defined[0], defined), np.arange(len(defined) + 1) / len(defined)
+    ranks = np.rint(_QUANTILES * (len(defined) - 1)).astype(np.int64)
+    return defined[ranks], (ranks + 1) / len(defined)
 
 
 def is_wide(values: Array, times: float = 100) -> bool:

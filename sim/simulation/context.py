@@ -8,6 +8,7 @@ import numpy as np
 
 from policies.policy import Policy
 from sim.cost.model import Model
+from sim.simulation.setting import Setting
 from sim.version import __version__
 from workloads.requests import Requests
 
@@ -66,25 +67,21 @@ class Context:
         }
 
 
-def context_of(requests: Requests, model: Model, *, hardware: str, kv_tokens: int, **more: Any) -> Context:
-    """Return what results on these requests were achieved on.
-
-    Args:
-        requests: The workload.
-        model: The model.
-        hardware: Name of the GPU.
-        kv_tokens: KV memory of a GPU, in tokens.
-        more: Other attributes of `Context`.
-    """
+def context_of(requests: Requests, model: Model, **more: Any) -> Context:
+    """Return what results on these requests were achieved on, with `more` attributes of `Context`."""
     longest = model.max_positions
     return Context(
         workload=requests.name,
         requests=len(requests),
         **{"arrivals": requests.arrivals, **more},
         declared=requests.declared,
-        hardware=hardware,
         model=model.name,
-        kv_tokens=kv_tokens,
         max_positions=longest,
         too_long=int(np.count_nonzero(requests.prompt_tokens + requests.output_tokens > longest)),
     )
+
+
+def context_on(setting: Setting, requests: Requests, seed: int, **more: Any) -> Context:
+    """Return what results of a simulation on these requests were achieved on, with `more` attributes of `Context`."""
+    hardware, engine, memory = setting.hardware.name, setting.engine.name, setting.kv_memory
+    return context_of(requests, setting.model, hardware=hardware, engine=engine, kv_tokens=memory, seed=seed, **more)

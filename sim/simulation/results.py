@@ -1,6 +1,5 @@
 """What policies achieved, as metrics, arrays and DataFrames."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,23 +52,8 @@ class Result:
         return pd.DataFrame(self.columns).set_index("request_id")
 
 
-class Results(Mapping[str, Result]):
+class Results(dict[str, Result]):
     """The results of several policies on the same requests, by name, in the order in which they were given."""
-
-    def __init__(self, results: Mapping[str, Result]) -> None:
-        self._results = dict(results)
-
-    def __getitem__(self, name: str) -> Result:
-        """Return the result of a policy."""
-        return self._results[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over names."""
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        """Return the number of policies."""
-        return len(self._results)
 
     @property
     def summary(self) -> "DataFrame":
@@ -91,8 +75,8 @@ class Results(Mapping[str, Result]):
     def _headlines(self) -> "DataFrame":
         """Return a row per headline metric that any policy has, and a column per policy, as text."""
         summary = self.summary
-        known = [name for name in HEADLINES if summary[name].notna().any()]
-        return summary[known].T.map(short)
+        defined = [name for name in HEADLINES if summary[name].notna().any()]
+        return summary[defined].T.map(short)
 
 
 def short(value: bool | float | None) -> str:

@@ -192,15 +192,15 @@ def _throughput(times: Times, output_tokens: npt.NDArray[np.int64], arrival_s: A
 def typical_error(measured: Times, predicted: Times) -> float | None:
     """Return the median over requests of |predicted - measured| / measured of the end-to-end latency."""
     real, guess = measured.columns["e2e_s"], predicted.columns["e2e_s"]
-    known = np.isfinite(real) & np.isfinite(guess) & (real > 0)
-    return float(np.median(np.abs(guess[known] / real[known] - 1))) if known.any() else None
+    finished = np.isfinite(real) & np.isfinite(guess) & (real > 0)
+    return float(np.median(np.abs(guess[finished] / real[finished] - 1))) if finished.any() else None
 
 
 def _statistic(values: Array, share: float | None) -> float:
-    known = values[np.isfinite(values)]
-    if not len(known):
+    defined = values[np.isfinite(values)]
+    if not len(defined):
         return float("nan")
-    return float(known.mean() if share is None else np.quantile(known, share))
+    return float(defined.mean() if share is None else np.quantile(defined, share))
 
 
 def _number(value: float | None) -> float | None:

@@ -1,7 +1,6 @@
 """The highest arrival rate at which each of several policies meets the SLO, and the rates that were tried for it."""
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ _FLOODS = 4
 """Saturated runs whose mean throughput is the highest rate."""
 
 
-class Capacities(Mapping[str, Capacity]):
+class Capacities(dict[str, Capacity]):
     """The capacities of policies, by name, in the order in which they were tried.
 
     Attributes:
@@ -40,27 +39,11 @@ class Capacities(Mapping[str, Capacity]):
     """
 
     def __init__(self, slo: SLO, attainment: float, resampled: bool = False) -> None:
+        super().__init__()
         self.slo = slo
         self.attainment = attainment
         self.resampled = resampled
         self.notes: list[str] = []
-        self._capacities: dict[str, Capacity] = {}
-
-    def add(self, name: str, capacity: Capacity) -> None:
-        """Take the capacity of a policy."""
-        self._capacities[name] = capacity
-
-    def __getitem__(self, name: str) -> Capacity:
-        """Return the capacity of a policy."""
-        return self._capacities[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over names."""
-        return iter(self._capacities)
-
-    def __len__(self) -> int:
-        """Return the number of policies."""
-        return len(self._capacities)
 
     @property
     def limits(self) -> str:
@@ -184,7 +167,7 @@ class CapacitySearch:
             KeyboardInterrupt: on Ctrl-C; `capacities` holds the policies that are finished.
         """
         for name in self._trial.policies:
-            self.capacities.add(name, self._search(name))
+            self.capacities[name] = self._search(name)
         if not any(capacity.saturated for capacity in self.capacities.values()):
             names = " and ".join(self.capacities)
             raise InputError(f"{names}: no request of this workload is served: give more kv_tokens or shorter ones")

@@ -10,7 +10,6 @@ from typing import Any
 from policies.checks import InputError
 from policies.policy import Policy
 from sim.config.settings import Compared
-from sim.cost.model import Model
 from sim.metrics.metrics import Summary
 from sim.output.folder import SUMMARY
 from sim.output.parquet import write_requests
@@ -20,7 +19,7 @@ from sim.reporting.caveats import warnings
 from sim.reporting.labels import TIMED
 from sim.reporting.page import Page
 from sim.reporting.table import Grid, heading
-from sim.simulation.context import Context, context_of
+from sim.simulation.context import Context
 from sim.simulation.notes import notes_on, unserved
 from sim.simulation.policy_failure import naming
 from sim.simulation.prediction_interval import LEVEL, Intervals
@@ -45,11 +44,8 @@ class Comparison(Study):
         compared: Compared,
         requests: Requests,
         folder: Path,
-        *,
-        hardware: str,
-        model: Model,
-        kv_tokens: int,
-        facts: Mapping[str, Any] | None = None,
+        context: Context,
+        facts: Mapping[str, Any],
     ) -> None:
         """Take what is compared, and on what.
 
@@ -57,17 +53,13 @@ class Comparison(Study):
             compared: Policies and workload.
             requests: What the workload was built to.
             folder: Where files go.
-            hardware: Name of the device.
-            model: The model on it.
-            kv_tokens: KV memory of a device, in tokens.
+            context: What the results are achieved on.
             facts: What else `summary.json` shall say, as JSON values.
         """
         super().__init__(compared, folder)
         self._requests = requests
-        self._hardware = hardware
-        self._model = model
-        self._kv_tokens = kv_tokens
-        self._more_facts = facts or {}
+        self._made_on = context
+        self._more_facts = facts
         self._results: dict[str, Result] = {}
         self._intervals: Intervals | None = None
         self._notes = notes_on(compared.policies, requests)
@@ -92,7 +84,7 @@ class Comparison(Study):
         """Take the result of a policy whose log is written: write its other files, hold what pictures need."""
         write_requests(folder / "requests.parquet", result.columns)
         if self._compared.vllm_bench:
-            bench = bench_summary(name, self._model.name, result.summary, result.columns, self._requests)
+            bench = bench_summary(name, self._made_on.model, result.summary, result.columns, self._requests)
             write_summary(folder / "vllm_bench.json", bench)
         self._results[name] = replace(result, columns={each.column: result.columns[each.column] for each in TIMED})
         if folder != self._folder:
@@ -101,7 +93,7 @@ class Comparison(Study):
     def _write(self) -> None:
         self._summarise(self._folder, self._results)
         summaries = {name: result.summary for name, result in self._results.items()}
-        if reason := unserved(summaries, self._requests, self._kv_tokens):
+        if reason := unserved(summaries, self._requests, self._made_on.kv_tokens):
             raise InputError(reason)
 
     def _summarise(self, folder: Path, results: Mapping[str, Result]) -> None:
@@ -160,12 +152,4 @@ class Comparison(Study):
         return [*self._notes, *warnings(self._summaries(self._results), self._context())]
 
     def _context(self) -> Context:
-        return context_of(
-            self._requests,
-            self._model,
-            hardware=self._hardware,
-            kv_tokens=self._kv_tokens,
-            engine=self._more_facts.get("engine"),
-            seed=self._compared.seed,
-            notes=tuple(self._notes),
-        )
+        return replace(self._made_on, notes=tuple(self._notes))

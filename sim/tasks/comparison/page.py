@@ -47,20 +47,20 @@ def answer(summaries: Mapping[str, Summary], context: Context) -> str:
     rates = {name: float(summary.get(key) or 0) for name, summary in summaries.items()}
     best, *rest = sorted(rates, key=lambda name: -rates[name])
     within = _between(summaries[best], key)
-    told, idle = f"{rates[best]:,.0f} output tokens/s while saturated{within}", _idle(best, summaries[best])
+    most, idle = f"{rates[best]:,.0f} output tokens/s while saturated{within}", _idle(best, summaries[best])
     if not rest:
-        return f"{where}, {best} is predicted to give {told}. {idle}"
+        return f"{where}, {best} is predicted to give {most}. {idle}"
     if close := [name for name in rest if rates[name] > rates[best] * (1 - CLOSE)]:
         names = " and ".join([best, *close])
         little = f"differ by less than {CLOSE:.0%}, too little to tell from one run"
-        return f"{where}, {names} {little}: {best} gives {told}. {idle}"
+        return f"{where}, {names} {little}: {best} gives {most}. {idle}"
     spans = {name: _ratio_span(summaries, best, name, key) for name in rest}
     if close := [name for name, span in spans.items() if span and span[0] <= 1]:
         names = " and ".join([best, *close])
-        return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {told}. {idle}"
+        return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {most}. {idle}"
     times = {name: f"{rates[best] / max(rates[name], 1e-12):.2f} times {name}" for name in rest}
     ratios = " and ".join(f"{times[name]}{_in(spans[name])}{_per_gpu(summaries, best, name, key)}" for name in rest)
-    return f"{where}, {best} is predicted to be the fastest, with {told}: {ratios}. {idle}"
+    return f"{where}, {best} is predicted to be the fastest, with {most}: {ratios}. {idle}"
 
 
 def _between(summary: Summary, key: str, scale: float = 1, digits: str = ",.0f") -> str:
@@ -102,17 +102,17 @@ def _by_latency(summaries: Mapping[str, Summary]) -> str:
         return "no request was finished."
     best, *rest = sorted(means, key=lambda name: means[name])
     within = _between(summaries[best], "mean_e2el_ms", 1000, ".3g")
-    told = f"{means[best]:.3g} s from arrival to the last token on average{within}"
+    most = f"{means[best]:.3g} s from arrival to the last token on average{within}"
     idle = _idle(best, summaries[best])
     if not rest:
-        return f"{best} is not saturated: it is predicted to take {told}. {idle}"
+        return f"{best} is not saturated: it is predicted to take {most}. {idle}"
     why = "not every policy is saturated, so latency decides"
     if close := [name for name in rest if means[name] < means[best] * (1 + CLOSE)]:
         names = " and ".join([best, *close])
         little = f"differ by less than {CLOSE:.0%}, too little to tell from one run"
-        return f"{why}: {names} {little}: {best} takes {told}. {idle}"
+        return f"{why}: {names} {little}: {best} takes {most}. {idle}"
     ratios = " and ".join(f"{name} takes {means[name] / means[best]:.2f} times as long" for name in rest)
-    return f"{why}: {best} is predicted to be the quickest, with {told}: {ratios}. {idle}"
+    return f"{why}: {best} is predicted to be the quickest, with {most}: {ratios}. {idle}"
 
 
 def _idle(name: str, summary: Summary) -> str:

@@ -12,8 +12,9 @@ from sim.metrics.metrics import Summary
 from sim.output.parquet import IterationWriter
 from sim.output.progress import Progress
 from sim.output.timeline import Timeline
-from sim.simulation.execution import execution_facts, execution_notes
-from sim.simulation.notes import engine_notes, extrapolation_notes, memory_notes
+from sim.simulation.context import context_on
+from sim.simulation.execution import setting_facts
+from sim.simulation.notes import extrapolation_notes, setting_notes
 from sim.simulation.prediction_interval import DRAWS, drawn, intervals, require_errors
 from sim.simulation.simulation import Simulation
 from sim.tasks.comparison.comparison import Comparison
@@ -30,27 +31,13 @@ class Run(Comparison):
             InputError: if the input or the folder is one that a person must mend.
         """
         self._calibrated = require_errors(settings.hardware) if settings.interval else None
+        requests = settings.workload.build(settings.seed)
         super().__init__(
-            settings,
-            settings.workload.build(settings.seed),
-            folder,
-            hardware=settings.hardware.name,
-            model=settings.model,
-            kv_tokens=settings.kv_tokens,
-            facts={
-                "engine": settings.engine.name,
-                "tensor_parallel": settings.hardware.gpus,
-                **execution_facts(settings),
-            },
+            settings, requests, folder, context_on(settings, requests, settings.seed), setting_facts(settings)
         )
         self._settings = settings
         self._draws: dict[str, list[Summary]] = {}
-        self._notes = [
-            *memory_notes(settings),
-            *self._notes,
-            *engine_notes(settings),
-            *execution_notes(settings, settings.policies),
-        ]
+        self._notes = setting_notes(settings, settings.policies, requests)
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""

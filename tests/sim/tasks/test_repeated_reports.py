@@ -118,10 +118,10 @@ def found_at(rate: float, low: float, high: float, saturated: float = 20.0) -> C
 
 def test_capacities_are_told_apart_only_if_their_ranges_are() -> None:
     found = Capacities(SLO(ttft_s=0.5), 0.99)
-    found.add("a", found_at(4.0, 3.9, 4.1))
-    found.add("b", found_at(8.0, 7.5, 8.5))
-    found.add("c", found_at(7.4, 7.0, 7.6))
-    found.add("d", found_at(0.0, 0.0, 0.02))
+    found["a"] = found_at(4.0, 3.9, 4.1)
+    found["b"] = found_at(8.0, 7.5, 8.5)
+    found["c"] = found_at(7.4, 7.0, 7.6)
+    found["d"] = found_at(0.0, 0.0, 0.02)
     assert capacity_answer(found, CONTEXT) == (
         "With llm on gpu, b serves up to 8.00 requests/s such that 99 % of requests have TTFT at most 0.5 s "
         "(surely up to 7.50, surely not from 8.50 on); that is 2.00 times a (4.00) and more than d, which meets the "
@@ -132,9 +132,9 @@ def test_capacities_are_told_apart_only_if_their_ranges_are() -> None:
 def test_the_capacity_of_two_gpus_is_also_told_per_gpu() -> None:
     """Seven requests/s of two GPUs are three and a half of each, less than the four of one."""
     found = Capacities(SLO(ttft_s=0.5), 0.99)
-    found.add("one", Capacity(4.0, 3.9, 4.1, 20.0, [TriedRate(4.0, [{"gpus": 1}] * 2)]))
+    found["one"] = Capacity(4.0, 3.9, 4.1, 20.0, [TriedRate(4.0, [{"gpus": 1}] * 2)])
     assert "per GPU" not in str(list(capacity_lines(found)))
-    found.add("two", Capacity(7.0, 6.5, 8.5, 20.0, [TriedRate(7.0, [{"gpus": 2}] * 2)]))
+    found["two"] = Capacity(7.0, 6.5, 8.5, 20.0, [TriedRate(7.0, [{"gpus": 2}] * 2)])
     lines = dict(capacity_lines(found))
     assert lines["capacity, requests/s"] == ["4.00", "7.00"]
     assert lines["capacity per GPU, requests/s"] == ["4.00", "3.50"]
@@ -153,10 +153,10 @@ def test_replications_compare_throughput_per_gpu_where_numbers_differ() -> None:
 
 def test_a_capacity_that_is_a_throughput_or_none_says_so() -> None:
     found = Capacities(SLO(ttft_s=0.5), 0.99)
-    found.add("a", found_at(20.0, 20.0, math.inf))
+    found["a"] = found_at(20.0, 20.0, math.inf)
     assert capacity_answer(found, CONTEXT).endswith("(surely up to 20.0; more it cannot serve for long).")
     none = Capacities(SLO(ttft_s=0.5), 0.99)
-    none.add("a", found_at(0.0, 0.0, 0.02))
+    none["a"] = found_at(0.0, 0.0, 0.02)
     assert "no rate is low enough: under no policy 99 % of requests have TTFT" in capacity_answer(none, CONTEXT)
 
 
