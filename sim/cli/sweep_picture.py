@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sim.cli.sweep import FINISHED, Gathered, Row
-from sim.output.writing import Draft, writing
+from sim.reporting.figure import draw_figure, new_figure
 from sim.reporting.labels import Metric, metrics_in, throughput_window
 from sim.reporting.series import is_wide, styles
 
@@ -19,8 +19,6 @@ WIDE = 20
 
 MOST_CURVES = 8
 """More than can be told apart: then each policy's median over the rest is drawn, and the range."""
-
-_DPI = 150
 
 
 def write_sweep_plot(path: Path, sweep: Gathered) -> Path | None:
@@ -39,37 +37,31 @@ def write_sweep_plot(path: Path, sweep: Gathered) -> Path | None:
     finished = [row for row in sweep.rows if row["status"] == FINISHED and row.get("policy")]
     if not finished:
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with writing(path), Draft(path) as part:
-        FigureCanvasAgg(draw_sweep(sweep, finished)).print_png(part)  # type: ignore[no-untyped-call]
-    return path
+    return draw_figure(path, lambda: draw_sweep(sweep, finished))
 
 
 def draw_sweep(sweep: Gathered, finished: Sequence[Row]) -> "Figure":
     """Draw the finished rows of a sweep: a panel per metric, throughput first."""
-    from matplotlib.figure import Figure
-
     across, others = axis_of(swept_options(sweep), finished)
     metrics = metrics_in("sweep")
     rows = -(-len(metrics) // 2)
-    figure = Figure(figsize=(7.2, 2.9 * rows), layout="constrained", dpi=_DPI)
+    figure = new_figure(2.9 * rows)
     panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
     curves = _curves(finished, across, others)
     for axes in panels[len(metrics) :]:
         axes.set_axis_off()
     for axes, metric in zip(panels, metrics, strict=False):
         _draw(axes, curves, across, metric)
-        axes.set_ylabel(metric.axis, fontsize=9)
+        axes.set_ylabel(metric.axis)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
     if _mark_saturated(panels[0], curves, headlines(finished)):
-        panels[0].set_ylabel("output tokens/s, whole run\n(open: while saturated)", fontsize=9)
+        panels[0].set_ylabel("output tokens/s, whole run\n(open: while saturated)")
     else:
-        panels[0].set_ylabel("output tokens/s, whole run", fontsize=9)
+        panels[0].set_ylabel("output tokens/s, whole run")
     for axes in panels[len(metrics) - 2 : len(metrics)]:
         axes.xaxis.set_tick_params(labelbottom=True)
-        axes.set_xlabel(across or "point of the sweep", fontsize=9)
+        axes.set_xlabel(across or "point of the sweep")
     handles, labels = panels[0].get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
     columns = max(1, min(len(labels), 100 // (longest + 9)))
