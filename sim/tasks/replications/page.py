@@ -90,15 +90,15 @@ def _charts(results: Replicated) -> Iterator[Chart]:
     for metric in metrics_in("picture"):
         rows = {name: row for name in results.summaries if (row := _spread(results, name, metric)) is not None}
         title = metric.axis if metric.axis.startswith("p99") else capital(metric.axis)
-        yield spread_chart(title, rows, f"{metric.axis}; blue: single replications")
+        yield spread_chart(title, rows, "blue: single replications")
     for label, key in compared_metrics(results) if results.pairs else ():
         ratios = {
             f"{later} / {earlier}": Spread(ratio, ", ".join(estimate_and_ends(ratio)) + f"\n{verdict(ratio)}")
             for later, earlier in results.pairs
             if (ratio := results.ratio(later, earlier, key)) is not None
         }
-        shaded = f"{label}, paired ratio; shaded: within {100 * EQUAL:.0f} % of 1"
-        yield spread_chart(f"Ratio of {label}", ratios, shaded, band=(1 - EQUAL, 1 + EQUAL))
+        shaded = f"shaded: within {100 * EQUAL:.0f} % of 1"
+        yield spread_chart(f"Paired ratio of {label}", ratios, shaded, band=(1 - EQUAL, 1 + EQUAL))
 
 
 def _spread(results: Replicated, name: str, metric: Metric) -> Spread | None:
