@@ -6,7 +6,7 @@ from sim.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sim.api import capacity, compare, simulate
-    from sim.simulation.setting import Results
+    from sim.simulation.results import Results
     from sim.tasks.capacity.results import Capacities
     from sim.tasks.replications.results import Replicated
 

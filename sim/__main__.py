@@ -33,9 +33,9 @@ def run_task(settings: Settings, folder: Path, console: "Console") -> None:
 
         Overlay(settings, folder)(console)
     elif task.task == "capacity":
-        from sim.tasks.capacity.task import CapacityPlanning
+        from sim.tasks.capacity.task import CapacityStudy
 
-        CapacityPlanning(settings, folder)(console)
+        CapacityStudy(settings, folder)(console)
     elif task.task == "claims":
         from sim.claims.task import run_claims
 
@@ -45,9 +45,9 @@ def run_task(settings: Settings, folder: Path, console: "Console") -> None:
 
         Explanation(settings, folder)(console)
     elif task.replications is not None:
-        from sim.tasks.replications.task import Replication
+        from sim.tasks.replications.task import ReplicationStudy
 
-        Replication(settings, folder)(console)
+        ReplicationStudy(settings, folder)(console)
     else:
         from sim.tasks.comparison.run import Run
 

@@ -27,9 +27,10 @@ from sim.engine.execution import Execution
 from sim.metrics.slo import SLO
 from sim.simulation.draws import Draws
 from sim.simulation.execution import execution_of
-from sim.simulation.setting import NO_SLO, Results, Setting
-from sim.simulation.simulation import Result
-from sim.tasks.capacity.results import Capacities, Finding, unit_draws
+from sim.simulation.results import Result, Results
+from sim.simulation.setting import NO_SLO, Setting
+from sim.simulation.simulation import compare as compare_once
+from sim.tasks.capacity.results import Capacities, CapacitySearch, unit_draws
 from sim.tasks.replications.results import Replicated, replicate
 from sim.tasks.trial import Trial
 from workloads.recorded.traces import Frame
@@ -130,7 +131,7 @@ def compare(
     if replications is None:
         if warm_up is not None:
             raise InputError(f"warm_up={warm_up} has no use without replications=N: leave it out, or give both")
-        return on.compare(read_requests(workload, seed), chosen)
+        return compare_once(read_requests(workload, seed), chosen, on)
     check_replications(replications)
     draws = Draws(read_workload(workload), read_seed(seed), replications)
     done = Replicated(chosen, draws.resampled)
@@ -174,7 +175,7 @@ def capacity(
     check_precision(precision)
     check_replications(replications)
     draws = unit_draws(read_workload(workload), on.slo, read_seed(seed), replications)
-    return Finding(_trial(on, chosen, draws, warm_up), attainment, precision, replications)()
+    return CapacitySearch(_trial(on, chosen, draws, warm_up), attainment, precision, replications)()
 
 
 def _trial(setting: Setting, policies: Mapping[str, Policy], draws: Draws, warm_up: float | None) -> Trial:

@@ -19,6 +19,7 @@ from sim.output.parquet import IterationWriter
 from sim.output.progress import Progress, duration
 from sim.output.timeline import Timeline
 from sim.output.writing import make_folder
+from sim.simulation.context import context_of
 from sim.tasks.comparison.comparison import Comparison
 from workloads.demand import counted
 
@@ -34,15 +35,15 @@ class Run(Comparison):
         """
         make_folder(folder)
         stage = set_up(settings)
-        super().__init__(
-            settings,
+        context = context_of(
             stage.requests,
-            folder,
+            stage.network.dimensions,
             hardware=stage.hardware.name,
-            model=stage.network.dimensions,
             kv_tokens=stage.kv_tokens,
-            facts={**asdict(stage.machine), "time_scale": settings.time_scale},
+            seed=settings.seed,
         )
+        facts = {**asdict(stage.machine), "time_scale": settings.time_scale}
+        super().__init__(settings, stage.requests, folder, context, facts)
         self._settings = settings
         self._stage = stage
 

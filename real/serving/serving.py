@@ -9,7 +9,9 @@ from sim.cost.device import Device
 from sim.engine.iteration_log import IterationLog, Sink
 from sim.engine.request_log import RequestLog
 from sim.metrics.slo import SLO
-from sim.simulation.simulation import Recording, Result, predictor_of
+from sim.simulation.results import Result
+from sim.simulation.setting import NO_SLO
+from sim.simulation.simulation import Recording, predictor_of
 from workloads.requests import Requests
 
 
@@ -29,7 +31,7 @@ class Serving:
         hardware: Device,
         *,
         kv_tokens: int,
-        slo: SLO | None = None,
+        slo: SLO = NO_SLO,
         time_scale: float = 1.0,
         stop_at_end_token: bool = False,
         sinks: Sequence[Sink] = (),
@@ -44,7 +46,7 @@ class Serving:
             prompts: Tokens of every request's prompt.
             hardware: What idle time is priced by, and MFU and MBU are shares of.
             kv_tokens: KV memory, in tokens.
-            slo: What goodput is judged by; None: nothing.
+            slo: What goodput is judged by.
             time_scale: Seconds on the clock per second of the workload's arrivals.
             stop_at_end_token: Whether an answer ends, before its output length, at a token that the model ends by.
             sinks: What else hears the iteration log, slice by slice.

@@ -107,7 +107,7 @@ class Replay:
             gpu,
             self._model,
             kv_tokens=run.kv_tokens,
-            frontend_s=engine.frontend_latency_s,
+            engine=engine,
         )
         arrival, ttft, e2e = (result.columns[name] for name in ("arrival_s", "ttft_s", "e2e_s"))
         return _metrics(arrival, ttft, e2e, self._requests.output_tokens)

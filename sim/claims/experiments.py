@@ -13,7 +13,9 @@ from sim.api import Buildable
 from sim.claims.verdict import Factor
 from sim.config.task_options import Size
 from sim.metrics.metrics import Summary
-from sim.simulation.setting import Results, Setting
+from sim.simulation.results import Results
+from sim.simulation.setting import Setting
+from sim.simulation.simulation import Simulation, compare
 from workloads.lengths import Fixed, LogNormal, Uniform
 from workloads.sharegpt import ShareGPT
 from workloads.synthetic import Synthetic
@@ -208,7 +210,7 @@ def sample(case: Case, setting: Setting, seeds: Sequence[int], on_run: Callable[
         on_run: Hears of every run that is over.
 
     Raises:
-        InputError: as `Setting.simulate`.
+        InputError: as `Simulation`.
     """
     if case.kv_tokens is not None:
         setting = replace(setting, kv_tokens=case.kv_tokens)
@@ -216,7 +218,7 @@ def sample(case: Case, setting: Setting, seeds: Sequence[int], on_run: Callable[
     for seed in seeds:
         requests = case.workload.build(seed)
         for name, policy in case.policies.items():
-            summaries[name].append(setting.simulate(requests, policy).summary)
+            summaries[name].append(Simulation(requests, policy, setting).run().summary)
             on_run()
     return Sampled(case=case, summaries=summaries)
 
@@ -231,15 +233,15 @@ def at_load(setting: Setting, scale: Scale, seed: int, load: float = 0.7) -> Res
         load: Share of the query throughput of saturated Orca (fused).
 
     Raises:
-        InputError: as `Setting.simulate`.
+        InputError: as `Simulation`.
     """
     count = 3 * scale.requests
     saturated = ShareGPT(num_requests=count, max_new_cap=LONGEST_OUTPUT)
-    summary = setting.simulate(saturated.build(seed), ORCAS["orca"]).summary
+    summary = Simulation(saturated.build(seed), ORCAS["orca"], setting).run().summary
     rate = load * float(summary["saturated_request_throughput"] or summary["request_throughput"] or 1.0)
     names = ("run_to_completion", "orca_per_request", "orca", "baton", "baton_overlapped", "chunked_prefill")
     arriving = replace(saturated, rate=rate).build(seed)
-    return setting.compare(arriving, {name: SCHOOLS[name] for name in names})
+    return compare(arriving, {name: SCHOOLS[name] for name in names}, setting)
 
 
 def preempting(setting: Setting, scale: Scale, seed: int, kv_tokens: int = 20_000) -> Results:
@@ -252,8 +254,8 @@ def preempting(setting: Setting, scale: Scale, seed: int, kv_tokens: int = 20_00
         kv_tokens: KV memory, in tokens.
 
     Raises:
-        InputError: as `Setting.simulate`.
+        InputError: as `Simulation`.
     """
     requests = ShareGPT(num_requests=scale.requests, max_new_cap=LONGEST_OUTPUT).build(seed)
     few = {name: BATONS[name] for name in ("baton", "baton_window")}
-    return replace(setting, kv_tokens=kv_tokens).compare(requests, few)
+    return compare(requests, few, replace(setting, kv_tokens=kv_tokens))

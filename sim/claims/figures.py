@@ -14,7 +14,7 @@ from sim.claims.statements import ORCA_NAMES, PLACEMENTS, SPEEDUP, mean_of, rati
 from sim.metrics.metrics import Summary
 from sim.reporting import axes as draw
 from sim.reporting.figure import new_figure, save
-from sim.reporting.table import CAUSES
+from sim.reporting.labels import CAUSES
 from sim.tasks.comparison.pictures import latency_cdf, occupancy
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from sim.claims.measurement import Measured, committed
 from sim.claims.statements import CORRECT, statements
 from sim.claims.verdict import Finding, Statement, in_words
 from sim.config.task_options import Size
-from sim.simulation.setting import Results, Setting
+from sim.simulation.results import Results
+from sim.simulation.setting import Setting
 
 if TYPE_CHECKING:
     from pandas import DataFrame

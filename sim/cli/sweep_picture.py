@@ -6,29 +6,19 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sim.cli.sweep import FINISHED, Gathered, Row
-from sim.output.writing import Draft, writing
-from sim.reporting.axes import is_wide, styles
-from sim.reporting.table import throughput_window
+from sim.reporting.figure import draw_figure, new_figure
+from sim.reporting.labels import Metric, metrics_in, throughput_window
+from sim.reporting.series import is_wide, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-PANELS = {
-    "output_throughput": ("output tokens/s", 1.0),
-    "p99_ttft_ms": ("p99 time to first token, s", 1e-3),
-    "mean_tpot_ms": ("mean time per output token, ms", 1.0),
-    "idle_time_fraction": ("idle share of GPU busy time, %", 100.0),
-}
-"""What is drawn: a metric, its label and the factor to the label's unit."""
 
 WIDE = 20
 """How many times the least latency of a panel the largest must be for a logarithmic axis."""
 
 MOST_CURVES = 8
 """More than can be told apart: then each policy's median over the rest is drawn, and the range."""
-
-_DPI = 150
 
 
 def write_sweep_plot(path: Path, sweep: Gathered) -> Path | None:
@@ -47,32 +37,31 @@ def write_sweep_plot(path: Path, sweep: Gathered) -> Path | None:
     finished = [row for row in sweep.rows if row["status"] == FINISHED and row.get("policy")]
     if not finished:
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with writing(path), Draft(path) as part:
-        FigureCanvasAgg(draw_sweep(sweep, finished)).print_png(part)  # type: ignore[no-untyped-call]
-    return path
+    return draw_figure(path, lambda: draw_sweep(sweep, finished))
 
 
 def draw_sweep(sweep: Gathered, finished: Sequence[Row]) -> "Figure":
-    """Draw the finished rows of a sweep: four panels, as `PANELS`."""
-    from matplotlib.figure import Figure
-
+    """Draw the finished rows of a sweep: a panel per metric, throughput first."""
     across, others = axis_of(swept_options(sweep), finished)
-    figure = Figure(figsize=(7.2, 5.8), layout="constrained", dpi=_DPI)
-    panels = figure.subplots(2, 2, sharex=True).ravel()
+    metrics = metrics_in("sweep")
+    rows = -(-len(metrics) // 2)
+    figure = new_figure(2.9 * rows)
+    panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
     curves = _curves(finished, across, others)
-    for axes, (metric, (label, scale)) in zip(panels, PANELS.items(), strict=True):
-        _draw(axes, curves, across, metric, scale)
-        axes.set_ylabel(label, fontsize=9)
+    for axes in panels[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, metric in zip(panels, metrics, strict=False):
+        _draw(axes, curves, across, metric)
+        axes.set_ylabel(metric.axis)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
     if _mark_saturated(panels[0], curves, headlines(finished)):
-        panels[0].set_ylabel("output tokens/s, whole run\n(open: while saturated)", fontsize=9)
+        panels[0].set_ylabel("output tokens/s, whole run\n(open: while saturated)")
     else:
-        panels[0].set_ylabel("output tokens/s, whole run", fontsize=9)
-    for axes in panels[2:]:
-        axes.set_xlabel(across or "point of the sweep", fontsize=9)
+        panels[0].set_ylabel("output tokens/s, whole run")
+    for axes in panels[len(metrics) - 2 : len(metrics)]:
+        axes.xaxis.set_tick_params(labelbottom=True)
+        axes.set_xlabel(across or "point of the sweep")
     handles, labels = panels[0].get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
     columns = max(1, min(len(labels), 100 // (longest + 9)))
@@ -123,26 +112,26 @@ def _draw(
     axes: "Axes",
     curves: Mapping[str, list[tuple[float, list[Row]]]],
     across: str | None,
-    metric: str,
-    scale: float,
+    metric: Metric,
 ) -> None:
     """One panel: a line through the medians, a band from the least to the most where a place has several values."""
     import numpy as np
 
+    key, scale = metric.name(), metric.scale
     for name, style in styles(curves).items():
-        values = [(x, [row[metric] * scale for row in rows if row.get(metric) is not None]) for x, rows in curves[name]]
-        known = [(x, found) for x, found in values if found]
-        several = any(len(found) > 1 for _, found in known)
+        places = [(x, [row[key] * scale for row in rows if row.get(key) is not None]) for x, rows in curves[name]]
+        places = [(x, values) for x, values in places if values]
+        several = any(len(values) > 1 for _, values in places)
         label = f"{name} (median and range)" if several else name
-        x = [place for place, _ in known]
-        middle = [float(np.median(found)) for _, found in known]
+        x = [x for x, _ in places]
+        middle = [float(np.median(values)) for _, values in places]
         line: dict[str, Any] = {**style, "marker": "o", "ms": 3.5, "lw": 1.4 if across else 0}
         axes.plot(x, middle, label=label, **line)
         if several:
-            low, high = [min(found) for _, found in known], [max(found) for _, found in known]
+            low, high = [min(values) for _, values in places], [max(values) for _, values in places]
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
     drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
-    if metric.endswith("_ms") and len(drawn) and is_wide(drawn, WIDE):
+    if metric.group == "latency" and len(drawn) and is_wide(drawn, WIDE):
         axes.set_yscale("log")
         axes.yaxis.minorticks_off()
     else:

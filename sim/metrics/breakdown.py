@@ -4,7 +4,7 @@ All rows of the batch see the same iterations, so it is enough to add up along t
 what; a request's share is the difference between two points of these sums. Nothing is kept per token or per row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sim.engine.iteration_log import Fields
 from sim.engine.request_log import RequestLog
 from sim.metrics.idle import CAUSES, Losses
+from sim.metrics.request_columns import Columns
 
 Array = npt.NDArray[np.float64]
 
@@ -69,7 +70,7 @@ class Breakdown:
         self._clock += int(steps.sum())
 
     def parts(self, answers: RequestLog) -> dict[str, Array]:
-        """Return the seconds of each part, float64 [requests] by name; NaN of a request that has not finished."""
+        """Return the seconds of each part, float64 [requests] by column name; NaN of an unfinished request."""
         arrival, scheduled, first, last, finish = (
             np.asarray(times, dtype=np.float64)
             for times in (
@@ -102,15 +103,15 @@ class Breakdown:
             "release": finish - last,
         }
         unfinished = np.isnan(finish)
-        return {name: np.where(unfinished, np.nan, seconds) for name, seconds in parts.items()}
+        return {part_column(name): np.where(unfinished, np.nan, seconds) for name, seconds in parts.items()}
 
     def _start_of(self, clocks: npt.NDArray[np.int64]) -> Array:
         """Return when the decode steps with these clocks, at which rows joined, began; NaN where none did."""
-        known, start = np.concatenate([np.zeros((2, 0)), *self._joins], axis=1)
-        if not len(known):
+        joins, start = np.concatenate([np.zeros((2, 0)), *self._joins], axis=1)
+        if not len(joins):
             return np.full(len(clocks), np.nan)
-        place = np.minimum(np.searchsorted(known, clocks), len(known) - 1)
-        return np.where(known[place] == clocks, start[place], np.nan)
+        place = np.minimum(np.searchsorted(joins, clocks), len(joins) - 1)
+        return np.where(joins[place] == clocks, start[place], np.nan)
 
     def _absence(self, answers: RequestLog, batch: Array, requests: int) -> Array:
         """Return seconds out of the batch between two tokens, and padding and decode in them, [3, requests]."""
@@ -119,29 +120,30 @@ class Breakdown:
         who = np.concatenate([rejoined, recomputed]).astype(np.int64)
         begin = np.concatenate([left_s, before_s])
         end = np.concatenate([self._start_of(clocks.astype(np.int64)), after_s])
-        known = np.isfinite(end)
-        who, begin, end = who[known], begin[known], end[known]
+        returned = np.isfinite(end)
+        who, begin, end = who[returned], begin[returned], end[returned]
         padding, decode, _ = _between(batch, begin, end)
         return np.stack([np.bincount(who, values, requests) for values in (end - begin, padding, decode)])
 
 
-def split(parts: dict[str, Array], e2e_s: Array) -> dict[str, float | int | None]:
+def part_column(part: str) -> str:
+    """Return the column of `requests.parquet` that holds the seconds of a part."""
+    return f"{part}_part_s"
+
+
+def split(columns: Columns) -> Mapping[str, float | None]:
     """Return the parts of the mean request, and those of the one at the 99th percentile of E2E (nearest rank), in ms.
 
     Args:
-        parts: float64 [n] by name, as `Breakdown.parts`.
-        e2e_s: float64 [n]; NaN of a request that has not finished.
+        columns: Of n requests, `e2e_s` and those of `Breakdown.parts`.
     """
-    finished = np.flatnonzero(np.isfinite(e2e_s))
-    summary: dict[str, float | int | None] = {}
+    finished = np.flatnonzero(np.isfinite(columns["e2e_s"]))
     if not len(finished):
-        return {f"{which}_split_{name}_ms": None for which in ("mean", "p99") for name in parts}
-    tail = p99_request(e2e_s)
-    for name, seconds in parts.items():
-        summary[f"mean_split_{name}_ms"] = float(seconds[finished].mean()) * 1e3
-    for name, seconds in parts.items():
-        summary[f"p99_split_{name}_ms"] = float(seconds[tail]) * 1e3
-    return summary
+        return {f"{which}_split_{name}_ms": None for which in ("mean", "p99") for name in PARTS}
+    tail = p99_request(columns["e2e_s"])
+    seconds = {name: columns[part_column(name)] for name in PARTS}
+    means = {f"mean_split_{name}_ms": float(values[finished].mean()) * 1e3 for name, values in seconds.items()}
+    return means | {f"p99_split_{name}_ms": float(values[tail]) * 1e3 for name, values in seconds.items()}
 
 
 def p99_request(e2e_s: Array) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 """Of every interval, unless another is asked for."""
+CONFIDENCE_TEXT = f"{CONFIDENCE:.0%}".replace("%", " %")
 EQUAL = 0.02
 """Two policies are called equal if all of the interval of their ratio is within this of 1."""
 
@@ -120,8 +121,8 @@ def verdict(ratio: Interval) -> str:
 
 def in_words(ratio: Interval) -> str:
     """Return a ratio as it is reported: `1.31, 95 % CI 1.27 to 1.35`, and the verdict where it tells no direction."""
-    found, said = verdict(ratio), ", ".join(estimate_and_ends(ratio))
-    return said if found in ("higher", "lower") else f"{said}: {found}"
+    judged, text = verdict(ratio), ", ".join(estimate_and_ends(ratio))
+    return text if judged in ("higher", "lower") else f"{text}: {judged}"
 
 
 def estimate_and_ends(ratio: Interval) -> tuple[str, str]:
@@ -131,15 +132,15 @@ def estimate_and_ends(ratio: Interval) -> tuple[str, str]:
     """
     width = ratio.high - ratio.low
     digits = 2 if width >= 0.02 or not width else min(1 - math.floor(math.log10(width)), 5)
-    ends = f"{CONFIDENCE:.0%} CI {ratio.low:.{digits}f} to {ratio.high:.{digits}f}".replace("%", " %")
+    ends = f"{CONFIDENCE_TEXT} CI {ratio.low:.{digits}f} to {ratio.high:.{digits}f}"
     return f"{ratio.estimate:.{digits}f}", ends
 
 
-def shown(found: Interval | None, scale: float = 1.0) -> str:
-    """Return an interval as `1,234 ± 12`: as many decimals as the half width has for two digits, at most four."""
-    if found is None:
+def mean_text(mean: Interval | None, scale: float = 1.0) -> str:
+    """Return a mean as `1,234 ± 12`: as many decimals as the half width has for two digits, at most four."""
+    if mean is None:
         return "-"
-    half, value = found.half_width * scale, found.estimate * scale
+    half, value = mean.half_width * scale, mean.estimate * scale
     size = half if half > 0 else abs(value) / 100
     digits = min(max(1 - math.floor(math.log10(size)), 0), 4) if size > 0 and math.isfinite(size) else 0
     return f"{value:,.{digits}f} ± {half:,.{digits}f}"

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from policies.ledger.ledger import Ledger
+from policies.policy import Traits
 from sim.cost.device import CostModel, decode_kv
 from sim.cost.work import Work
 from sim.engine.iteration_log import Fields, Slice, columns_of, work_of
@@ -17,13 +19,11 @@ from sim.metrics.busy import BusyTime
 from sim.metrics.idle import STALL, IdleTime, IdleTokens, Losses
 from sim.metrics.intertoken import InterTokenLatency
 from sim.metrics.keeping_up import lag
-from sim.metrics.request_columns import Columns, request_columns
+from sim.metrics.request_columns import Columns
 from sim.metrics.saturation import Saturation
 from sim.metrics.slo import SLO
 from sim.metrics.warm_up import WarmUp
 from workloads.requests import Requests
-
-__all__ = ["SLO", "Metrics", "Summary", "request_columns"]
 
 Array = npt.NDArray[np.float64]
 Value = float | int | bool | None
@@ -38,8 +38,7 @@ class Metrics:
     def __init__(
         self,
         cost: CostModel,
-        release_with_batch: bool,
-        gpus: int,
+        traits: Traits,
         warm_up: WarmUp | None = None,
         breakdown: Breakdown | None = None,
     ) -> None:
@@ -47,15 +46,15 @@ class Metrics:
 
         Args:
             cost: What iterations cost; idle time is a difference of costs.
-            release_with_batch: Whether answers leave with their batch rather than token by token.
-            gpus: Devices in use: 2 if the second lane has one of its own; each may be several GPUs that share layers.
+            traits: Of the policy: whether answers leave with their batch, and whether its second lane has a device of
+                its own. Each device may be several GPUs that share layers.
             warm_up: What is not counted; None: everything is.
             breakdown: What splits the requests' time; None: nothing.
         """
         self._cost = cost
-        self._release_with_batch = release_with_batch
-        self._devices = gpus
-        self._gpus = gpus * cost.hardware.gpus
+        self._traits = traits
+        self._devices = traits.gpus
+        self._gpus = self._devices * cost.hardware.gpus
         self._busy = BusyTime()
         self._warm_up = warm_up or WarmUp()
         self._breakdown = breakdown
@@ -109,8 +108,24 @@ class Metrics:
         self._kv_host += round((work.kv_host * steps).sum())
         self._kv_copied += round((work.kv_copied * steps).sum())
 
-    def summary(self, requests: Requests, answers: RequestLog, slo: SLO) -> Summary:
+    def summary(
+        self,
+        requests: Requests,
+        answers: RequestLog,
+        everyone: Columns,
+        slo: SLO,
+        ledger: Ledger | None = None,
+        link_busy_s: float = 0.0,
+    ) -> Summary:
         """Return the metrics of a run that is over.
+
+        Args:
+            requests: The workload.
+            answers: What became of it.
+            everyone: The same as columns, see `sim.metrics.request_columns`, with the parts of their time if split.
+            slo: What goodput is judged by.
+            ledger: What saw more than the log shows: KV memory within stretches, and what a prefix cache found.
+            link_busy_s: How long KV was on the link between two GPUs.
 
         Latencies are those of completed requests. The makespan `duration_s` runs from 0 (or the end of the warm-up, of
         which nothing is counted) to the end of the last iteration; the saturated part of it ends where the drain begins
@@ -124,7 +139,6 @@ class Metrics:
         """
         begin_s = self._warm_up.begin_s()
         span_s = max(self._end_s - begin_s, 0.0)
-        everyone = request_columns(requests, answers, self._release_with_batch)
         columns = {name: values[self._warm_up.requests :] for name, values in everyone.items()}
         before = self._saturation.tokens_before(begin_s, requests, answers)
         rates = self._throughput(columns, everyone, before, begin_s, span_s)
@@ -134,15 +148,17 @@ class Metrics:
             **self._saturated(requests, answers, begin_s, span_s),
             **self._goodput(columns, slo, span_s),
             **self._latency(columns, answers),
-            **self._split(columns, answers),
+            **(split(columns) if self._breakdown else {}),
             **self._idle(),
-            **self._gpu(span_s),
+            **self._gpu(span_s, ledger.stretch_peak if ledger else 0),
             "iterations": self._iterations,
             "decode_steps": self._decode_steps,
             "prefill_iterations": self._prefill_iterations,
             "mean_batch_rows": _ratio(self._row_steps, self._decode_steps),
             "preemptions": int(columns["preemptions"].sum()),
             "beyond_calibration": _ratio(self._beyond, self._iterations) if self._cost.has_range else None,
+            **({"link_busy_fraction": link_busy_s / span_s} if self._traits.lanes == "separate" and span_s else {}),
+            **(_prefix_hits(ledger) if ledger and self._traits.finds_prefixes else {}),
         }
 
     def _throughput(self, columns: Columns, everyone: Columns, before: Array, begin_s: float, span_s: float) -> Summary:
@@ -172,12 +188,12 @@ class Metrics:
         }
 
     def _lag(self, columns: Columns, throughput: float | None, by_the_clock: bool) -> Summary:
-        found = lag(columns, self._end_s, throughput, by_the_clock)
+        behind = lag(columns, self._end_s, throughput, by_the_clock)
         return {
-            "offered_request_rate": found.offered_rate,
-            "drain_s": found.drain_s,
-            "latency_growth": found.growth,
-            "falls_behind": found.falls_behind,
+            "offered_request_rate": behind.offered_rate,
+            "drain_s": behind.drain_s,
+            "latency_growth": behind.growth,
+            "falls_behind": behind.falls_behind,
         }
 
     def _saturated(self, requests: Requests, answers: RequestLog, begin_s: float, span_s: float) -> Summary:
@@ -192,7 +208,7 @@ class Metrics:
         }
 
     def _goodput(self, columns: Columns, slo: SLO, span_s: float) -> Summary:
-        met = slo.met(columns, self._release_with_batch)
+        met = slo.met(columns, self._traits.release_with_batch)
         if met is None:
             return {"request_goodput": None, "slo_attainment": None}
         good = int(met.sum())
@@ -205,16 +221,10 @@ class Metrics:
             summary |= _spread(f"{name}_ms", columns[column][finished] * 1e3)
         summary |= _spread("normalized_latency_s", columns["normalized_latency_s"][finished])
         gaps = self._gaps.finished(answers)
-        if self._release_with_batch or not gaps.count:
+        if self._traits.release_with_batch or not gaps.count:
             return summary | _named("itl_ms", None)
         seconds = [gaps.total / gaps.count, *gaps.quantiles(tuple(_QUANTILES.values()))]
         return summary | _named("itl_ms", [value * 1e3 for value in seconds])
-
-    def _split(self, columns: Columns, answers: RequestLog) -> Summary:
-        if self._breakdown is None:
-            return {}
-        parts = {name: seconds[self._warm_up.requests :] for name, seconds in self._breakdown.parts(answers).items()}
-        return {**split(parts, columns["e2e_s"])}
 
     def _idle(self) -> Summary:
         tokens, time = self._idle_tokens, self._idle_time
@@ -231,7 +241,7 @@ class Metrics:
         """GPU seconds: of the union of both lanes on one GPU, of each on two."""
         return self._busy.seconds if self._devices == 1 else self._idle_time.lane_s
 
-    def _gpu(self, span_s: float) -> Summary:
+    def _gpu(self, span_s: float, stretch_peak: int) -> Summary:
         busy_s, hardware = self._busy_s, self._cost.hardware
         return {
             "gpus": self._gpus,
@@ -239,7 +249,7 @@ class Metrics:
             "gpu_busy_fraction": _ratio(busy_s, span_s * self._devices),
             "mfu": _ratio(self._flops, busy_s * hardware.gpus * hardware.peak_flops),
             "mbu": _ratio(self._bytes, busy_s * hardware.gpus * hardware.memory_bandwidth),
-            "kv_peak_tokens": self._kv_peak,
+            "kv_peak_tokens": max(self._kv_peak, stretch_peak),
             "kv_host_tokens": self._kv_host,
             "kv_copied_tokens": self._kv_copied,
         }
@@ -256,6 +266,16 @@ def mean_work(records: Slice | Fields) -> Work:
         kv_padding=work.kv_padding - later * work.rows * fixed,
     )
     return mean
+
+
+def _prefix_hits(ledger: Ledger) -> Summary:
+    admitted, readmitted = ledger.chunks.admitted, ledger.chunks.readmitted
+    return {
+        "prefix_hit_tokens": admitted.found,
+        "prefix_hit_rate": admitted.rate,
+        "readmitted_hit_tokens": readmitted.found,
+        "readmitted_hit_rate": readmitted.rate,
+    }
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -97,8 +97,8 @@ class Saturation:
 
     def _ended_by(self, times: Array) -> Ints:
         """Index of the last record of the past that had ended by each time."""
-        found = np.searchsorted(self._past[0], times * (1 + _ROUNDING), "right") - 1
-        return np.maximum(found, 0)
+        last = np.searchsorted(self._past[0], times * (1 + _ROUNDING), "right") - 1
+        return np.maximum(last, 0)
 
     def window(self, requests: Requests, answers: RequestLog, begin_s: float = 0.0) -> Window:
         """Return the window that begins at 0 or with the prefill that begins at `begin_s`, once the run is over.

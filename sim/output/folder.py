@@ -60,10 +60,10 @@ def clear(folder: Path, workload: Workload, console: Console) -> None:
 def _is_ours(folder: Path) -> bool:
     """Whether a folder holds the summary of a run of this program."""
     try:
-        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {"partial", "version", "notes"} <= found.keys()
+    return isinstance(summary, dict) and {"partial", "version", "notes"} <= summary.keys()
 
 
 @contextmanager

@@ -1,17 +1,16 @@
 """The tables of a run: `iterations.parquet` and `requests.parquet`."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.checks import InputError
 from sim.engine.iteration_log import DTYPE, Slice, columns_of
-from sim.output.writing import Draft, writing
+from sim.output.writing import Draft, SinkFile, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,12 +29,12 @@ def _encoding(schema: "pa.Schema") -> dict[str, Any]:
     }
 
 
-class IterationWriter:
+class IterationWriter(SinkFile):
     """A log sink that writes `iterations.parquet`, one row group per slice.
 
     Columns and units are those of `sim.engine.iteration_log.COLUMNS`.
 
-    As a context manager it closes the file when the block ends and aborts it on any exception.
+    As a context manager it completes the file when the block ends, and drops it on any exception.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,8 +46,7 @@ class IterationWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._path = path
-        self._draft = Draft(path)
+        super().__init__(path)
         self._batch = pa.record_batch
         self._schema = pa.schema([(name, pa.from_numpy_dtype(DTYPE[name])) for name in DTYPE.names or ()])
         try:
@@ -64,28 +62,12 @@ class IterationWriter:
         with writing(self._path):
             self._file.write_batch(self._batch(columns, schema=self._schema))
 
-    def close(self) -> None:
-        """Complete the file."""
-        with writing(self._path):
-            self._file.close()
-        self._draft.keep()
-
-    def abort(self) -> None:
-        """Leave no file; harmless after `close`."""
-        with suppress(OSError):  # a full disk fails again as the footer is written
-            self._file.close()
-        self._draft.drop()
-
-    def __enter__(self) -> Self:
-        """Return the sink."""
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Close the file, or abort it if the block failed."""
+        """Complete the file, or drop it if the block failed."""
         if kind is not None:
             self.abort()
         else:
-            self.close()
+            self.complete()
 
 
 def write_requests(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -110,6 +92,20 @@ def write_requests(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         pq.write_table(table, part, **_encoding(table.schema))
 
 
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as a table, whose columns are their keys; None is null.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(list(rows))
+    with writing(path), Draft(path) as part:
+        pq.write_table(table, part)
+
+
 def _numbers(values: npt.NDArray[Any]) -> "pa.Array":
     """Return numbers as a column, NaN as null.
 
@@ -119,8 +115,8 @@ def _numbers(values: npt.NDArray[Any]) -> "pa.Array":
 
     values = np.ascontiguousarray(values)
     missing = np.isnan(values)
-    known = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [known, pa.py_buffer(values)])
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, pa.py_buffer(values)])
 
 
 def _categories(texts: npt.NDArray[Any]) -> "pa.DictionaryArray":

@@ -8,17 +8,15 @@ decode; so is, where answers leave with their batch, the wait for that.
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.engine.iteration_log import Slice
 from sim.engine.request_log import RequestLog
-from sim.output.writing import Draft, writing
+from sim.output.writing import SinkFile, writing
 from workloads.requests import Requests
 
 MAX_RECORDS = 200_000
@@ -43,7 +41,7 @@ def _us(nanoseconds: int) -> str:
     return f"{nanoseconds // 1000}.{nanoseconds % 1000:03}"
 
 
-class Timeline:
+class Timeline(SinkFile):
     """A log sink that writes `timeline.json`; ask `close` for the requests' part once the run is over.
 
     As a context manager it leaves no file when its block fails or ends without `close`.
@@ -63,9 +61,8 @@ class Timeline:
         Raises:
             InputError: if the file cannot be written.
         """
+        super().__init__(path)
         self.notes: list[str] = []
-        self._path = path
-        self._draft = Draft(path)
         self._max_records = max_records
         self._max_requests = max_requests
         self._records = 0
@@ -130,38 +127,23 @@ class Timeline:
             self.notes.append(f"{self._path.name} shows the first {self._max_requests:,} of {len(requests):,} requests")
         with writing(self._path):
             self._file.write('\n],"otherData":' + json.dumps({"notes": "; ".join(self.notes)}) + "}\n")
-            self._file.close()
-        self._draft.keep()
+        self.complete()
 
     def _marks(self, answers: RequestLog) -> Ticks:
         """int64 [requests kept, 5] nanoseconds of arrival, scheduling, first token, joining, end; -1 for never."""
         kept = slice(0, self._max_requests)
-        times = (answers.arrival_s, answers.first_scheduled_s, answers.first_token_s, answers.finish_s)
-        known = [np.asarray(column)[kept] for column in times]
-        marks = [np.where(np.isnan(column), -1, _nanoseconds(np.nan_to_num(column))) for column in known]
+        columns = (answers.arrival_s, answers.first_scheduled_s, answers.first_token_s, answers.finish_s)
+        times = [np.asarray(column)[kept] for column in columns]
+        marks = [np.where(np.isnan(column), -1, _nanoseconds(np.nan_to_num(column))) for column in times]
         return np.stack([*marks[:3], self._joined(np.asarray(answers.join_clock)[kept]), marks[3]], axis=1)
 
     def _joined(self, clocks: Ticks) -> Ticks:
         """Return when the decode steps with these clocks began, in nanoseconds; -1 for those that were not kept."""
         if not self._decodes:
             return np.full(len(clocks), -1)
-        known, start = (np.concatenate(parts) for parts in zip(*self._decodes, strict=True))
-        place = np.minimum(np.searchsorted(known, clocks), len(known) - 1)
-        return np.where(known[place] == clocks, start[place], -1)
-
-    def abort(self) -> None:
-        """Leave no file; harmless after `close`."""
-        with suppress(OSError):  # a full disk fails again as the buffer is written
-            self._file.close()
-        self._draft.drop()
-
-    def __enter__(self) -> Self:
-        """Return the sink."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Drop the file unless it was closed."""
-        self.abort()
+        joins, start = (np.concatenate(parts) for parts in zip(*self._decodes, strict=True))
+        place = np.minimum(np.searchsorted(joins, clocks), len(joins) - 1)
+        return np.where(joins[place] == clocks, start[place], -1)
 
 
 def _metadata() -> list[str]:

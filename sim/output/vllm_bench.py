@@ -46,8 +46,8 @@ def bench_summary(policy: str, model: str, summary: Summary, columns: Columns, r
         record |= {f"{statistic}_{name}_ms": summary[f"{statistic}_{name}_ms"] for statistic in _SPREAD}
         if name in _COLUMNS:
             values = columns[_COLUMNS[name]][finished]
-            known = values[np.isfinite(values)]
-            record[f"std_{name}_ms"] = float(known.std() * 1e3) if len(known) else None
+            defined = values[np.isfinite(values)]
+            record[f"std_{name}_ms"] = float(defined.std() * 1e3) if len(defined) else None
     return record
 
 

@@ -3,10 +3,10 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from policies.checks import InputError
 
@@ -72,6 +72,44 @@ class Draft:
             self.drop()
         else:
             self.keep()
+
+
+class SinkFile:
+    """A file that is written record by record: complete under its final name, or not there at all.
+
+    As a context manager it drops the file if the block fails, or ends before it is complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the file."""
+        self._path = path
+        self._draft = Draft(path)
+        self._file: Any = None
+
+    def complete(self) -> None:
+        """Give the file its final name: all is written.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        with writing(self._path):
+            self._file.close()
+        self._draft.keep()
+
+    def abort(self) -> None:
+        """Leave no file; harmless once it is complete."""
+        with suppress(OSError):  # a full disk fails again as the last bytes are written
+            if self._file is not None:
+                self._file.close()
+        self._draft.drop()
+
+    def __enter__(self) -> Self:
+        """Return the file."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Drop the file unless it is complete."""
+        self.abort()
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -1,62 +1,29 @@
 """What is drawn inside one pair of axes: bars, distributions, series."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sim.metrics.occupancy import Series
-from sim.reporting.table import CAUSES, Summary, cause_name, throughput_window
+from sim.reporting.labels import CAUSES, Latency, cause_name, throughput_window
+from sim.reporting.series import (
+    CAUSE_STYLES,
+    Array,
+    Outcomes,
+    Thinning,
+    Timed,
+    distribution,
+    is_wide,
+    styles,
+    thinned,
+    time_unit,
+    value,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
-
-
-class Timed(Protocol):
-    """What a distribution needs to know of a run."""
-
-    @property
-    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Columns of `requests.parquet`: equally long arrays, seconds, NaN where undefined."""
-
-
-class Outcome(Timed, Protocol):
-    """What a picture needs to know of a policy's run."""
-
-    @property
-    def summary(self) -> Summary:
-        """Metrics by name, as `sim.metrics.metrics`."""
-
-    @property
-    def occupancy(self) -> Series:
-        """What the batch held over time."""
-
-
-Outcomes = Mapping[str, Outcome]
-
-Thinning = Callable[[Array, Array, int], tuple[Array, Array]]
-"""Makes of edges and a series of bins between them those of fewer bins, at most as many as given."""
-
-# Okabe and Ito's colours, told apart by the colour-blind; the dashes tell lines apart in grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (9, 2, 2, 2)))
-
-# From dark to light, hatched in turn: the causes can be told apart in grey.
-CAUSE_STYLES = (
-    ("#000000", ""),
-    ("#009E73", ""),
-    ("#CC79A7", "////"),
-    ("#E69F00", "...."),
-    ("#F0E442", "\\\\\\\\"),
-    ("#D55E00", "xxxx"),
-    ("#56B4E9", "++++"),
-)
-"""Colour and hatching of the causes of idle time, in the order of `sim.reporting.table.CAUSES`."""
 
 
 # Of the batch; finished rows have the colour of the idle time that they cause.
@@ -64,20 +31,6 @@ _ROW_COLOURS = {"live rows": "#0072B2", "finished rows": "#E69F00", "in prefill"
 
 # Time bins in a panel a third of a page wide.
 _POINTS = 256
-
-_QUANTILES = np.linspace(0, 1, 501)
-
-
-def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the line style of each policy."""
-    looks = cycle(zip(_COLOURS, _DASHES, strict=True))
-    return {name: {"color": colour, "linestyle": dash} for name, (colour, dash) in zip(names, looks, strict=False)}
-
-
-def value(summary: Summary, key: str) -> float:
-    """Return a metric for drawing: 0 where it is not defined."""
-    found = summary.get(key)
-    return float(found) if found is not None and np.isfinite(found) else 0.0
 
 
 def say_empty(axes: "Axes") -> None:
@@ -157,64 +110,25 @@ def draw_idle(axes: "Axes", outcomes: Outcomes) -> None:
     name_parts(axes, 2)
 
 
-def distribution(values: npt.NDArray[Any]) -> tuple[Array, Array]:
-    """Return at most 501 points (value, share of values at most that); empty if no value is defined."""
-    known = np.asarray(values, dtype=np.float64)
-    known = np.sort(known[np.isfinite(known)])
-    if not len(known):
-        return known, known
-    if len(known) < len(_QUANTILES):
-        return np.append(known[0], known), np.arange(len(known) + 1) / len(known)
-    ranks = np.rint(_QUANTILES * (len(known) - 1)).astype(np.int64)
-    return known[ranks], (ranks + 1) / len(known)
-
-
-def is_wide(values: Array, times: float = 100) -> bool:
-    """Whether the largest of some positive values is so many times the least that it asks for a logarithmic axis."""
-    return bool(values.min() > 0 and values.max() > times * values.min())
-
-
-def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], column: str, label: str, scale: float = 1) -> None:
-    """Cumulative distribution of a time over requests; `label` names its unit, `scale` is how many make a second."""
-    curves = {name: distribution(outcome.columns.get(column, np.empty(0))) for name, outcome in outcomes.items()}
-    known = np.concatenate([values for values, _ in curves.values()])
+def draw_cdf(axes: "Axes", outcomes: Mapping[str, Timed], latency: Latency) -> None:
+    """Cumulative distribution of a latency over requests."""
+    curves = {
+        name: distribution(outcome.columns.get(latency.column, np.empty(0))) for name, outcome in outcomes.items()
+    }
+    drawn = np.concatenate([values for values, _ in curves.values()])
     for name, style in styles(outcomes).items():
         values, shares = curves[name]
         if len(values):
-            axes.plot(values * scale, shares, **style, lw=1.4, drawstyle="steps-post")
-    if not len(known):
+            axes.plot(values * latency.per_second, shares, **style, lw=1.4, drawstyle="steps-post")
+    if not len(drawn):
         say_empty(axes)
-    elif is_wide(known):
+    elif is_wide(drawn):
         axes.set_xscale("log")
         axes.xaxis.minorticks_off()
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel(label)
+    axes.set_xlabel(latency.axis)
     axes.set_ylabel("share of requests")
     axes.grid(alpha=0.3)
-
-
-def time_unit(outcomes: Outcomes) -> tuple[float, str]:
-    """Return the seconds in, and the name of, the unit of time that suits the longest run."""
-    longest = max(outcome.occupancy.edges_s[-1] for outcome in outcomes.values())
-    return (3600, "h") if longest > 4 * 3600 else (60, "min") if longest > 600 else (1, "s")
-
-
-def thinned(edges: Array, means: Array, points: int) -> tuple[Array, Array]:
-    """Return edges and time-weighted means over at most `points` runs of bins."""
-    group = max(1, -(-len(means) // points))
-    starts = np.arange(0, len(means), group)
-    if not len(starts):
-        return edges, means
-    wide = np.append(edges[starts], edges[-1])
-    return wide, np.add.reduceat(means * np.diff(edges), starts) / np.diff(wide)
-
-
-def thinned_peaks(edges: Array, peaks: Array, points: int) -> tuple[Array, Array]:
-    """Return edges and the most over at most `points` runs of bins: extremes stay."""
-    starts = np.arange(0, len(peaks), max(1, -(-len(peaks) // points)))
-    if not len(starts):
-        return edges, peaks
-    return np.append(edges[starts], edges[-1]), np.maximum.reduceat(peaks, starts)
 
 
 def stacked(axes: "Axes", series: Series, scale: float, points: int, base: float, height: float) -> None:

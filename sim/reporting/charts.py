@@ -1,17 +1,18 @@
-"""The charts of the report: SVG text with the values for its script to show where the pointer is."""
+"""The charts of the page, drawn by bokeh: values under the pointer, zoom, and a click on a name hides what it names."""
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from sim.reporting.axes import (
+from sim.metrics.interval import Interval
+from sim.metrics.metrics import Summary
+from sim.reporting.labels import CAUSES, TIMED, Latency, cause_name, throughput_window
+from sim.reporting.series import (
     CAUSE_STYLES,
+    Array,
     Outcomes,
     Thinning,
     Timed,
@@ -23,87 +24,117 @@ from sim.reporting.axes import (
     time_unit,
     value,
 )
-from sim.reporting.table import CAUSES, Summary, cause_name, throughput_window
 from sim.simulation.prediction_interval import ENDS, LEVEL
 
-Array = npt.NDArray[np.float64]
-
-WIDTH, LEFT, RIGHT = 360, 46, 12
-TOP, PLOT, BOTTOM = 10, 180, 42
-SPAN = WIDTH - LEFT - RIGHT
 POINTS = 200
 """Most places of a curve over time."""
 
+_ROW, _AXIS, _HEIGHT = 34, 60, 270
+_DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot", ":": "dotted"}
+_TIP = '<div style="white-space:pre">@tip</div>'
+
+Mode = Literal["mouse", "hline", "vline"]
 Span = tuple[float, float]
+Curves = Mapping[str, tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the page.
+
+    Attributes:
+        title: What it shows.
+        plot: A figure of bokeh; None if there is nothing to draw.
+    """
+
+    title: str
+    plot: Any = None
 
 
 @dataclass(frozen=True)
 class Level:
-    """A value that a chart marks by a horizontal line, and what stands at it."""
+    """A value that a chart marks by a horizontal line, and what it is called."""
 
     value: float
-    said: str
+    name: str
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Where values are along x: linear from 0 to `high`, or logarithmic from `low`, which is then positive."""
+class Part:
+    """A part of a bar: its name, its size, its colour and matplotlib's hatching."""
 
-    low: float
-    high: float
-    log: bool
-
-    def x(self, values: Array) -> Array:
-        """Return places in the picture."""
-        if self.log:
-            return LEFT + SPAN * np.log(values / self.low) / math.log(self.high / self.low)
-        return LEFT + SPAN * values / self.high
-
-    def ticks(self) -> Iterable[float]:
-        """Yield round numbers; powers of ten, at most six of them, if it is logarithmic."""
-        if not self.log:
-            yield from ticks(self.high)
-            return
-        first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-        yield from (10.0**power for power in range(first, last + 1, 1 + (last - first) // 6))
+    name: str
+    size: float
+    colour: str
+    hatch: str = ""
 
 
-Curves = Mapping[str, tuple[Array, Array]]
+@dataclass(frozen=True)
+class Spread:
+    """What one row of a chart shows.
+
+    Attributes:
+        mean: An estimate and its interval.
+        tip: What stands under the pointer.
+        values: What it was made of; empty: not shown.
+    """
+
+    mean: Interval
+    tip: str
+    values: Sequence[float] = ()
 
 
-def charts(outcomes: Outcomes, kv_tokens: int) -> list[str]:
-    """Return the charts of a comparison as HTML.
+@dataclass(frozen=True)
+class Place:
+    """One point of a curve.
+
+    Attributes:
+        rate: Requests/s.
+        value: What is drawn.
+        tip: What stands under the pointer.
+        ends: The ends of its interval; None: not shown.
+    """
+
+    rate: float
+    value: float
+    tip: str
+    ends: Span | None = None
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """A policy against the rate: its places, ascending, and where its capacity lies, None if it has none."""
+
+    places: Sequence[Place]
+    knee: Place | None = None
+
+
+def charts(outcomes: Outcomes, kv_tokens: int) -> list[Chart]:
+    """Return the charts of a comparison.
 
     Args:
         outcomes: Runs of the same workload by policy name, at least one.
         kv_tokens: KV memory of a GPU, in tokens.
     """
     window = throughput_window(outcome.summary for outcome in outcomes.values())
-    counted = "while saturated" if window else "whole run"
-    key = f"{window}output_throughput"
-    throughput = {name: [(counted, value(outcome.summary, key), "#0072B2")] for name, outcome in outcomes.items()}
+    part, key = "while saturated" if window else "whole run", f"{window}output_throughput"
+    throughput = {name: [Part(part, value(each.summary, key), "#0072B2")] for name, each in outcomes.items()}
     idle = {
         name: [
-            (cause_name(cause), 100 * value(outcome.summary, f"idle_time_fraction_{cause}"), f"url(#{cause})")
-            for cause in CAUSES
+            Part(cause_name(cause), 100 * value(each.summary, f"idle_time_fraction_{cause}"), *look)
+            for cause, look in zip(CAUSES, CAUSE_STYLES, strict=True)
         ]
-        for name, outcome in outcomes.items()
+        for name, each in outcomes.items()
     }
     spans = {name: _span(outcome.summary, key) for name, outcome in outcomes.items()}
+    capacity = Level(float(kv_tokens), f"capacity: {kv_tokens:,}")
     return [
-        bars(f"Output tokens/s, {counted}", throughput, "tokens/s", named=False, spans=spans),
-        bars("Idle share of GPU busy time, %", idle, "%", named=True, fills=_hatchings()),
+        bars(f"Output tokens/s, {part}", throughput, "tokens/s", spans),
+        bars("Idle share of GPU busy time, %", idle, "%"),
         *latency_charts(outcomes),
         _over_time("Live rows of the batch", outcomes, "live_rows", "rows"),
         _over_time("Waiting requests", outcomes, "waiting", "requests"),
-        _over_time(
-            "Most KV memory taken, tokens",
-            outcomes,
-            "kv_peak_tokens",
-            "tokens",
-            thinned_peaks,
-            Level(float(kv_tokens), f"capacity: {kv_tokens:,}"),
-        ),
+        _over_time("Most KV memory taken, tokens", outcomes, "kv_peak_tokens", "tokens", thinned_peaks, capacity),
     ]
 
 
@@ -113,158 +144,227 @@ def _span(summary: Summary, key: str) -> Span | None:
     return None if low is None or high is None else (float(low), float(high))
 
 
-def bars(
-    title: str,
-    rows: Mapping[str, Sequence[tuple[str, float, str]]],
-    unit: str,
-    named: bool,
-    spans: Mapping[str, Span | None] | None = None,
-    fills: str = "",
-) -> str:
-    """Return horizontal bars, stacked from parts.
-
-    Args:
-        title: What is shown.
-        rows: Of each bar its parts: name, value, colour or `url(#ID)` of one of the `fills`.
-        unit: Of the values.
-        named: Whether to name the parts below.
-        spans: Of each bar the range in which its end is expected, where that is known.
-        fills: What areas may be filled with, as SVG.
-    """
-    totals = {name: sum(size for _, size, _ in parts) for name, parts in rows.items()}
-    known = {name: span for name, span in (spans or {}).items() if span}
-    scale = (WIDTH - 80) / max(*totals.values(), *(high for _, high in known.values()), 1e-12)
-    drawn = []
-    for place, (name, parts) in enumerate(rows.items()):
-        top = 44 * place
-        drawn.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
-        left = 0.0
-        for part, size, colour in parts:
-            if size <= 0:
-                continue
-            within = f"\n{LEVEL:.0%} interval: {' to '.join(map(figure, known[name]))}" if name in known else ""
-            said = escape(f"{name}\n{part}: {figure(size)} {unit}{within}", quote=True)
-            drawn.append(
-                f'<rect class="bar" x="{left:.1f}" y="{top + 20}" width="{max(size * scale, 0.5):.1f}" height="16" '
-                f'fill="{colour}" data-tip="{said}"><title>{said}</title></rect>'
-            )
-            left += size * scale
-        if name in known:
-            low, high = (scale * end for end in known[name])
-            drawn.append(whisker(low, high, top + 28))
-            left = max(left, high)
-        drawn.append(f'<text x="{left + 5:.1f}" y="{top + 33}">{figure(totals[name])}</text>')
-    label = escape(f"{title}: " + ", ".join(f"{name} {figure(total)}" for name, total in totals.items()), quote=True)
-    picture = (
-        f'<svg viewBox="0 0 {WIDTH} {44 * len(rows)}" role="img" aria-label="{label}">{fills}{"".join(drawn)}</svg>'
-    )
-    shown = {part: colour for parts in rows.values() for part, size, colour in parts if size > 0} if named else {}
-    return framed(title, picture, [(part, colour, "") for part, colour in shown.items()], block=True)
+def latency_charts(outcomes: Mapping[str, Timed], what: str = "") -> list[Chart]:
+    """Return the distributions of TTFT, TPOT and end-to-end latency; `what` ends their titles."""
+    return [_distributions(latency, outcomes, what) for latency in TIMED]
 
 
-_HATCHES = {
-    "": "",
-    "/": "M-1 1L1 -1M0 6L6 0M5 7L7 5",
-    "\\": "M-1 5L1 7M0 0L6 6M5 -1L7 1",
-    "x": "M0 6L6 0M0 0L6 6",
-    "+": "M3 0V6M0 3H6",
-    ".": "M2 3H4M3 2V4",
-}
-"""Strokes of a square of 6 by 6 that is repeated, by the first letter of matplotlib's hatching."""
-
-
-def _hatchings() -> str:
-    """Return the fills of the causes of idle time as SVG patterns, hatched as in the pictures."""
-    return "".join(
-        f'<pattern id="{cause}" width="6" height="6" patternUnits="userSpaceOnUse">'
-        f'<rect width="6" height="6" fill="{colour}"/><path d="{_HATCHES[hatch[:1]]}" stroke="#000" stroke-width=".8"/>'
-        "</pattern>"
-        for cause, (colour, hatch) in zip(CAUSES, CAUSE_STYLES, strict=True)
-    )
-
-
-def whisker(low: float, high: float, y: float) -> str:
-    """Return an error bar from one x to another."""
-    ends = "".join(f"M{x:.1f} {y - 4:.1f}v8" for x in (low, high))
-    return f'<path class="whisker" d="M{low:.1f} {y:.1f}H{high:.1f}{ends}"/>'
-
-
-def latency_charts(outcomes: Mapping[str, Timed], what: str = "") -> list[str]:
-    """Return the distributions of TTFT, TPOT and end-to-end latency, as HTML; `what` ends their titles."""
-    return [
-        _cdf(f"Time to first token{what}", outcomes, "ttft_s", "s", 1),
-        _cdf(f"Time per output token{what}", outcomes, "tpot_s", "ms", 1000),
-        _cdf(f"End-to-end latency{what}", outcomes, "e2e_s", "s", 1),
-    ]
-
-
-def _cdf(title: str, outcomes: Mapping[str, Timed], column: str, unit: str, scale: float) -> str:
+def _distributions(latency: Latency, outcomes: Mapping[str, Timed], what: str) -> Chart:
     curves = {}
     for name, outcome in outcomes.items():
-        times, shares = distribution(outcome.columns.get(column, np.empty(0)))
-        curves[name] = (times * scale, shares)
-    return curve_chart(title, curves, f"{unit}; share of requests at most that", "", unit, by="y")
+        times, shares = distribution(outcome.columns.get(latency.column, np.empty(0)))
+        curves[name] = (times * latency.per_second, shares)
+    title = f"{capital(latency.title)}{what}"
+    return curve_chart(title, curves, f"{latency.unit}; share of requests at most that", latency.unit, by="y")
 
 
 def _over_time(
     title: str, outcomes: Outcomes, series: str, unit: str, thin: Thinning = thinned, level: Level | None = None
-) -> str:
+) -> Chart:
     scale, name_of_unit = time_unit(outcomes)
     curves = {}
     for name, outcome in outcomes.items():
         edges, held = thin(outcome.occupancy.edges_s / scale, getattr(outcome.occupancy, series), POINTS)
         curves[name] = (edges, np.append(held, 0.0)) if len(held) else (np.empty(0), np.empty(0))
-    return curve_chart(title, curves, f"simulated time, {name_of_unit}", name_of_unit, unit, by="x", level=level)
+    return curve_chart(title, curves, f"simulated time, {name_of_unit}", unit, by="x", level=level)
 
 
-def curve_chart(
-    title: str, curves: Curves, label: str, axis: str, unit: str, by: str, level: Level | None = None
-) -> str:
+def bars(
+    title: str, rows: Mapping[str, Sequence[Part]], unit: str, spans: Mapping[str, Span | None] | None = None
+) -> Chart:
+    """Return horizontal bars, stacked from parts.
+
+    Args:
+        title: What is shown.
+        rows: The parts of each bar.
+        unit: Of their sizes.
+        spans: Of each bar the range in which its end is expected, where that is known.
+    """
+    plot = _rows_plot(list(rows), unit)
+    ranges = {name: span for name, span in (spans or {}).items() if span}
+    left = dict.fromkeys(rows, 0.0)
+    for place in range(max(map(len, rows.values()))):
+        parts = {name: parts[place] for name, parts in rows.items() if parts[place].size > 0}
+        columns = [
+            (y, left[name], left[name] + parts[name].size, _bar_tip(name, parts[name], unit, ranges.get(name)))
+            for y, name in enumerate(rows)
+            if name in parts
+        ]
+        if parts:
+            look = next(iter(parts.values()))
+            data = dict(zip(("y", "left", "right", "tip"), map(list, zip(*columns, strict=True)), strict=True))
+            hatch = {"hatch_pattern": look.hatch[0], "hatch_scale": 6, "hatch_weight": 0.8} if look.hatch else {}
+            _hover(plot, plot.hbar(
+                y="y", left="left", right="right", height=0.5, source=data, fill_color=look.colour, line_color="black",
+                line_width=0.6, legend_label=look.name, **hatch,
+            ))  # fmt: skip
+            left |= {name: left[name] + part.size for name, part in parts.items()}
+    _whiskers(plot, {y: ranges[name] for y, name in enumerate(rows) if name in ranges})
+    plot.x_range.start = 0
+    return Chart(title, _with_legend(plot))
+
+
+def _bar_tip(name: str, part: Part, unit: str, span: Span | None) -> str:
+    within = f"\n{LEVEL:.0%} interval: {' to '.join(map(short, span))}" if span else ""
+    return f"{name}\n{part.name}: {short(part.size)} {unit}{within}"
+
+
+def curve_chart(title: str, curves: Curves, label: str, unit: str, by: str, level: Level | None = None) -> Chart:
     """Return step curves.
 
     Args:
         title: What is shown.
         curves: Of each name its ascending x and its y.
         label: Of the x axis.
-        axis: Unit of x.
-        unit: Unit of what is shown where the pointer is.
+        unit: Unit of what is shown under the pointer.
         by: `x`: the values at the pointer's x; `y`: those at its share of requests.
         level: A horizontal line with a name.
     """
     ends = [x for x, _ in curves.values() if len(x)]
-    high = 1.0 if by == "y" else max((float(y.max()) for _, y in curves.values() if len(y)), default=0.0)
-    if level:
-        high = max(high, level.value)
+    high = max([level.value if level else 0.0, *(float(y.max()) for _, y in curves.values() if len(y))])
     if not high or not ends or not (right := max(float(x[-1]) for x in ends)):
-        return framed(title, '<p class="soft">no data</p>')
-    scale = Scale(min(float(x[0]) for x in ends), right, log=by == "y" and is_wide(np.concatenate(ends)))
-    looks = styles(curves)
-    drawn = [*_ground(scale, high, label), *_marked(level, high)]
-    for (name, (across, up)), width in zip(curves.items(), widths(len(curves)), strict=True):
-        if len(across):
-            path = _steps(scale.x(across), TOP + PLOT * (1 - up / high))
-            colour, dash = looks[name]["color"], dashes(looks[name]["linestyle"])
-            drawn.append(
-                f'<path class="curve" d="{path}" stroke="{colour}" stroke-dasharray="{dash}" '
-                f'stroke-width="{width:.1f}"><title>{escape(name)}</title></path>'
-            )
-    facts = {
-        "by": by,
-        "axis": axis,
-        "unit": unit,
-        "left": LEFT,
-        "top": TOP,
-        "width": SPAN,
-        "height": PLOT,
-        "end": right if by == "x" else high,
-        "series": [{"name": name, "x": _rounded(x), "y": _rounded(y)} for name, (x, y) in curves.items()],
+        return Chart(title)
+    wide = by == "y" and is_wide(np.concatenate(ends))
+    plot = _plot(_HEIGHT, label, x_axis_type="log" if wide else "linear")
+    plot.y_range.start, plot.y_range.end = 0, 1.02 * high
+    tips = f"$name: @y{{0,0.[0]}} {unit}" if by == "x" else f"$name: @x{{0,0.[000]}} {unit}"
+    for (name, (x, y)), width in zip(curves.items(), widths(len(curves)), strict=True):
+        look = {"name": name, "legend_label": name, "line_width": width, **_look(name, curves)}
+        line = plot.step(_rounded(x), _rounded(y), mode="after", **look)
+        _hover(plot, line, tips, mode="vline" if by == "x" else "hline")
+    if level:
+        plot.line([0, right], [level.value] * 2, color="black", line_dash="dotted", legend_label=level.name)
+    return Chart(title, _with_legend(plot))
+
+
+def spread_chart(title: str, rows: Mapping[str, Spread], label: str, band: Span | None = None) -> Chart:
+    """Return a row per name: dots, and their mean with an error bar, on an axis that need not begin at 0.
+
+    Args:
+        title: What is shown.
+        rows: What each shows.
+        label: Of the axis.
+        band: A range to be shaded, with a line at its middle.
+    """
+    if not rows:
+        return Chart(title)
+    from bokeh.models.annotations import BoxAnnotation
+    from bokeh.models.annotations import Span as Line
+
+    plot = _rows_plot(list(rows), label)
+    if band:
+        look: dict[str, Any] = {"fill_color": "#e4e7ea", "line_width": 0, "level": "underlay"}
+        plot.add_layout(BoxAnnotation(left=band[0], right=band[1], **look))
+        plot.add_layout(Line(location=sum(band) / 2, dimension="height", line_color="#d8dde2"))
+    for y, row in enumerate(rows.values()):
+        offsets = [y + 0.3 * (place + 0.5) / len(row.values) - 0.15 for place in range(len(row.values))]
+        plot.scatter(list(row.values), offsets, size=4, color="#56b4e9", name="replications")
+    _whiskers(plot, {y: (row.mean.low, row.mean.high) for y, row in enumerate(rows.values())})
+    data = {
+        "x": [row.mean.estimate for row in rows.values()],
+        "y": list(range(len(rows))),
+        "tip": [f"{name}\n{row.tip}" for name, row in rows.items()],
     }
-    chart = escape(json.dumps(facts, separators=(",", ":")), quote=True)
-    picture = (
-        f'<svg viewBox="0 0 {WIDTH} {TOP + PLOT + BOTTOM}" role="img" aria-label="{escape(title, quote=True)}" '
-        f'data-chart="{chart}">{"".join(drawn)}<line class="cross"/></svg>'
-    )
-    return framed(title, picture, key_of_lines(looks))
+    _hover(plot, plot.scatter("x", "y", source=data, size=7, color="black", name="means"))
+    return Chart(title, plot)
+
+
+def rate_chart(title: str, curves: Mapping[str, RateCurve], bounds: Span, asked: float | None) -> Chart:
+    """Return curves against the arrival rate, each with its capacity marked; what is outside is cut.
+
+    Args:
+        title: What is shown.
+        curves: By policy.
+        bounds: Lowest and highest value that is shown.
+        asked: What the SLO asks for: a dotted line; None: nothing.
+    """
+    from bokeh.models.annotations import Span as Line
+
+    plot = _plot(_HEIGHT, "arrival rate, requests/s")
+    plot.y_range.start, plot.y_range.end = bounds
+    plot.x_range.start = 0
+    if asked is not None:
+        plot.add_layout(Line(location=asked, dimension="width", line_dash="dotted"))
+    for name, curve in curves.items():
+        look = _look(name, curves)
+        colour = look["line_color"]
+        data: dict[str, list[Any]] = {
+            "x": [place.rate for place in curve.places],
+            "y": [place.value for place in curve.places],
+            "tip": [f"{name}\n{place.tip}" for place in curve.places],
+        }
+        plot.line("x", "y", source=data, legend_label=name, line_width=1.8, **look)
+        held = [(place.rate, *place.ends) for place in curve.places if place.ends]
+        rates, low, high = zip(*held, strict=True) if held else ((), (), ())
+        plot.segment(list(rates), list(low), list(rates), list(high), color=colour, legend_label=name)
+        _hover(plot, plot.scatter("x", "y", source=data, size=6, color=colour, legend_label=name))
+        if curve.knee:
+            plot.add_layout(Line(location=curve.knee.rate, dimension="height", line_color=colour, line_alpha=0.5))
+            knee = {"x": [curve.knee.rate], "y": [curve.knee.value]}
+            plot.scatter("x", "y", source=knee, size=12, line_color=colour, fill_color=None, name="capacity")
+    return Chart(title, _with_legend(plot))
+
+
+def _plot(height: int, label: str, **options: Any) -> Any:
+    """Return an empty figure of bokeh."""
+    from bokeh.models import NumeralTickFormatter
+    from bokeh.plotting import figure
+
+    plot: Any = figure(
+        height=height, sizing_mode="stretch_width", tools="pan,box_zoom,wheel_zoom,reset,save", active_drag=None,
+        toolbar_location="above", x_axis_label=label, **options,
+    )  # fmt: skip
+    plot.toolbar.logo, plot.toolbar.autohide = None, True
+    plot.xgrid.grid_line_color = None
+    for axis in plot.axis:
+        axis.axis_label_text_font_style = "normal"
+        axis.formatter = NumeralTickFormatter(format="0,0.[0000]")
+    return plot
+
+
+def _rows_plot(names: Sequence[str], label: str) -> Any:
+    """Return an empty figure with a row per name, the first on top."""
+    plot = _plot(_AXIS + _ROW * (1 + len(names)), label, y_range=(len(names) - 0.4, -0.6))
+    plot.yaxis.ticker = list(range(len(names)))
+    plot.yaxis.major_label_overrides = dict(enumerate(names))
+    return plot
+
+
+def _look(name: str, names: Iterable[str]) -> dict[str, Any]:
+    style = styles(names)[name]
+    return {"line_color": style["color"], "line_dash": dashes(style["linestyle"])}
+
+
+def dashes(style: Any) -> Any:
+    """Return a line style of matplotlib as bokeh says it."""
+    return _DASHES[style] if isinstance(style, str) else [2 * length for length in style[1]]
+
+
+def _hover(plot: Any, glyph: Any, tips: str = _TIP, mode: Mode = "mouse") -> None:
+    """Let something stand under the pointer."""
+    from bokeh.models import HoverTool
+
+    plot.add_tools(HoverTool(renderers=[glyph], tooltips=tips, mode=mode, point_policy="follow_mouse", visible=False))
+
+
+def _whiskers(plot: Any, ends: Mapping[int, Span]) -> None:
+    """Draw error bars from one x to another at each y, as far as they are finite."""
+    finite = {y: span for y, span in ends.items() if all(map(math.isfinite, span))}
+    low, high = [list(each) for each in zip(*finite.values(), strict=True)] if finite else ([], [])
+    rows = list(finite)
+    plot.segment(low, rows, high, rows, color="black", line_width=1.4, name="whisker")
+    plot.scatter([*low, *high], rows * 2, marker="dash", angle=math.pi / 2, size=8, color="black", line_width=1.4)
+
+
+def _with_legend(plot: Any) -> Any:
+    """Move the names below the figure; a click on one hides what it names."""
+    if plot.legend:
+        plot.add_layout(plot.legend[0], "below")
+        plot.legend.click_policy = "hide"
+        plot.legend.ncols = 2
+        plot.height += 22 * -(-len(plot.legend[0].items) // 2)
+        plot.legend.border_line_color = None
+    return plot
 
 
 def widths(count: int) -> list[float]:
@@ -272,89 +372,15 @@ def widths(count: int) -> list[float]:
     return [1.4 + 1.6 * place / max(count - 1, 1) for place in reversed(range(count))]
 
 
-def _ground(scale: Scale, high: float, label: str) -> Iterator[str]:
-    """Yield the grid, its numbers and the label of the x axis."""
-    right = WIDTH - RIGHT
-    for tick in ticks(high):
-        y = TOP + PLOT * (1 - tick / high)
-        yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(tick)}</text>'
-    for tick in scale.ticks():
-        x = float(scale.x(np.array(tick)))
-        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP + PLOT}" y2="{TOP + PLOT + 4}"/>'
-        yield f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{tick_label(tick)}</text>'
-    yield f'<text x="{LEFT + SPAN / 2}" y="{TOP + PLOT + 34}" text-anchor="middle">{escape(label)}</text>'
-    yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{TOP + PLOT}" y2="{TOP + PLOT}"/>'
-
-
-def _marked(level: Level | None, high: float) -> Iterator[str]:
-    """Yield a horizontal line and its name."""
-    if level:
-        y, right = TOP + PLOT * (1 - level.value / high), WIDTH - RIGHT
-        yield f'<line class="asked" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{right}" y="{y + 14:.1f}" text-anchor="end">{escape(level.said)}</text>'
-
-
-def key_of_lines(looks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return name, colour and dashes of lines, as `framed` takes them."""
-    return [(name, look["color"], dashes(look["linestyle"])) for name, look in looks.items()]
-
-
-def framed(title: str, body: str, key: Iterable[tuple[str, str, str]] = (), block: bool = False) -> str:
-    """Return a chart with its title.
-
-    Args:
-        title: What it shows.
-        body: It, as HTML.
-        key: What stands below it: name, colour and dashes of lines, or of filled areas if `block`.
-        block: Whether it names areas.
-    """
-    named = "".join(
-        '<li><svg viewBox="0 0 26 10" aria-hidden="true">'
-        + (
-            f'<rect width="14" height="10" x="6" fill="{colour}"/>'
-            if block
-            else f'<line x1="0" x2="26" y1="5" y2="5" stroke="{colour}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
-        )
-        + f"</svg>{escape(name)}</li>"
-        for name, colour, dash in key
-    )
-    return f"<figure><h3>{escape(title)}</h3>{body}{f'<ul class=key>{named}</ul>' if named else ''}</figure>"
-
-
-def _steps(x: Array, y: Array) -> str:
-    moves = [f"H{across:.1f}V{up:.1f}" for across, up in zip(x[1:], y[1:], strict=True)]
-    return f"M{x[0]:.1f} {y[0]:.1f}{''.join(moves)}"
-
-
 def _rounded(values: Array) -> list[float]:
     return [float(f"{each:.4g}") for each in values.tolist()]
 
 
-def dashes(style: Any) -> str:
-    """Return a line style of matplotlib as SVG says it."""
-    named = {"-": "", "--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
-    return named[style] if isinstance(style, str) else " ".join(str(2 * length) for length in style[1])
+def capital(text: str) -> str:
+    """Return a text with a capital letter at its start."""
+    return text[:1].upper() + text[1:]
 
 
-def ticks(end: float) -> Iterable[float]:
-    """Yield round numbers from 0 to `end`, three to six of them."""
-    step = 10 ** math.floor(math.log10(end))
-    step = next(step * part for part in (0.2, 0.5, 1, 2) if end / (step * part) <= 5.5)
-    count = math.floor(end / step + 1e-9)
-    yield from (place * step for place in range(count + 1))
-
-
-def tick_label(number: float) -> str:
-    """Return a number of an axis; thousands are told by k, millions by M."""
-    for scale, unit in ((1e6, "M"), (1e3, "k")):
-        if number >= 10 * scale or (number >= scale and unit == "M"):
-            return f"{number / scale:g}{unit}"
-    return figure(number)
-
-
-def figure(number: float) -> str:
+def short(number: float) -> str:
     """Return a number as short as it can be read."""
-    if number == 0 or abs(number) >= 100:
-        return f"{number:,.0f}"
-    return f"{number:.3g}"
+    return f"{number:,.0f}" if number == 0 or abs(number) >= 100 else f"{number:.3g}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.output.writing import Draft, writing
-from sim.reporting import axes as draw
+from sim.reporting.series import styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def name_policies(figure: "Figure", outcomes: Iterable[str]) -> None:
     """One legend of the policies below the curves."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], **style, lw=1.6, label=name) for name, style in draw.styles(outcomes).items()]
+    handles = [Line2D([], [], **style, lw=1.6, label=name) for name, style in styles(outcomes).items()]
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), 112 // (longest + 9)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)

@@ -10,97 +10,91 @@ from string import Template
 from typing import Any
 
 from sim.output.writing import Draft, writing
+from sim.reporting.charts import Chart
+from sim.reporting.table import Grid, Row
 
 _SETTLED = ("policies", "options", "notes", "partial", "interval")
 """Facts of `summary.json` that a page says elsewhere."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a page says, in its order.
 
     Attributes:
-        label: What it is.
-        cells: A text for every policy.
-        beside: What stands small below each text, such as its interval; empty: nothing.
-        section: Whether a line is drawn above it.
-    """
-
-    label: str
-    cells: Sequence[str]
-    beside: Sequence[str] = ()
-    section: bool = False
-
-    def html(self) -> str:
-        """Return it as HTML."""
-        small = [f"<small>{escape(text)}</small>" if text else "" for text in self.beside] or [""] * len(self.cells)
-        cells = "".join(f"<td>{escape(cell)}{also}</td>" for cell, also in zip(self.cells, small, strict=True))
-        mark = ' class="section"' if self.section else ""
-        return f"<tr{mark}><th>{escape(self.label)}</th>{cells}</tr>"
-
-
-def table(names: Iterable[str], rows: Iterable[Row], corner: str = "") -> str:
-    """Return a table as HTML, with a column per name."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join(row.html() for row in rows)
-    return f"<table><thead><tr><th>{escape(corner)}</th>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def write_page(
-    path: Path,
-    *,
-    title: str,
-    answer: str,
-    setting: Iterable[str],
-    tables: Iterable[str],
-    validity: Iterable[str],
-    charts: Iterable[str],
-    facts: Mapping[str, Any],
-) -> Path:
-    """Write the page; return its path.
-
-    Args:
-        path: Where to. If Hydra's `config.yaml` lies in `.hydra` beside it, it is shown too.
         title: What was simulated.
         answer: What it says.
         setting: Sentences on what it was simulated on.
-        tables: The results, as HTML.
+        tables: The results.
         validity: Sentences on what limits the answer.
-        charts: Figures, as HTML.
-        facts: As in `summary.json`.
-
-    Raises:
-        InputError: if the file cannot be written.
+        charts: Its figures.
     """
-    template = Template(files("sim.reporting").joinpath("report.html").read_text(encoding="utf-8"))
-    text = template.substitute(
-        title=escape(title),
-        answer=escape(answer),
-        setting="<br>".join(map(escape, setting)),
-        tables="".join(f'<div class="scroll">{each}</div>' for each in tables),
-        validity="".join(f"<li>{escape(each)}</li>" for each in validity),
-        charts="\n".join(charts),
-        configuration=_pairs({name: said for name, said in facts.items() if name not in _SETTLED}),
-        options=_options(facts.get("options", {})),
-        composed=_composed(path.parent / ".hydra" / "config.yaml"),
-    )
-    with writing(path), Draft(path) as part:
-        part.write_text(text, encoding="utf-8")
-    return path
+
+    title: str
+    answer: str
+    setting: Iterable[str]
+    tables: Sequence[Grid]
+    validity: Iterable[str]
+    charts: Iterable[Chart]
+
+    def write(self, path: Path, facts: Mapping[str, Any]) -> Path:
+        """Write the page; return its path.
+
+        Args:
+            path: Where to. If Hydra's `config.yaml` lies in `.hydra` beside it, it is shown too.
+            facts: As in `summary.json`.
+
+        Raises:
+            InputError: if the file cannot be written.
+        """
+        charts = list(self.charts)
+        from bokeh.resources import Resources
+
+        template = Template(files("sim.reporting").joinpath("report.html").read_text(encoding="utf-8"))
+        text = template.substitute(
+            title=escape(self.title),
+            answer=escape(self.answer),
+            setting="<br>".join(map(escape, self.setting)),
+            tables="".join(f'<div class="scroll">{grid.html()}</div>' for grid in self.tables),
+            validity="".join(f"<li>{escape(sentence)}</li>" for sentence in self.validity),
+            charts="".join(_frame(place, chart) for place, chart in enumerate(charts)),
+            library=Resources(mode="inline", components=["bokeh"]).render_js(),
+            plots=_plots(charts),
+            configuration=_pairs({name: fact for name, fact in facts.items() if name not in _SETTLED}),
+            options=_options(facts.get("options", {})),
+            composed=_composed(path.parent / ".hydra" / "config.yaml"),
+        )
+        with writing(path), Draft(path) as part:
+            part.write_text(text, encoding="utf-8")
+        return path
+
+
+def _frame(place: int, chart: Chart) -> str:
+    body = f'<div id="chart-{place}"></div>' if chart.plot else '<p class="soft">no data</p>'
+    return f"<figure><h3>{escape(chart.title)}</h3>{body}</figure>"
+
+
+def _plots(charts: Sequence[Chart]) -> str:
+    """Return the plots as JSON that may stand in a script."""
+    from bokeh.core.types import ID
+    from bokeh.embed import json_item
+
+    plots = [json_item(chart.plot, ID(f"chart-{place}")) for place, chart in enumerate(charts) if chart.plot]
+    return json.dumps(plots, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _pairs(facts: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(_said(value))}</td></tr>" for name, value in facts.items())
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in facts.items())
     return f'<table class="facts"><tbody>{rows}</tbody></table>'
 
 
 def _options(options: Mapping[str, Mapping[str, Any]]) -> str:
     names = dict.fromkeys(option for each in options.values() for option in each)
-    told = {name: [_said(each[name]) if name in each else "-" for each in options.values()] for name in names}
-    return table(options, (Row(name, cells) for name, cells in told.items()))
+    rows = (Row(name, [_text(each[name]) if name in each else "-" for each in options.values()]) for name in names)
+    return Grid(options, rows).html()
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:,}" if _is_large(value) else json.dumps(value)
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from policies.policy import Policy
 from sim.cost.model import Model
+from sim.simulation.setting import Setting
 from sim.version import __version__
 from workloads.requests import Requests
 
@@ -30,8 +30,6 @@ class Context:
         too_long: Requests that are longer than that.
         seed: Of all random streams.
         notes: Plain sentences on the input.
-        folder: Where the results are; None if nowhere.
-        pictures: The most telling files in it.
     """
 
     workload: str
@@ -46,8 +44,6 @@ class Context:
     too_long: int = 0
     seed: int = 0
     notes: tuple[str, ...] = ()
-    folder: Path | None = None
-    pictures: tuple[str, ...] = ()
 
     def facts(self, policies: Mapping[str, Policy], **more: Any) -> dict[str, Any]:
         """Return what every `summary.json` says of what its results were achieved on, as JSON values.
@@ -71,25 +67,21 @@ class Context:
         }
 
 
-def context_of(requests: Requests, model: Model, *, hardware: str, kv_tokens: int, **more: Any) -> Context:
-    """Return what results on these requests were achieved on.
-
-    Args:
-        requests: The workload.
-        model: The model.
-        hardware: Name of the GPU.
-        kv_tokens: KV memory of a GPU, in tokens.
-        more: Other attributes of `Context`.
-    """
+def context_of(requests: Requests, model: Model, **more: Any) -> Context:
+    """Return what results on these requests were achieved on, with `more` attributes of `Context`."""
     longest = model.max_positions
     return Context(
         workload=requests.name,
         requests=len(requests),
         **{"arrivals": requests.arrivals, **more},
         declared=requests.declared,
-        hardware=hardware,
         model=model.name,
-        kv_tokens=kv_tokens,
         max_positions=longest,
         too_long=int(np.count_nonzero(requests.prompt_tokens + requests.output_tokens > longest)),
     )
+
+
+def context_on(setting: Setting, requests: Requests, seed: int, **more: Any) -> Context:
+    """Return what results of a simulation on these requests were achieved on, with `more` attributes of `Context`."""
+    hardware, engine, memory = setting.hardware.name, setting.engine.name, setting.kv_memory
+    return context_of(requests, setting.model, hardware=hardware, engine=engine, kv_tokens=memory, seed=seed, **more)

@@ -12,11 +12,11 @@ from sim.engine.execution import EAGER, ROWS_STEP, WINDOW_STEP, Execution
 from sim.simulation.setting import Setting
 
 
-def execution_of(given: Any, hardware: Device, engine: EngineConstants) -> Execution:
+def execution_of(execution: Any, hardware: Device, engine: EngineConstants) -> Execution:
     """Return how decode steps are executed.
 
     Args:
-        given: An `Execution`, the name of one, or None: as the hardware was profiled, or eager.
+        execution: An `Execution`, the name of one, or None: as the hardware was profiled, or eager.
         hardware: What they are executed on.
         engine: What runs on it.
 
@@ -25,25 +25,26 @@ def execution_of(given: Any, hardware: Device, engine: EngineConstants) -> Execu
             host, or the hardware was profiled otherwise.
     """
     measured = hardware.execution if isinstance(hardware, Profile) else None
-    if given is None:
+    if execution is None:
         return EAGER if measured is None else Execution(measured)
-    execution = given if isinstance(given, Execution) else Execution(given)
-    if measured not in (None, execution.name):
+    chosen: Execution = execution if isinstance(execution, Execution) else Execution(execution)
+    if measured not in (None, chosen.name):
         raise InputError(
-            f"execution={execution.name}: hardware={hardware.name} was measured with execution={measured}: leave "
+            f"execution={chosen.name}: hardware={hardware.name} was measured with execution={measured}: leave "
             "execution out, or profile again"
         )
-    if execution.captured and hardware.takes_engine and engine.host_layer_s:
+    if chosen.captured and hardware.takes_engine and engine.host_layer_s:
         raise InputError(
-            f"execution={execution.name}: engine={engine.name} launches every kernel from the host "
+            f"execution={chosen.name}: engine={engine.name} launches every kernel from the host "
             f"(host_layer_s={engine.host_layer_s:g}), which a recorded step does not: use engine=vllm or engine=ideal"
         )
-    return execution
+    return chosen
 
 
-def execution_facts(setting: Setting) -> dict[str, Any]:
-    """Return what `summary.json` says of it: nothing where it is as always."""
-    return {"execution": setting.execution.name} if setting.execution.captured else {}
+def setting_facts(setting: Setting) -> dict[str, Any]:
+    """Return what `summary.json` says of engine, GPUs and execution: nothing of the latter where it is as always."""
+    execution = {"execution": setting.execution.name} if setting.execution.captured else {}
+    return {"engine": setting.engine.name, "tensor_parallel": setting.hardware.gpus, **execution}
 
 
 def execution_notes(setting: Setting, policies: Mapping[str, Policy]) -> list[str]:

@@ -11,6 +11,7 @@ from sim.cost.device import Device
 from sim.cost.memory import check_kv_tokens
 from sim.cost.profile import doubts
 from sim.metrics.metrics import Summary
+from sim.simulation.execution import execution_notes
 from sim.simulation.setting import Setting
 from workloads.demand import counted
 from workloads.requests import Requests
@@ -62,8 +63,14 @@ def memory_notes(setting: Setting) -> list[str]:
 
 def extrapolation_notes(hardware: Device, extrapolated: Collection[str]) -> list[str]:
     """Return a sentence if a model needs what was not measured on the hardware; see `CostModel.extrapolated`."""
-    told = f"hardware={hardware.name}: not measured but extrapolated: {', '.join(extrapolated)}"
-    return [told] if extrapolated else []
+    note = f"hardware={hardware.name}: not measured but extrapolated: {', '.join(extrapolated)}"
+    return [note] if extrapolated else []
+
+
+def setting_notes(setting: Setting, policies: Mapping[str, Policy], requests: Requests, *drawn: str) -> list[str]:
+    """Return all that is said before a run: on memory, requests, how they are `drawn`, engine and execution."""
+    on_requests = [*memory_notes(setting), *notes_on(policies, requests), *drawn]
+    return [*on_requests, *engine_notes(setting), *execution_notes(setting, policies)]
 
 
 def engine_notes(setting: Setting) -> list[str]:

@@ -36,10 +36,10 @@ def naming(name: str, policy: Policy) -> Iterator[None]:
         raise
     except Exception as error:
         frames = list(traceback.walk_tb(error.__traceback__))
-        told = _told(policy, error, frames)
-        if told is None:
+        fault = _fault(policy, error, frames)
+        if fault is None:
             raise
-        raise InputError(f"policy {name}{_when(policy, frames)}: {told}") from error
+        raise InputError(f"policy {name}{_when(policy, frames)}: {fault}") from error
 
 
 def place_of(error: BaseException) -> str:
@@ -56,7 +56,7 @@ def kind_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
-def _told(policy: Policy, error: Exception, frames: Frames) -> str | None:
+def _fault(policy: Policy, error: Exception, frames: Frames) -> str | None:
     """Say what a policy did to raise an error; None if it did not."""
     if isinstance(error, IllegalPlan):
         return f"the ledger refused its plan: {error}"

@@ -162,12 +162,12 @@ def _range(values: Any) -> Range:
 
 def _residuals(hardware: Calibrated) -> list[float]:
     """Return the residuals of all tables."""
-    found: list[float] = []
+    residuals: list[float] = []
     for field in fields(hardware):
         value = getattr(hardware, field.name)
         for table in value if isinstance(value, list | tuple) else [value]:
-            found += table.residuals if isinstance(table, Table) else ()
-    return found
+            residuals += table.residuals if isinstance(table, Table) else ()
+    return residuals
 
 
 def _block_mean(residuals: Sequence[float], place: float) -> float:

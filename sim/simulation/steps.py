@@ -14,6 +14,7 @@ from policies.view import View
 from sim.engine.iteration_log import Slice
 from sim.engine.layouts import LAYOUTS
 from sim.simulation.setting import Setting
+from sim.simulation.simulation import Simulation
 from workloads.requests import Requests
 
 Kind = Literal["prefill", "decode", "finished", "stalled"]
@@ -131,7 +132,7 @@ def steps_of(requests: Requests, policy: Policy, setting: Setting) -> Steps:
         setting: What it runs on.
 
     Raises:
-        InputError: The policy prefills on a lane of its own, decode steps are recorded, or as `Setting.simulate`.
+        InputError: The policy prefills on a lane of its own, decode steps are recorded, or as `Simulation`.
     """
     if setting.execution.captured:
         raise InputError(f"execution={setting.execution.name}: steps are drawn eager, without dummy rows; use eager")
@@ -140,7 +141,7 @@ def steps_of(requests: Requests, policy: Policy, setting: Setting) -> Steps:
     watched = _Watched(policy=policy, max_batch=policy.max_batch, order=policy.order, predictor=policy.predictor)
     slices: list[Slice] = []
     single = replace(setting, stretch=False)
-    single.simulation(requests, watched, sinks=[lambda part: slices.append(part.copy())]).run()
+    Simulation(requests, watched, single, sinks=[lambda part: slices.append(part.copy())]).run()
     log = np.concatenate(slices) if slices else np.empty(0, dtype=[("start_s", "f8"), ("duration_s", "f8")])
     cells = tuple(_cells(watched.seen, policy.traits))
     return Steps(cells=cells, start_s=log["start_s"].copy(), duration_s=log["duration_s"].copy())

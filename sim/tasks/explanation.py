@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from policies.checks import InputError
 from sim.config.settings import Settings
-from sim.metrics.breakdown import PARTS, p99_request
+from sim.metrics.breakdown import PARTS, p99_request, part_column
 from sim.reporting.axes import name_rows, note
 from sim.reporting.axes import parts as drawn
 from sim.reporting.figure import draw_figure, new_figure
-from sim.simulation.simulation import Result
+from sim.reporting.table import Grid, Row, say
+from sim.simulation.results import Result
 from sim.tasks.comparison.run import Run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Parts = dict[str, float]
 """Seconds of each part, by name."""
 
-SHOWN_S = 1e-9
+LEAST_S = 1e-9
 """Parts that take longer anywhere are shown."""
 
 _STYLES = {
@@ -63,19 +63,17 @@ class Explanation(Run):
         self._parts[name] = parts_of(result, self._request)
         super()._keep(name, result, folder)
 
+    def _draw(self) -> list[Path]:
+        return [*super()._draw(), draw_figure(self._folder / "explanation.png", lambda: explanation(self._parts))]
+
     def _print(self, console: Console, pictures: list[Path]) -> None:
         """Print the parts after the table."""
-        if self._compared.pictures:
-            pictures = [*pictures, draw_figure(self._folder / "explanation.png", lambda: explanation(self._parts))]
         super()._print(console, pictures)
-        requests = self._requests
+        prompt, output = (int(of[self._request]) for of in (self._requests.prompt_tokens, self._requests.output_tokens))
         console.print()
-        console.print(
-            Text(f"request {self._request}: {requests.prompt_tokens[self._request]:,} prompt tokens, "
-                 f"{requests.output_tokens[self._request]:,} output tokens"),
-            soft_wrap=not console.is_terminal,
-        )  # fmt: skip
-        console.print(parts_table(self._parts))
+        say(console, f"request {self._request}: {prompt:,} prompt tokens, {output:,} output tokens")
+        for table in parts_grid(self._parts).lines(console.width):
+            console.print(table)
         for name, state in self._states.items():
             if state != "finished":
                 console.print(Text(f"- {name}: request {self._request} is {state}, so its time has no parts"))
@@ -84,41 +82,29 @@ class Explanation(Run):
 def parts_of(result: Result, request: int) -> dict[str, Parts]:
     """Return the parts of a request, of the mean one and of the p99 one of a run; none of what has not finished."""
     columns = result.columns
-    found: dict[str, Parts] = {}
-    chosen = {f"request {request}": request}
-    if (columns["status"] == "finished").any():
-        chosen["p99"] = p99_request(columns["e2e_s"])
-    for title, place in chosen.items():
-        if columns["status"][place] == "finished":
-            found[title] = {name: float(columns[f"{name}_part_s"][place]) for name in PARTS}
-    if "p99" in found:
-        means = {name: float(result.summary[f"mean_split_{name}_ms"] or 0) / 1e3 for name in PARTS}
-        found = {
-            **{title: parts for title, parts in found.items() if title != "p99"},
-            "mean": means,
-            "p99": found["p99"],
-        }
-    return found
+
+    def of(place: int) -> Parts:
+        return {name: float(columns[part_column(name)][place]) for name in PARTS}
+
+    finished = columns["status"] == "finished"
+    parts = {f"request {request}": of(request)} if finished[request] else {}
+    if finished.any():
+        parts["mean"] = {name: float(result.summary[f"mean_split_{name}_ms"] or 0) / 1e3 for name in PARTS}
+        parts["p99"] = of(p99_request(columns["e2e_s"]))
+    return parts
 
 
-def parts_table(parts: Mapping[str, Mapping[str, Parts]]) -> Table:
+def parts_grid(parts: Mapping[str, Mapping[str, Parts]]) -> Grid:
     """Return a table with a column per policy and a section per request; parts that are nowhere are left out."""
-    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="bold")
-    table.add_column("seconds", no_wrap=True)
-    for name in parts:
-        table.add_column(name, justify="right", overflow="fold", max_width=28)
+    rows = []
     for title in titles(parts):
-        found = [each.get(title) for each in parts.values()]
-        known = [each for each in found if each is not None]
-        table.add_row(f"{title}: end to end", *(_seconds(each and sum(each.values())) for each in found))
+        columns = [each.get(title) for each in parts.values()]
+        ends = ["-" if each is None else f"{sum(each.values()):.3f}" for each in columns]
+        rows.append(Row(f"{title}: end to end", ends))
         for part in PARTS:
-            if any(each[part] > SHOWN_S for each in known):
-                table.add_row(f"  {part}", *(_seconds(each and each[part]) for each in found))
-    return table
-
-
-def _seconds(value: float | Parts | None) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "-"
+            if any(each is not None and each[part] > LEAST_S for each in columns):
+                rows.append(Row(f"  {part}", ["-" if each is None else f"{each[part]:.3f}" for each in columns]))
+    return Grid(parts, rows, "seconds")
 
 
 def titles(parts: Mapping[str, Mapping[str, Parts]]) -> list[str]:
@@ -131,19 +117,19 @@ def explanation(parts: Mapping[str, Mapping[str, Parts]]) -> "Figure":
 
     Above in seconds, below as shares of the end-to-end latency: a slow policy leaves the parts of a fast one readable.
     """
-    shown = titles(parts)
+    columns = titles(parts)
     figure = new_figure(2.0 + 0.8 * len(parts))
-    panels = figure.subplots(2, max(len(shown), 1), sharey=True, squeeze=False)
-    for (above, below), title in zip(panels.T, shown, strict=False):
-        found = {name: each.get(title, {}) for name, each in parts.items()}
-        draw_parts(above, found)
-        for row, each in enumerate(found.values()):
+    panels = figure.subplots(2, max(len(columns), 1), sharey=True, squeeze=False)
+    for (above, below), title in zip(panels.T, columns, strict=False):
+        bars = {name: each.get(title, {}) for name, each in parts.items()}
+        draw_parts(above, bars)
+        for row, each in enumerate(bars.values()):
             if each:
                 note(above, f"{sum(each.values()):.3g} s", sum(each.values()), row)
         above.set_xlim(right=1.35 * above.get_xlim()[1])
         above.set_title(title, loc="left")
         above.set_xlabel("end-to-end latency, s")
-        draw_parts(below, {name: shares(each) for name, each in found.items()})
+        draw_parts(below, {name: shares(each) for name, each in bars.items()})
         below.set_xlim(0, 100)
         below.set_xlabel("share of it, %")
     named = drawn(*panels.ravel())
@@ -154,7 +140,7 @@ def explanation(parts: Mapping[str, Mapping[str, Parts]]) -> "Figure":
 def shares(parts: Parts) -> Parts:
     """Return parts as percent of their sum; nothing of what took no time."""
     whole = sum(parts.values())
-    return {name: 100 * part / whole for name, part in parts.items()} if whole > SHOWN_S else {}
+    return {name: 100 * part / whole for name, part in parts.items()} if whole > LEAST_S else {}
 
 
 def draw_parts(axes: "Axes", parts: Mapping[str, Parts]) -> None:
@@ -163,10 +149,10 @@ def draw_parts(axes: "Axes", parts: Mapping[str, Parts]) -> None:
     for part in PARTS:
         colour, hatch = _STYLES[part]
         widths = [each.get(part, 0.0) for each in parts.values()]
-        if any(width > SHOWN_S for width in widths):
+        if any(width > LEAST_S for width in widths):
             look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "lw": 0.5, "label": part}
             axes.barh(range(len(parts)), widths, 0.6, left, **look)
             left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_xlim(0, 1.05 * max([*left, SHOWN_S]))
+    axes.set_xlim(0, 1.05 * max([*left, LEAST_S]))
     axes.locator_params(axis="x", nbins=4)
     name_rows(axes, list(parts))

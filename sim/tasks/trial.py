@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from policies.policy import Policy
-from sim.cost.memory import kv_capacity
 from sim.metrics.metrics import Summary
-from sim.reporting.table import STATES, warnings
-from sim.simulation.context import Context, context_of
+from sim.reporting.caveats import STATES, warnings
+from sim.simulation.context import Context, context_on
 from sim.simulation.draws import Draws
-from sim.simulation.execution import execution_facts, execution_notes
-from sim.simulation.notes import engine_notes, extrapolation_notes, memory_notes, notes_on
+from sim.simulation.execution import setting_facts
+from sim.simulation.notes import extrapolation_notes, setting_notes
 from sim.simulation.policy_failure import naming
 from sim.simulation.setting import Setting
+from sim.simulation.simulation import Simulation
 from workloads.requests import Requests
 
 
@@ -52,24 +52,15 @@ class Trial:
             InputError: if the policy cannot be run.
         """
         with naming(name, self.policies[name]):
-            return self.setting.simulate(requests, self.policies[name], warm_up=self.left_out).summary
+            return Simulation(requests, self.policies[name], self.setting, warm_up=self.left_out).run().summary
 
     def context(self, **more: Any) -> Context:
         """Return what it is tried on; `more` are other attributes of it."""
-        setting = self.setting
-        return context_of(
-            self.draws.first,
-            setting.model,
-            hardware=setting.hardware.name,
-            kv_tokens=kv_capacity(setting.hardware, setting.model) if setting.kv_tokens is None else setting.kv_tokens,
-            **{"engine": setting.engine.name, "seed": self.draws.seed, **more},
-        )
+        return context_on(self.setting, self.draws.first, self.draws.seed, **more)
 
     def facts(self, **more: Any) -> dict[str, Any]:
         """Return what `summary.json` says of it; `more` are other attributes of the context."""
-        facts = {"engine": self.setting.engine.name, "tensor_parallel": self.setting.hardware.gpus}
-        facts |= execution_facts(self.setting)
-        return self.context(**more).facts(self.policies, **facts)
+        return self.context(**more).facts(self.policies, **setting_facts(self.setting))
 
     def notes(self) -> list[str]:
         """Return sentences on the requests, how they are drawn, the engine, and what was not measured."""
@@ -78,9 +69,7 @@ class Trial:
         extrapolated = extrapolation_notes(
             hardware, dict.fromkeys(what for cost in costs for what in cost.extrapolated)
         )
-        notes = [*memory_notes(self.setting), *notes_on(self.policies, self.draws.first), *self.draws.notes]
-        notes += [*engine_notes(self.setting), *execution_notes(self.setting, self.policies)]
-        return [*notes, *extrapolated]
+        return [*setting_notes(self.setting, self.policies, self.draws.first, *self.draws.notes), *extrapolated]
 
     def warnings(self, runs: Mapping[str, Sequence[Summary]]) -> list[str]:
         """Return what a reader of these runs must know, by policy: as of one run, counts being those of all of them."""

@@ -18,6 +18,7 @@ from sim.engine.execution import EAGER, Execution
 from sim.engine.iteration_log import Slice
 from sim.engine.request_log import RequestLog
 from sim.metrics.metrics import Metrics, Summary
+from sim.metrics.request_columns import Columns, request_columns
 from sim.metrics.slo import SLO
 from tests.runs import logged_run
 from workloads.requests import Requests
@@ -75,14 +76,18 @@ class Run:
 
     def metrics(self, slice_size: int | None = None) -> Metrics:
         """Sum the log up, fed in slices."""
-        metrics = Metrics(COST, self.policy.traits.release_with_batch, self.policy.traits.gpus)
+        metrics = Metrics(COST, self.policy.traits)
         for start in range(0, len(self.log), slice_size or len(self.log)):
             metrics(self.log[start : start + (slice_size or len(self.log))])
         return metrics
 
+    def columns(self) -> Columns:
+        """What became of the requests."""
+        return request_columns(self.requests, self.request_log, self.policy.traits.release_with_batch)
+
     def summary(self, slo: SLO | None = None, slice_size: int | None = None) -> Summary:
         """Summary of the run."""
-        return self.metrics(slice_size).summary(self.requests, self.request_log, slo or SLO())
+        return self.metrics(slice_size).summary(self.requests, self.request_log, self.columns(), slo or SLO())
 
 
 def make_requests(count: int = 120, rate: float = 80.0, longest: int = 40, seed: int = 0, **columns: Any) -> Requests:

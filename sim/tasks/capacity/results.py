@@ -1,10 +1,9 @@
 """The highest arrival rate at which each of several policies meets the SLO, and the rates that were tried for it."""
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from sim.metrics.metrics import Summary
 from sim.metrics.slo import SLO
 from sim.output.progress import Progress
 from sim.simulation.draws import Draws, at_rate
-from sim.simulation.setting import short
-from sim.tasks.capacity.search import Found, Point, Search, is_near, unit_rate
+from sim.simulation.results import short
+from sim.tasks.capacity.search import Capacity, Search, TriedRate, is_near, unit_rate
 from sim.tasks.trial import Trial
 from workloads.requests import Requests
 
@@ -29,8 +28,8 @@ _FLOODS = 4
 """Saturated runs whose mean throughput is the highest rate."""
 
 
-class Capacities(Mapping[str, Found]):
-    """What was found, by policy, in the order in which they were tried.
+class Capacities(dict[str, Capacity]):
+    """The capacities of policies, by name, in the order in which they were tried.
 
     Attributes:
         slo: What requests must meet.
@@ -40,27 +39,11 @@ class Capacities(Mapping[str, Found]):
     """
 
     def __init__(self, slo: SLO, attainment: float, resampled: bool = False) -> None:
+        super().__init__()
         self.slo = slo
         self.attainment = attainment
         self.resampled = resampled
         self.notes: list[str] = []
-        self._found: dict[str, Found] = {}
-
-    def add(self, name: str, found: Found) -> None:
-        """Take what was found for a policy."""
-        self._found[name] = found
-
-    def __getitem__(self, name: str) -> Found:
-        """Return what was found for a policy."""
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over names."""
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        """Return the number of policies."""
-        return len(self._found)
 
     @property
     def limits(self) -> str:
@@ -78,7 +61,7 @@ class Capacities(Mapping[str, Found]):
         """
         import pandas as pd
 
-        frame = pd.DataFrame([told(each) for each in self.values()], index=list(self))
+        frame = pd.DataFrame([each.facts() for each in self.values()], index=list(self))
         frame.index.name = "policy"
         return frame.astype({"high": float})
 
@@ -93,21 +76,22 @@ class Capacities(Mapping[str, Found]):
 
         frame = pd.DataFrame(
             [
-                {"policy": name, "rate": point.rate, **self._row(point)}
+                {"policy": name, "rate": tried.rate, **self._row(tried)}
                 for name, each in self.items()
-                for point in each.points
+                for tried in each.points
             ]
         )
         return frame.set_index(["policy", "rate"])
 
-    def attained(self, point: Point) -> Interval:
+    def attained(self, tried: TriedRate) -> Interval:
         """Return the attainment at a rate, with its 95 % interval."""
-        return interval(point.attainments, self.resampled)
+        return interval(tried.attainments, self.resampled)
 
-    def _row(self, point: Point) -> dict[str, float | None]:
-        found = self.attained(point)
-        ends = {"attainment": found.estimate, "attainment_low": found.low, "attainment_high": found.high}
-        return {"replications": len(point.runs), **ends, **means(point)}
+    def _row(self, tried: TriedRate) -> dict[str, float | None]:
+        share = self.attained(tried)
+        ends = {"attainment": share.estimate, "attainment_low": share.low, "attainment_high": share.high}
+        numeric = [name for name, value in tried.runs[0].items() if not isinstance(value, bool)]
+        return {"replications": len(tried.runs), **ends, **{name: tried.metric(name) for name in numeric}}
 
     def __repr__(self) -> str:
         """Show the rates as text."""
@@ -118,39 +102,22 @@ class Capacities(Mapping[str, Found]):
         return str(self.summary.T.map(short).to_html())
 
 
-def means(point: Point) -> dict[str, float | None]:
-    """Return the mean of every metric across the replications of a rate; None where one has none."""
-    numeric = [name for name, value in point.runs[0].items() if not isinstance(value, bool)]
-    return {name: point.metric(name) for name in numeric}
-
-
-def told(found: Found) -> dict[str, Any]:
-    """Return a capacity as JSON values."""
-    return {
-        "requests_per_s": found.rate,
-        "low": found.low,
-        "high": found.high if math.isfinite(found.high) else None,
-        "saturated_request_throughput": found.saturated,
-        "limited_by_throughput": found.limited_by_throughput,
-    }
-
-
-def near(found: Found) -> list[Point]:
-    """Return the points up to a third above the capacity; close to it, those with the most replications."""
-    middle = found.rate or found.saturated
-    most = max((len(point.runs) for point in found.points), default=0)
+def near(capacity: Capacity) -> list[TriedRate]:
+    """Return the rates up to a third above the capacity; close to it, those with the most replications."""
+    middle = capacity.rate or capacity.saturated
+    most = max((len(tried.runs) for tried in capacity.points), default=0)
     return [
-        point
-        for point in found.points
-        if point.rate <= 1.35 * middle and (len(point.runs) == most or not is_near(point.rate, middle))
+        tried
+        for tried in capacity.points
+        if tried.rate <= 1.35 * middle and (len(tried.runs) == most or not is_near(tried.rate, middle))
     ]
 
 
-class Finding:
+class CapacitySearch:
     """The search for the capacity of every policy of a trial, on the same requests.
 
     Attributes:
-        found: What was found so far.
+        capacities: Those found so far.
     """
 
     def __init__(self, trial: Trial, attainment: float, precision: float, replications: int) -> None:
@@ -168,13 +135,13 @@ class Finding:
         self._trial = trial
         self._precision = precision
         self._replications = replications
-        self.found = Capacities(trial.setting.slo, attainment, trial.draws.resampled)
+        self.capacities = Capacities(trial.setting.slo, attainment, trial.draws.resampled)
         self._counted = trial.requests - trial.left_out
         self._check_size()
         self._unit = cache(self._build)
 
     def _check_size(self) -> None:
-        attainment = self.found.attainment
+        attainment = self.capacities.attainment
         needed = math.ceil(1 / (1 - attainment) - 1e-9)
         if self._counted < needed:
             raise InputError(
@@ -196,18 +163,18 @@ class Finding:
         """Search for every policy, with progress; return what was found, its notes included.
 
         Raises:
-            InputError: if a policy cannot be run, or none serves any request; `found` holds what is finished.
-            KeyboardInterrupt: on Ctrl-C; `found` holds the policies that are finished.
+            InputError: if a policy cannot be run, or none serves any request; `capacities` holds what is finished.
+            KeyboardInterrupt: on Ctrl-C; `capacities` holds the policies that are finished.
         """
         for name in self._trial.policies:
-            self.found.add(name, self._search(name))
-        if not any(found.saturated for found in self.found.values()):
-            names = " and ".join(self.found)
+            self.capacities[name] = self._search(name)
+        if not any(capacity.saturated for capacity in self.capacities.values()):
+            names = " and ".join(self.capacities)
             raise InputError(f"{names}: no request of this workload is served: give more kv_tokens or shorter ones")
-        self.found.notes = self.notes()
-        return self.found
+        self.capacities.notes = self.notes()
+        return self.capacities
 
-    def _search(self, name: str) -> Found:
+    def _search(self, name: str) -> Capacity:
         def simulate(rate: float, replication: int) -> Summary:
             summary = self._trial.run(name, at_rate(self._unit(replication), rate))
             progress.total = max(search.expected, search.runs + 1)
@@ -216,22 +183,22 @@ class Finding:
 
         saturated = self._saturated(name)
         if not saturated:
-            return Found(rate=0.0, low=0.0, high=0.0, saturated=0.0, points=[])
+            return Capacity(rate=0.0, low=0.0, high=0.0, saturated=0.0, points=[])
         with Progress(name, 0, unit="runs") as progress:
             search = Search(
                 simulate,
                 saturated,
-                self.found.attainment,
+                self.capacities.attainment,
                 self._precision,
                 self._replications,
                 counted=self._counted,
-                resampled=self.found.resampled,
+                resampled=self.capacities.resampled,
             )
-            found = search.run()
-            middle = found.rate or found.saturated
+            capacity = search.run()
+            middle = capacity.rate or capacity.saturated
             curve = [search.fill(share * middle, middle) for share in _CURVE]
-        more = [point for point in curve if all(point is not other for other in found.points)]
-        return replace(found, points=sorted([*found.points, *more], key=lambda point: point.rate))
+        more = [tried for tried in curve if all(tried is not other for other in capacity.points)]
+        return replace(capacity, points=sorted([*capacity.points, *more], key=lambda tried: tried.rate))
 
     def _saturated(self, name: str) -> float:
         """Return the requests/s that a policy serves when all are there from the start; 0 if it serves none."""
@@ -251,26 +218,26 @@ class Finding:
             f"every rate: up to {self._replications} replications of {trial.requests:,} requests, the same gaps scaled"
             + (f"; the first {trial.left_out:,} of each do not count" if trial.left_out else "")
         )
-        for name, found in self.found.items():
-            if not found.saturated:
+        for name, capacity in self.capacities.items():
+            if not capacity.saturated:
                 notes.append(f"{name}: no request was served even with all there from the start: the capacity is 0")
-            elif not found.rate:
-                best = found.points[0]
+            elif not capacity.rate:
+                best = capacity.points[0]
                 share = float(np.mean(best.attainments))
                 notes.append(f"{name}: no rate meets the SLO; at {best.rate:.3g} requests/s {share:.1%} of requests do")
-            elif found.limited_by_throughput:
+            elif capacity.limited_by_throughput:
                 notes.append(f"{name}: the SLO is met at every rate that can be served; its capacity is its throughput")
-            elif found.rate == found.saturated:
+            elif capacity.rate == capacity.saturated:
                 notes.append(
                     f"{name}: at its throughput the SLO is met on average, but not surely: more replications tell"
                 )
-        if any(found.rate for found in self.found.values()):
+        if any(capacity.rate for capacity in self.capacities.values()):
             notes.append(
                 "p99 at the capacity: the mean over replications of each one's p99; the SLO is judged by the share of "
                 "the requests that meet it, so it need not be the limit"
             )
-        tried = {name: each for name, each in self.found.items() if each.points}
-        runs = {name: [run for point in near(each) for run in point.runs] for name, each in tried.items()}
+        tried = {name: each for name, each in self.capacities.items() if each.points}
+        runs = {name: [run for rate in near(each) for run in rate.runs] for name, each in tried.items()}
         return [*notes, *trial.warnings(runs)]
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def looks(most: int) -> list[int]:
 
 
 @dataclass
-class Point:
+class TriedRate:
     """A rate that was tried.
 
     Attributes:
@@ -60,12 +61,12 @@ class Point:
     def metric(self, name: str) -> float | None:
         """Mean of a metric across replications; None where one has none."""
         values = [run.get(name) for run in self.runs]
-        known = [float(value) for value in values if value is not None]
-        return float(np.mean(known)) if len(known) == len(values) and known else None
+        numbers = [float(value) for value in values if value is not None]
+        return float(np.mean(numbers)) if len(numbers) == len(values) and numbers else None
 
 
 @dataclass(frozen=True)
-class Found:
+class Capacity:
     """The capacity of a policy.
 
     Attributes:
@@ -80,7 +81,7 @@ class Found:
     low: float
     high: float
     saturated: float
-    points: list[Point]
+    points: list[TriedRate]
 
     @property
     def limited_by_throughput(self) -> bool:
@@ -88,10 +89,20 @@ class Found:
         return 0 < self.low == self.saturated
 
     @property
-    def at_capacity(self) -> Point | None:
+    def at_capacity(self) -> TriedRate | None:
         """What was tried at the capacity; None if there is none."""
-        tried = (point for point in self.points if point.rate == self.rate)
-        return max(tried, key=lambda point: len(point.runs), default=None)
+        here = (tried for tried in self.points if tried.rate == self.rate)
+        return max(here, key=lambda tried: len(tried.runs), default=None)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "requests_per_s": self.rate,
+            "low": self.low,
+            "high": self.high if math.isfinite(self.high) else None,
+            "saturated_request_throughput": self.saturated,
+            "limited_by_throughput": self.limited_by_throughput,
+        }
 
 
 class Search:
@@ -131,7 +142,7 @@ class Search:
         self._looks = looks(replications)
         self._resampled = resampled
         self._chance = math.sqrt(attainment * (1 - attainment) / counted)
-        self._points: dict[int, Point] = {}
+        self._rates: dict[int, TriedRate] = {}
 
     @cached_property
     def _bottom(self) -> int:
@@ -143,30 +154,30 @@ class Search:
 
     def judge(self, place: int) -> int:
         """Simulate a rate until it is told whether it meets the SLO, or the most replications are made."""
-        if place in self._points:
-            return self._points[place].verdict
-        point = self._points[place] = Point(self._rate(place))
+        if place in self._rates:
+            return self._rates[place].verdict
+        tried = self._rates[place] = TriedRate(self._rate(place))
         for count in self._looks:
-            self._extend(point, count)
-            found = self.interval(point)
-            if found.low >= self._attainment or found.high < self._attainment:
-                point.verdict = MEETS if found.low >= self._attainment else MISSES
+            self._extend(tried, count)
+            attainment = self.interval(tried)
+            if attainment.low >= self._attainment or attainment.high < self._attainment:
+                tried.verdict = MEETS if attainment.low >= self._attainment else MISSES
                 break
-        return point.verdict
+        return tried.verdict
 
-    def _extend(self, point: Point, count: int) -> None:
-        for replication in range(len(point.runs), count):
-            point.runs.append(self._simulate(point.rate, replication))
+    def _extend(self, tried: TriedRate, count: int) -> None:
+        for replication in range(len(tried.runs), count):
+            tried.runs.append(self._simulate(tried.rate, replication))
             self.runs += 1
 
-    def interval(self, point: Point) -> Interval:
+    def interval(self, tried: TriedRate) -> Interval:
         """The attainment at a rate, with the confidence of one look.
 
         Replications that all agree do not show their spread: it is taken to be at least that of requests which met the
         SLO independently of each other, as often as is asked.
         """
         confidence = 1 - (1 - CONFIDENCE) / len(self._looks)
-        return interval(point.attainments, self._resampled, confidence, least_std=self._chance)
+        return interval(tried.attainments, self._resampled, confidence, least_std=self._chance)
 
     def _first(self, low: int, high: int, holds: Callable[[int], bool]) -> int:
         """The first place in [low, high] from which on `holds`; high + 1 if nowhere."""
@@ -177,33 +188,33 @@ class Search:
             low, high = (low, middle - 1) if holds(middle) else (middle + 1, high)
         return low
 
-    def run(self) -> Found:
+    def run(self) -> Capacity:
         """Search: bisect for the highest rate that meets the SLO, then for the lowest that misses it."""
         meets = self._first(0, self._bottom, lambda place: self.judge(place) == MEETS)
-        known = [place for place, point in self._points.items() if point.verdict == MISSES and place < meets]
-        misses = self._first(max(known, default=-1) + 1, meets - 1, lambda place: self.judge(place) != MISSES) - 1
+        missing = [place for place, tried in self._rates.items() if tried.verdict == MISSES and place < meets]
+        misses = self._first(max(missing, default=-1) + 1, meets - 1, lambda place: self.judge(place) != MISSES) - 1
         best = self._first(misses + 1, min(meets, self._bottom), self._mean_meets)
-        return Found(
+        return Capacity(
             rate=self._rate(best) if best <= self._bottom else 0.0,
             low=self._rate(meets) if meets <= self._bottom else 0.0,
             high=self._rate(misses) if misses >= 0 else math.inf,
             saturated=self._saturated,
-            points=sorted(self._points.values(), key=lambda point: point.rate),
+            points=sorted(self._rates.values(), key=lambda tried: tried.rate),
         )
 
     def _mean_meets(self, place: int) -> bool:
         self.judge(place)
-        return float(np.mean(self._points[place].attainments)) >= self._attainment
+        return float(np.mean(self._rates[place].attainments)) >= self._attainment
 
-    def fill(self, rate: float, around: float) -> Point:
+    def fill(self, rate: float, around: float) -> TriedRate:
         """Try a further rate, for a curve: with the most replications within `NEAR` of the rate `around`.
 
-        A rate that the search has tried is not tried again: its point gets the replications that it lacks.
+        A rate that the search has tried is not tried again: it gets the replications that it lacks.
         """
-        tried = (point for point in self._points.values() if math.isclose(point.rate, rate))
-        point = next(tried, None) or Point(rate)
-        self._extend(point, self._looks[-1 if is_near(rate, around) else 0])
-        return point
+        there = (tried for tried in self._rates.values() if math.isclose(tried.rate, rate))
+        tried = next(there, None) or TriedRate(rate)
+        self._extend(tried, self._looks[-1 if is_near(rate, around) else 0])
+        return tried
 
 
 def is_near(rate: float, around: float) -> bool:

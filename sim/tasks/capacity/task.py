@@ -1,28 +1,29 @@
 """`task=capacity`: the highest arrival rate at which each policy meets the SLO."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
-
 from sim.config.settings import Settings
 from sim.config.task_options import ATTAINMENT
-from sim.output.folder import clear, salvaging
-from sim.output.writing import Draft, make_folder, write_summary, writing
-from sim.reporting.table import heading, say
+from sim.output.folder import SUMMARY
+from sim.output.parquet import write_rows
+from sim.output.writing import write_summary
+from sim.reporting.page import Page
+from sim.reporting.table import Grid, heading
 from sim.simulation.context import Context
-from sim.tasks.capacity.page import write_capacity_report
+from sim.tasks.capacity.page import capacity_page
 from sim.tasks.capacity.picture import write_capacity_plot
-from sim.tasks.capacity.results import Capacities, Finding, told, unit_draws
-from sim.tasks.capacity.table import capacity_table
+from sim.tasks.capacity.results import Capacities, CapacitySearch, unit_draws
+from sim.tasks.capacity.table import capacity_grid
+from sim.tasks.study import Study
 from sim.tasks.trial import Trial
 
 
-class CapacityPlanning:
-    """The search for the capacity of every policy of the settings, its files and its table."""
+class CapacityStudy(Study):
+    """The search for the capacity of every policy of the settings."""
+
+    nothing = "the capacity of no policy was found, nothing was saved"
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         """Build the requests and make the folder.
@@ -30,32 +31,51 @@ class CapacityPlanning:
         Raises:
             InputError: if the input or the folder is one that a person must mend.
         """
+        super().__init__(settings, folder)
         task = settings.task
         assert task.replications is not None
         self._settings = settings
         draws = unit_draws(settings.workload, settings.slo, settings.seed, task.replications)
         self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=task.warm_up)
         attainment = float(getattr(settings.slo, "attainment", None) or ATTAINMENT)
-        self._finding = Finding(self._trial, attainment, task.precision, task.replications)
-        self._folder = make_folder(folder)
+        self._search = CapacitySearch(self._trial, attainment, task.precision, task.replications)
 
-    def __call__(self, console: Console) -> None:
-        """Search, write the results in place of an earlier run's, and print the table.
+    @property
+    def _capacities(self) -> Capacities:
+        return self._search.capacities
 
-        Raises:
-            InputError: if a file cannot be written, a policy cannot be run, or none serves any request; what was
-                found is saved.
-            KeyboardInterrupt: on Ctrl-C; the message says what is saved.
-        """
-        clear(self._folder, self._settings.workload, console)
-        with salvaging(self._salvage, "the capacity of no policy was found, nothing was saved"):
-            found = self._finding()
+    def _run_all(self) -> None:
+        self._search()
+
+    def _salvage(self) -> str | None:
+        if not any(each.saturated for each in self._capacities.values()):
+            return None
+        self._capacities.notes = self._search.notes()
         self._write()
-        written = [write_capacity_plot(self._folder, found)] if self._settings.pictures else []
-        if self._settings.report:
-            page = self._folder / "report.html"
-            written.append(write_capacity_report(page, found, self._context(), self._facts()))
-        self._print(console, found, [path.name for path in written])
+        return f"saved what was found ({', '.join(self._capacities)}) in {self._folder}"
+
+    def _write(self) -> None:
+        capacities = self._capacities
+        summary = {
+            "task": "capacity",
+            "partial": len(capacities) < len(self._settings.policies),
+            "capacity": {name: each.facts() for name, each in capacities.items()},
+            **self._facts(),
+            "notes": capacities.notes,
+        }
+        write_summary(self._folder / SUMMARY, summary)
+        write_rows(self._folder / "capacity.parquet", _rows(capacities))
+
+    def _facts(self) -> dict[str, Any]:
+        task, slo = self._settings.task, self._capacities.slo
+        return {
+            "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "attainment": self._capacities.attainment},
+            "precision": task.precision,
+            "replications": task.replications,
+            "resampled": self._capacities.resampled,
+            "warm_up_requests": self._trial.left_out,
+            **self._trial.facts(arrivals=self._arrivals),
+        }
 
     @property
     def _arrivals(self) -> str:
@@ -66,55 +86,28 @@ class CapacityPlanning:
     def _context(self) -> Context:
         return self._trial.context(arrivals=self._arrivals)
 
-    def _salvage(self) -> str | None:
-        if not any(each.saturated for each in self._finding.found.values()):
-            return None
-        self._finding.found.notes = self._finding.notes()
-        self._write()
-        return f"saved what was found ({', '.join(self._finding.found)}) in {self._folder}"
+    def _draw(self) -> list[Path]:
+        return [write_capacity_plot(self._folder, self._capacities)]
 
-    def _facts(self) -> dict[str, Any]:
-        settings, found = self._settings, self._finding.found
-        return {
-            "slo": {"ttft_s": found.slo.ttft_s, "tpot_s": found.slo.tpot_s, "attainment": found.attainment},
-            "precision": settings.task.precision,
-            "replications": settings.task.replications,
-            "resampled": found.resampled,
-            "warm_up_requests": self._trial.left_out,
-            **self._trial.facts(arrivals=self._arrivals),
-        }
+    def _page(self) -> Page:
+        return capacity_page(self._capacities, self._context())
 
-    def _write(self) -> None:
-        found = self._finding.found
-        summary = {
-            "task": "capacity",
-            "partial": len(found) < len(self._settings.policies),
-            "capacity": {name: told(each) for name, each in found.items()},
-            **self._facts(),
-            "notes": found.notes,
-        }
-        write_summary(self._folder / "summary.json", summary)
-        path = self._folder / "capacity.parquet"
-        with writing(path), Draft(path) as part:
-            pq.write_table(pa.Table.from_pylist(list(_rows(found))), part)
+    def _heading(self) -> Iterable[str]:
+        context, capacities = self._context(), self._capacities
+        asked = f"{capacities.attainment:.2%} of requests have {capacities.limits}"
+        yield f"{context.workload}: highest arrival rate at which {asked}"
+        yield from list(heading(context))[1:]
 
-    def _print(self, console: Console, found: Capacities, pictures: list[str]) -> None:
-        context = self._context()
-        searched = f"highest arrival rate at which {found.attainment:.2%} of requests have {found.limits}"
-        for text in (f"{context.workload}: {searched}", *list(heading(context))[1:]):
-            say(console, text)
-        console.print(capacity_table(found))
-        console.print()
-        for note in found.notes:
-            say(console, f"- {note}")
-        say(console, f"Results: {self._folder}")
-        if pictures:
-            say(console, f"Pictures: {', '.join(pictures)}")
+    def _grid(self) -> Grid:
+        return capacity_grid(self._capacities)
+
+    def _caveats(self) -> Iterable[str]:
+        return self._capacities.notes
 
 
-def _rows(found: Capacities) -> Iterator[dict[str, Any]]:
+def _rows(capacities: Capacities) -> Iterator[dict[str, Any]]:
     """Yield a row per policy, rate and replication of `capacity.parquet`: all its metrics."""
-    for name, each in found.items():
-        for point in each.points:
-            for replication, run in enumerate(point.runs):
-                yield {"policy": name, "rate": point.rate, "replication": replication} | run
+    for name, capacity in capacities.items():
+        for tried in capacity.points:
+            for replication, run in enumerate(tried.runs):
+                yield {"policy": name, "rate": tried.rate, "replication": replication} | run

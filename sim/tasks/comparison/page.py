@@ -1,53 +1,40 @@
 """The report of a comparison that was made once."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from sim.reporting.axes import Outcomes
+from sim.metrics.metrics import Summary
+from sim.reporting.caveats import warnings
 from sim.reporting.charts import charts
-from sim.reporting.page import Row, table, write_page
-from sim.reporting.table import Summary, heading, table_lines, warnings
+from sim.reporting.page import Page
+from sim.reporting.series import Outcomes
+from sim.reporting.table import Grid, heading
 from sim.simulation.context import Context
 from sim.simulation.prediction_interval import ENDS, LEVEL
+from sim.tasks.comparison.table import comparison_rows
 from workloads.demand import counted
 
 CLOSE = 0.02
 """Relative difference below which the answer names no winner."""
 
 
-def write_report(
-    path: Path,
-    outcomes: Outcomes,
-    context: Context,
-    facts: Mapping[str, Any],
-    more_tables: Sequence[str] = (),
-    more_charts: Sequence[str] = (),
-) -> Path:
-    """Write the page of a comparison; return its path.
+def comparison_page(outcomes: Outcomes, context: Context) -> Page:
+    """Return the page of a comparison.
 
     Args:
-        path: Where to.
         outcomes: Runs of the same workload by policy name, at least one; with the ends of their prediction intervals
             among the metrics, where they are known.
         context: What they were made on.
-        facts: As in `summary.json`.
-        more_tables: What is shown before the table of the comparison, as HTML.
-        more_charts: What is shown before its charts, as HTML.
-
-    Raises:
-        InputError: if the file cannot be written.
     """
     summaries = {name: outcome.summary for name, outcome in outcomes.items()}
-    return write_page(
-        path,
+    spread = any("output_throughput_low" in summary for summary in summaries.values())
+    corner = f"value, and its {LEVEL:.0%} prediction interval" if spread else ""
+    return Page(
         title=f"{context.workload}: {' / '.join(outcomes)} on {context.hardware}",
         answer=answer(summaries, context),
         setting=heading(context),
-        tables=[*more_tables, _results(summaries, context)],
+        tables=[Grid(summaries, comparison_rows(summaries, context, apart=False), corner)],
         validity=validity(summaries, context),
-        charts=[*more_charts, *charts(outcomes, context.kv_tokens)],
-        facts=facts,
+        charts=charts(outcomes, context.kv_tokens),
     )
 
 
@@ -60,20 +47,20 @@ def answer(summaries: Mapping[str, Summary], context: Context) -> str:
     rates = {name: float(summary.get(key) or 0) for name, summary in summaries.items()}
     best, *rest = sorted(rates, key=lambda name: -rates[name])
     within = _between(summaries[best], key)
-    told, idle = f"{rates[best]:,.0f} output tokens/s while saturated{within}", _idle(best, summaries[best])
+    most, idle = f"{rates[best]:,.0f} output tokens/s while saturated{within}", _idle(best, summaries[best])
     if not rest:
-        return f"{where}, {best} is predicted to give {told}. {idle}"
+        return f"{where}, {best} is predicted to give {most}. {idle}"
     if close := [name for name in rest if rates[name] > rates[best] * (1 - CLOSE)]:
         names = " and ".join([best, *close])
         little = f"differ by less than {CLOSE:.0%}, too little to tell from one run"
-        return f"{where}, {names} {little}: {best} gives {told}. {idle}"
+        return f"{where}, {names} {little}: {best} gives {most}. {idle}"
     spans = {name: _ratio_span(summaries, best, name, key) for name in rest}
     if close := [name for name, span in spans.items() if span and span[0] <= 1]:
         names = " and ".join([best, *close])
-        return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {told}. {idle}"
+        return f"{where}, {names} differ by less than the calibration may be off, and {best} gives {most}. {idle}"
     times = {name: f"{rates[best] / max(rates[name], 1e-12):.2f} times {name}" for name in rest}
     ratios = " and ".join(f"{times[name]}{_in(spans[name])}{_per_gpu(summaries, best, name, key)}" for name in rest)
-    return f"{where}, {best} is predicted to be the fastest, with {told}: {ratios}. {idle}"
+    return f"{where}, {best} is predicted to be the fastest, with {most}: {ratios}. {idle}"
 
 
 def _between(summary: Summary, key: str, scale: float = 1, digits: str = ",.0f") -> str:
@@ -115,17 +102,17 @@ def _by_latency(summaries: Mapping[str, Summary]) -> str:
         return "no request was finished."
     best, *rest = sorted(means, key=lambda name: means[name])
     within = _between(summaries[best], "mean_e2el_ms", 1000, ".3g")
-    told = f"{means[best]:.3g} s from arrival to the last token on average{within}"
+    most = f"{means[best]:.3g} s from arrival to the last token on average{within}"
     idle = _idle(best, summaries[best])
     if not rest:
-        return f"{best} is not saturated: it is predicted to take {told}. {idle}"
+        return f"{best} is not saturated: it is predicted to take {most}. {idle}"
     why = "not every policy is saturated, so latency decides"
     if close := [name for name in rest if means[name] < means[best] * (1 + CLOSE)]:
         names = " and ".join([best, *close])
         little = f"differ by less than {CLOSE:.0%}, too little to tell from one run"
-        return f"{why}: {names} {little}: {best} takes {told}. {idle}"
+        return f"{why}: {names} {little}: {best} takes {most}. {idle}"
     ratios = " and ".join(f"{name} takes {means[name] / means[best]:.2f} times as long" for name in rest)
-    return f"{why}: {best} is predicted to be the quickest, with {told}: {ratios}. {idle}"
+    return f"{why}: {best} is predicted to be the quickest, with {most}: {ratios}. {idle}"
 
 
 def _idle(name: str, summary: Summary) -> str:
@@ -143,17 +130,3 @@ def validity(summaries: Mapping[str, Summary], context: Context) -> Iterator[str
     )
     yield from context.notes
     yield from warnings(summaries, context)
-
-
-def _results(summaries: Mapping[str, Summary], context: Context) -> str:
-    every = list(summaries.values())
-    return table(
-        summaries,
-        (
-            Row(line.label, [line.show(each) for each in every], [line.span(each) for each in every], line.section)
-            for line in table_lines(every, context, apart=False)
-        ),
-        f"value, and its {LEVEL:.0%} prediction interval"
-        if any("output_throughput_low" in each for each in every)
-        else "",
-    )

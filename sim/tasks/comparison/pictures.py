@@ -1,13 +1,14 @@
 """The pictures of a run or of a comparison, as PNG files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.reporting import axes as draw
-from sim.reporting.axes import Outcomes
 from sim.reporting.figure import draw_figure, name_policies, new_figure
+from sim.reporting.labels import E2E, TIMED, TTFT
+from sim.reporting.series import Outcomes, Timed, thinned_peaks, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,21 +44,20 @@ def comparison(outcomes: Outcomes) -> "Figure":
     draw.draw_idle(axes["idle"], outcomes)
     axes["idle"].set_yticklabels([])
     draw.draw_bands(axes["batch"], outcomes)
-    draw.draw_cdf(axes["ttft"], outcomes, "ttft_s", "time to first token, s")
-    draw.draw_cdf(axes["e2e"], outcomes, "e2e_s", "end-to-end latency, s")
+    draw.draw_cdf(axes["ttft"], outcomes, TTFT)
+    draw.draw_cdf(axes["e2e"], outcomes, E2E)
     axes["e2e"].set_ylabel("")
     name_policies(figure, outcomes)
     return figure
 
 
-def latency_cdf(outcomes: Outcomes) -> "Figure":
+def latency_cdf(outcomes: Mapping[str, Timed]) -> "Figure":
     """Distributions of TTFT, TPOT and end-to-end latency."""
     figure = new_figure(2.9 + 0.1 * len(outcomes))
-    left, middle, right = figure.subplots(1, 3, sharey=True)
-    draw.draw_cdf(left, outcomes, "ttft_s", "time to first token, s")
-    draw.draw_cdf(middle, outcomes, "tpot_s", "time per output token, ms", scale=1000)
-    draw.draw_cdf(right, outcomes, "e2e_s", "end-to-end latency, s")
-    for axes in (middle, right):
+    panels = figure.subplots(1, len(TIMED), sharey=True)
+    for axes, latency in zip(panels, TIMED, strict=True):
+        draw.draw_cdf(axes, outcomes, latency)
+    for axes in panels[1:]:
         axes.set_ylabel("")
     name_policies(figure, outcomes)
     return figure
@@ -81,12 +81,12 @@ def occupancy(outcomes: Outcomes) -> "Figure":
     """Batch, queue and KV memory over time: a row per policy, the same axes for all."""
     figure = new_figure(0.9 + 1.35 * len(outcomes))
     grid = figure.subplots(len(outcomes), 3, sharex=True, sharey="col", squeeze=False, width_ratios=[1.6, 1, 1])
-    scale, unit = draw.time_unit(outcomes)
+    scale, unit = time_unit(outcomes)
     for row, (name, outcome) in zip(grid, outcomes.items(), strict=True):
         series = outcome.occupancy
         draw.draw_batch(row[0], series, scale)
         draw.draw_line(row[1], series.edges_s / scale, series.waiting)
-        draw.draw_line(row[2], series.edges_s / scale, series.kv_peak_tokens / 1000, draw.thinned_peaks)
+        draw.draw_line(row[2], series.edges_s / scale, series.kv_peak_tokens / 1000, thinned_peaks)
         row[0].set_title(name, loc="left", fontweight="bold")
     for axes, title in zip(grid[0, 1:], ("waiting requests", "most KV taken, 1000 tokens"), strict=True):
         axes.set_title(title, loc="right")

@@ -12,10 +12,11 @@ from sim.metrics.metrics import Summary
 from sim.output.parquet import IterationWriter
 from sim.output.progress import Progress
 from sim.output.timeline import Timeline
-from sim.output.writing import make_folder
-from sim.simulation.execution import execution_facts, execution_notes
-from sim.simulation.notes import engine_notes, extrapolation_notes, memory_notes
+from sim.simulation.context import context_on
+from sim.simulation.execution import setting_facts
+from sim.simulation.notes import extrapolation_notes, setting_notes
 from sim.simulation.prediction_interval import DRAWS, drawn, intervals, require_errors
+from sim.simulation.simulation import Simulation
 from sim.tasks.comparison.comparison import Comparison
 from workloads.streams import stream
 
@@ -30,28 +31,13 @@ class Run(Comparison):
             InputError: if the input or the folder is one that a person must mend.
         """
         self._calibrated = require_errors(settings.hardware) if settings.interval else None
-        make_folder(folder)
+        requests = settings.workload.build(settings.seed)
         super().__init__(
-            settings,
-            settings.workload.build(settings.seed),
-            folder,
-            hardware=settings.hardware.name,
-            model=settings.model,
-            kv_tokens=settings.kv_tokens,
-            facts={
-                "engine": settings.engine.name,
-                "tensor_parallel": settings.hardware.gpus,
-                **execution_facts(settings),
-            },
+            settings, requests, folder, context_on(settings, requests, settings.seed), setting_facts(settings)
         )
         self._settings = settings
         self._draws: dict[str, list[Summary]] = {}
-        self._notes = [
-            *memory_notes(settings),
-            *self._notes,
-            *engine_notes(settings),
-            *execution_notes(settings, settings.policies),
-        ]
+        self._notes = setting_notes(settings, settings.policies, requests)
 
     def _run(self, name: str, policy: Policy, folder: Path) -> None:
         """Simulate a policy and write its files."""
@@ -64,25 +50,25 @@ class Run(Comparison):
             def show(records: Slice) -> None:
                 progress.update(simulation.request_log.finished, float(records["start_s"][-1]))
 
-            simulation = settings.simulation(requests, policy, sinks=[log, *([timeline] if timeline else []), show])
-            told = extrapolation_notes(settings.hardware, simulation.extrapolated)
-            self._notes += [note for note in told if note not in self._notes]
+            simulation = Simulation(requests, policy, settings, sinks=[log, *([timeline] if timeline else []), show])
+            extrapolated = extrapolation_notes(settings.hardware, simulation.extrapolated)
+            self._notes += [note for note in extrapolated if note not in self._notes]
             result = simulation.run()
             if timeline:
                 timeline.close(requests, simulation.request_log)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
         if self._calibrated:
-            self._draws[name] = self._draw(self._calibrated, name, policy)
+            self._draws[name] = self._possible(self._calibrated, name, policy)
             self._intervals = intervals(self._draws)
         self._keep(name, result, folder)
 
-    def _draw(self, hardware: Calibrated, name: str, policy: Policy) -> list[Summary]:
+    def _possible(self, hardware: Calibrated, name: str, policy: Policy) -> list[Summary]:
         """Simulate a policy on hardware as it may truly be, the same for every policy."""
         settings, summaries = self._settings, []
         with Progress(f"{name}, interval", DRAWS, unit="simulations") as progress:
             for number in range(DRAWS):
                 truth = drawn(hardware, stream(settings.seed, f"interval {number}"))
                 possible = replace(settings, hardware=truth, engine=truth.engine)
-                summaries.append(possible.simulate(self._requests, policy).summary)
+                summaries.append(Simulation(self._requests, policy, possible).run().summary)
                 progress.update(number + 1)
         return summaries

@@ -6,12 +6,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from policies.checks import InputError
-from sim.metrics.interval import CONFIDENCE, Interval, in_words, interval, ratio_interval, shown, verdict
+from sim.metrics.interval import CONFIDENCE_TEXT, Interval, in_words, interval, mean_text, ratio_interval, verdict
 from sim.metrics.metrics import Summary, Value
 from sim.output.progress import Progress
-from sim.reporting.table import gpus_differ
+from sim.reporting.labels import gpus_differ, metrics_in
 from sim.simulation.notes import unserved
-from sim.simulation.setting import HEADLINES
+from sim.simulation.results import HEADLINES
 from sim.tasks.trial import Trial
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Replicated:
 
     def values(self, policy: str, metric: str) -> list[float] | None:
         """A metric in every replication; None if it is not a number in each."""
-        found = [summary.get(metric) for summary in self.summaries[policy][: self.count]]
-        numbers = [float(value) for value in found if value is not None and not isinstance(value, bool)]
-        return numbers if len(numbers) == len(found) and numbers else None
+        values = [summary.get(metric) for summary in self.summaries[policy][: self.count]]
+        numbers = [float(value) for value in values if value is not None and not isinstance(value, bool)]
+        return numbers if len(numbers) == len(values) and numbers else None
 
     def metrics(self) -> list[str]:
         """Names of all metrics, in order."""
@@ -95,10 +95,10 @@ class Replicated:
         Its columns are `estimate`, `low`, `high` and `verdict`; metrics that are not always defined and positive are
         not in it.
         """
-        found = {(*pair, metric): self.ratio(*pair, metric) for pair in self.pairs for metric in self.metrics()}
-        known = {key: each for key, each in found.items() if each is not None}
-        frame = _frame(("policy", "base", "metric"), known)
-        frame["verdict"] = [verdict(each) for each in known.values()]
+        every = {(*pair, metric): self.ratio(*pair, metric) for pair in self.pairs for metric in self.metrics()}
+        ratios = {key: ratio for key, ratio in every.items() if ratio is not None}
+        frame = _frame(("policy", "base", "metric"), ratios)
+        frame["verdict"] = [verdict(ratio) for ratio in ratios.values()]
         return frame
 
     @property
@@ -127,36 +127,36 @@ class Replicated:
 
     def _repr_html_(self) -> str:
         """Show the same in a notebook."""
-        said = "".join(f"<p>{escape(text)}</p>" for text in ratio_sentences(self))
-        return f"{self._headlines().to_html()}{said}"
+        sentences = "".join(f"<p>{escape(text)}</p>" for text in ratio_sentences(self))
+        return f"{self._headlines().to_html()}{sentences}"
 
     def _headlines(self) -> "DataFrame":
         import pandas as pd
 
         columns = {
-            name: {metric: shown(self.interval(name, metric)) for metric in HEADLINES if self.interval(name, metric)}
+            name: {metric: mean_text(mean) for metric in HEADLINES if (mean := self.interval(name, metric))}
             for name in self.summaries
         }
         return pd.DataFrame(columns).fillna("-")
 
 
-def _frame(index: tuple[str, ...], found: "Mapping[Any, Interval | None]") -> "DataFrame":
+def _frame(index: tuple[str, ...], intervals: "Mapping[Any, Interval | None]") -> "DataFrame":
     """Return intervals as rows."""
     import pandas as pd
 
-    rows = [(None, None, None) if each is None else (each.estimate, each.low, each.high) for each in found.values()]
+    rows = [(None, None, None) if each is None else (each.estimate, each.low, each.high) for each in intervals.values()]
     frame = pd.DataFrame(rows, columns=["estimate", "low", "high"], dtype=float)
-    frame.index = pd.MultiIndex.from_tuples(list(found), names=index)
+    frame.index = pd.MultiIndex.from_tuples(list(intervals), names=index)
     return frame
 
 
-def replicate(trial: Trial, replications: int, done: Replicated) -> None:
+def replicate(trial: Trial, replications: int, results: Replicated) -> None:
     """Run every policy on the requests of every replication, with progress.
 
     Args:
         trial: What is tried.
         replications: How often, at least twice.
-        done: Takes what is done, run by run, so that an interruption leaves it; and in the end the notes.
+        results: Takes what is done, run by run, so that an interruption leaves it; and in the end the notes.
 
     Raises:
         InputError: if a policy cannot be run, or none serves a request of a replication.
@@ -165,30 +165,30 @@ def replicate(trial: Trial, replications: int, done: Replicated) -> None:
         for replication in range(replications):
             requests = trial.draws(replication)
             for place, name in enumerate(trial.policies):
-                done.summaries[name].append(trial.run(name, requests))
+                results.summaries[name].append(trial.run(name, requests))
                 progress.update(replication * len(trial.policies) + place + 1)
-            first = {name: each[-1] for name, each in done.summaries.items()}
+            first = {name: each[-1] for name, each in results.summaries.items()}
             if reason := unserved(first, requests, trial.context().kv_tokens, trial.policies):
                 raise InputError(f"replication {replication}: {reason}")
-    done.notes = notes_on_replications(trial, done)
+    results.notes = notes_on_replications(trial, results)
 
 
-def notes_on_replications(trial: Trial, done: Replicated) -> list[str]:
+def notes_on_replications(trial: Trial, results: Replicated) -> list[str]:
     """Return sentences on what was simulated, and on what a reader of it must know."""
     notes = trial.notes()
     if trial.left_out:
         notes.append(f"warm-up: the first {trial.left_out:,} requests of each replication, and the time until the next "
                      "one's prefill, do not count")  # fmt: skip
-    spread = [done.interval(name, metric) for name in done.summaries for metric in done.metrics()]
+    spread = [results.interval(name, metric) for name in results.summaries for metric in results.metrics()]
     if not any(each and each.half_width > 0 for each in spread):
         notes.append("every replication gave the same: nothing in this workload is random, intervals mean nothing")
-    runs = {name: each[: done.count] for name, each in done.summaries.items()}
-    notes += _lag_notes(runs, done.count)
+    runs = {name: each[: results.count] for name, each in results.summaries.items()}
+    notes += _lag_notes(runs, results.count)
     notes += trial.warnings(runs)
-    if not done.window:
+    if not results.window:
         notes.append("not every run was saturated: throughputs are those of whole runs")
-    if len(done.pairs) > 1:
-        notes.append(f"each interval holds by itself with {CONFIDENCE:.0%}, not all at once".replace("%", " %"))
+    if len(results.pairs) > 1:
+        notes.append(f"each interval holds by itself with {CONFIDENCE_TEXT}, not all at once")
     return notes
 
 
@@ -205,30 +205,26 @@ def _lag_notes(runs: Mapping[str, Sequence[Summary]], count: int) -> Iterator[st
             yield f"{name}: {times} of {count} replications cannot tell whether it keeps up with the arrivals"
 
 
-_COMPARED = (
-    ("throughput", "{window}output_throughput"),
-    ("mean TTFT", "mean_ttft_ms"),
-    ("mean E2E", "mean_e2el_ms"),
-)
-
-
-def compared_metrics(done: "Replicated") -> list[tuple[str, str]]:
+def compared_metrics(results: Replicated) -> list[tuple[str, str]]:
     """Return label and name of what policies are compared by: latencies too where arrivals set the throughput."""
-    compared = list(_COMPARED[:1] if done.window else _COMPARED)
-    if done.gpus_differ:
-        compared.insert(1, ("throughput per GPU", "{window}output_throughput_per_gpu"))
-    return [(label, key.format(window=done.window)) for label, key in compared]
+    return [
+        (metric.compared, metric.name(results.window))
+        for metric in metrics_in("replications")
+        if metric.compared
+        and not (metric.group == "latency" and results.window)
+        and not (metric.when == "gpus differ" and not results.gpus_differ)
+    ]
 
 
-def ratio_sentences(done: "Replicated") -> list[str]:
+def ratio_sentences(results: Replicated) -> list[str]:
     """Return a sentence per pair of policies: throughput, and latencies where arrivals set the throughput.
 
     Such as `baton/orca: throughput 1.31, 95 % CI 1.27 to 1.35`.
     """
     sentences = []
-    for later, earlier in done.pairs:
-        found = ((label, done.ratio(later, earlier, key)) for label, key in compared_metrics(done))
-        parts = [f"{label} {in_words(ratio)}" for label, ratio in found if ratio is not None]
+    for later, earlier in results.pairs:
+        ratios = ((label, results.ratio(later, earlier, key)) for label, key in compared_metrics(results))
+        parts = [f"{label} {in_words(ratio)}" for label, ratio in ratios if ratio is not None]
         if parts:
             sentences.append(f"{later}/{earlier}: {'; '.join(parts)}")
     return sentences

@@ -22,7 +22,7 @@ from sim.claims.statements import SAME_ANSWERS
 from sim.claims.task import lines
 from sim.claims.verdict import Bound, Finding, Statement, Verdict, in_words
 from sim.metrics.interval import Interval
-from sim.simulation.setting import Results
+from sim.simulation.results import Results
 from tests.command_line import run_here
 
 MACHINE = Machine(

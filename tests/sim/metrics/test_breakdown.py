@@ -15,7 +15,8 @@ from sim.cost.datasheet import Hardware
 from sim.metrics.breakdown import PARTS, Breakdown, p99_request
 from sim.metrics.idle import IdleTime
 from sim.metrics.metrics import mean_work
-from sim.simulation.simulation import Result, simulate
+from sim.simulation.results import Result
+from sim.simulation.simulation import simulate
 from sim.tasks.explanation import explanation
 from tests.runs import LLAMA3_8B, ONE_SECOND_PER_ITERATION, requests_of
 from tests.sim.small_run import COST, POLICIES, make_requests
@@ -113,7 +114,7 @@ def test_rows_decode_as_long_as_their_iterations_took(name: str) -> None:
     breakdown = Breakdown()
     whole = {field: done.log[field] for field in done.log.dtype.names or ()}
     breakdown.add(whole, IdleTime(COST).losses(whole, mean_work(whole)))
-    decoded = breakdown.parts(done.request_log)["decode"].sum()
+    decoded = breakdown.parts(done.request_log)["decode_part_s"].sum()
     assert decoded == pytest.approx((useful * log["steps"] * log["rows"]).sum(), rel=1e-9)
 
 

@@ -9,7 +9,8 @@ from policies.checks import InputError
 from policies.orca import Orca
 from sim.engine.iteration_log import expand
 from sim.engine.request_log import RequestLog
-from sim.metrics.metrics import Metrics, Summary, request_columns
+from sim.metrics.metrics import Metrics, Summary
+from sim.metrics.request_columns import request_columns
 from sim.metrics.slo import SLO
 from tests.sim.small_run import COST, POLICIES, Run, make_requests, run
 from workloads.requests import FloatArray
@@ -117,7 +118,7 @@ def test_slices_of_any_size_give_the_same(example: Run, size: int) -> None:
 
 
 def test_goodput_judges_every_request(example: Run) -> None:
-    columns = request_columns(example.requests, example.request_log, example.policy.traits.release_with_batch)
+    columns = example.columns()
     slo = SLO(float(np.median(columns["ttft_s"])), 0.006)
     per_token = "normalized_latency_s" if example.policy.traits.release_with_batch else "tpot_s"
     assert slo.ttft_s is not None and slo.tpot_s is not None
@@ -141,7 +142,7 @@ def test_rejected_requests_have_no_latency() -> None:
     prompts = make_requests().prompt_tokens.copy()
     prompts[[3, 8]] = 5000
     example = run(Orca(max_batch=6), make_requests(prompt_tokens=prompts), kv_tokens=2000)
-    columns, summary = request_columns(example.requests, example.request_log, False), example.summary(SLO(1e9, None))
+    columns, summary = example.columns(), example.summary(SLO(1e9, None))
     assert np.flatnonzero(columns["status"] == "rejected").tolist() == [3, 8]
     assert np.isnan(columns["e2e_s"][[3, 8]]).all() and np.isfinite(np.delete(columns["e2e_s"], [3, 8])).all()
     assert (summary["rejected"], summary["completed"], summary["unfinished"]) == (2, len(prompts) - 2, 0)
@@ -150,9 +151,10 @@ def test_rejected_requests_have_no_latency() -> None:
 
 def test_a_run_without_an_iteration_has_a_summary() -> None:
     requests = make_requests(prompt_tokens=np.full(120, 5000))
-    request_log = RequestLog(requests)
-    request_log.rejected.update(range(120))
-    summary = Metrics(COST, False, 1).summary(requests, request_log, SLO(1.0, 1.0))
+    answers = RequestLog(requests)
+    answers.rejected.update(range(120))
+    columns = request_columns(requests, answers, release_with_batch=False)
+    summary = Metrics(COST, Orca().traits).summary(requests, answers, columns, SLO(1.0, 1.0))
     assert summary["rejected"] == 120 and summary["duration_s"] == 0.0
     assert summary["request_throughput"] is None and summary["idle_time_fraction"] is None
     assert summary["saturated"] is False

@@ -12,7 +12,6 @@ from sim.engine.engine import Engine
 from sim.engine.iteration_log import expand
 from sim.metrics.intertoken import InterTokenLatency
 from sim.metrics.metrics import Metrics
-from sim.metrics.request_columns import request_columns
 from sim.metrics.slo import SLO
 from sim.metrics.warm_up import WarmUp
 from sim.simulation.simulation import simulate
@@ -25,13 +24,12 @@ COUNT, LEFT_OUT = 120, 30
 def warmed(name: str, requests: int, slice_size: int = 7) -> tuple[dict[str, float], float]:
     """Metrics of a run without its first requests, and when they begin; the log is fed in slices."""
     done = run(POLICIES[name], make_requests(count=COUNT))
-    traits = done.policy.traits
     warm_up = WarmUp(requests)
     warm_up.watch(done.request_log)
-    metrics = Metrics(COST, traits.release_with_batch, traits.gpus, warm_up)
+    metrics = Metrics(COST, done.policy.traits, warm_up)
     for start in range(0, len(done.log), slice_size):
         metrics(done.log[start : start + slice_size])
-    summary = metrics.summary(done.requests, done.request_log, SLO(ttft_s=0.05))
+    summary = metrics.summary(done.requests, done.request_log, done.columns(), SLO(ttft_s=0.05))
     return {key: float(value) for key, value in summary.items() if value is not None}, warm_up.begin_s()
 
 
@@ -43,7 +41,7 @@ def test_what_is_left_is_what_began_afterwards(name: str) -> None:
     assert begin == scheduled[LEFT_OUT] > 0
     log = expand(done.log)
     after = log[log["start_s"] >= begin]
-    columns = request_columns(done.requests, done.request_log, done.policy.traits.release_with_batch)
+    columns = done.columns()
     late = {key: values[LEFT_OUT:] for key, values in columns.items()}
     assert found["iterations"] == len(after)
     assert found["completed"] == COUNT - LEFT_OUT

@@ -53,8 +53,7 @@ def gpu(name: str) -> Calibrated:
 
 
 def summary(hardware: Calibrated) -> Summary:
-    latency = hardware.engine.frontend_latency_s
-    return simulate(REQUESTS, Orca(max_batch=8), hardware, MODEL, kv_tokens=10_000, frontend_s=latency).summary
+    return simulate(REQUESTS, Orca(max_batch=8), hardware, MODEL, kv_tokens=10_000, engine=hardware.engine).summary
 
 
 def with_residuals(hardware: Calibrated, change: Any) -> Calibrated:

@@ -12,9 +12,11 @@ import pytest
 from policies.checks import InputError
 from sim.config.settings import check_overlay
 from sim.config.task_options import OverlayOptions
-from sim.tasks import overlay
-from sim.tasks.overlay import Curve, differences, typical_error
+from sim.reporting.figure import draw_figure
+from sim.tasks.comparison.pictures import latency_cdf
+from sim.tasks.overlay import Times, predictions, typical_error
 from tests.command_line import sim, summary
+from tests.sim.tasks.comparison.test_page import PageParser, lines_of
 from workloads import ShareGPT
 from workloads.recorded.measured import Measured
 
@@ -86,13 +88,13 @@ def test_a_slower_measurement_shows_by_how_much(scratch: Path) -> None:
     assert row[2].endswith(" (-50.0%)"), "the page says how far the prediction is off"
     assert "1 request at the start left out of the comparison" in page
     assert page.count(", measured and predicted</h3>") == 3
-    assert "&quot;name&quot;:&quot;measured&quot;" in page
+    assert all("measured" in lines_of(plot) for plot in PageParser(page).plots()[:3])
 
 
 def test_figures_by_hand() -> None:
-    measured = Curve({"ttft_s": np.array([1.0, 3.0]), "tpot_s": np.full(2, np.nan), "e2e_s": np.array([2.0, 6.0])})
-    guess = Curve({"ttft_s": np.array([2.0, 3.0]), "tpot_s": np.full(2, np.nan), "e2e_s": np.array([3.0, np.nan])})
-    found = {each.name: each for each in differences(measured, {"p": guess}, np.array([10, 30]), np.array([0.0, 2.0]))}
+    measured = Times({"ttft_s": np.array([1.0, 3.0]), "tpot_s": np.full(2, np.nan), "e2e_s": np.array([2.0, 6.0])})
+    guess = Times({"ttft_s": np.array([2.0, 3.0]), "tpot_s": np.full(2, np.nan), "e2e_s": np.array([3.0, np.nan])})
+    found = {each.name: each for each in predictions(measured, {"p": guess}, np.array([10, 30]), np.array([0.0, 2.0]))}
     assert found["output tokens/s"].measured == 40 / 8
     assert found["output tokens/s"].predicted == {"p": 10 / 3}
     assert (found["TTFT mean, ms"].measured, found["TTFT mean, ms"].predicted["p"]) == (2000, 2500)
@@ -217,5 +219,6 @@ def test_no_task_draws_what_is_not_wanted(scratch: Path, task: str) -> None:
 
 def test_the_picture_needs_no_tpot(scratch: Path) -> None:
     nothing: dict[str, Any] = {"ttft_s": np.array([1.0]), "tpot_s": np.array([np.nan]), "e2e_s": np.array([2.0])}
-    overlay.write_overlay_plot(scratch / "overlay.png", Curve(nothing), {"orca": Curve(nothing)})
-    assert (scratch / "overlay.png").read_bytes().startswith(b"\x89PNG")
+    times = {"measured": Times(nothing), "orca": Times(nothing)}
+    path = draw_figure(scratch / "overlay.png", lambda: latency_cdf(times))
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bokeh.models.annotations import BoxAnnotation, Span
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sim.__main__ import main
-from sim.metrics.interval import Interval, estimate_and_ends, shown
+from sim.metrics.interval import Interval, estimate_and_ends, mean_text
 from sim.metrics.slo import SLO
-from sim.reporting.interval_charts import Curve, Place, Spread, rate_chart, spread_chart, ticks_between
+from sim.reporting.charts import Place, RateCurve, Spread, rate_chart, spread_chart
 from sim.tasks.capacity.page import answer as capacity_answer
 from sim.tasks.capacity.results import Capacities
-from sim.tasks.capacity.search import Found, Point
+from sim.tasks.capacity.search import Capacity, TriedRate
 from sim.tasks.capacity.table import capacity_lines
 from sim.tasks.comparison import run
 from sim.tasks.comparison.page import answer as prediction_answer
@@ -21,27 +22,24 @@ from sim.tasks.replications.page import answer as replication_answer
 from sim.tasks.replications.picture import replications
 from sim.tasks.replications.results import Replicated, ratio_sentences
 from tests.command_line import run_here, summary
-from tests.sim.tasks.comparison.test_page import CONTEXT, Page, policies
+from tests.sim.tasks.comparison.test_page import CONTEXT, PageParser, lines_of, policies, tips_of
 
 FEW = ("max_batch=4", "workload.num_requests=100", "pictures=false", "report=true")
 
 
-def page(folder: Path, *options: str) -> Page:
+def page(folder: Path, *options: str) -> PageParser:
     """Run the command line and read the page that it leaves."""
     assert run_here(main, *FEW, *options, f"hydra.run.dir={folder}") == 0
-    text = (folder / "report.html").read_text()
-    assert not any(word in text.replace("url(#", "") for word in ("http:", "https:", "src=", "@import", "url(")), (
-        "nothing is fetched"
-    )
-    found = Page(text)
+    page = PageParser((folder / "report.html").read_text())
+    assert not page.fetched()
     for note in summary(folder)["notes"]:
-        assert note in found.words
-    return found
+        assert note in page.words
+    return page
 
 
-def tips(found: Page) -> list[str]:
+def tips(page: PageParser) -> list[str]:
     """Return what stands under the pointer."""
-    return [said["data-tip"] or "" for _, said in found.found if "data-tip" in said]
+    return [tip for plot in page.plots() for tip in tips_of(plot)]
 
 
 def replicated(**values: list[float]) -> Replicated:
@@ -59,13 +57,14 @@ def test_replications_show_intervals_dots_and_what_the_ratios_say(tmp_path: Path
     ratio = facts["ratios"]["orca/orca_per_request"]["saturated_output_throughput"]
     assert ratio.pop("verdict") == "higher"
     estimate, ends = estimate_and_ends(Interval(**ratio))
-    assert f"orca is predicted to be the fastest, with {shown(rate)} output tokens/s while saturated" in found.words
+    assert f"orca is predicted to be the fastest, with {mean_text(rate)} output tokens/s while saturated" in found.words
     assert f"{estimate} times orca_per_request ({ends})" in found.words
     assert f"{ends}\nhigher" in found.words, "in the table of ratios"
-    assert f"orca\n{shown(rate)} (95 %)" in tips(found)
-    dots = [said for tag, said in found.found if tag == "circle" and said.get("class") == "run"]
-    assert len(dots) == 4 * 2 * 3, "each replication of each policy in each of four pictures"
-    assert [tag for tag, _ in found.found].count("figure") == 5
+    assert f"orca\n{mean_text(rate)} (95 %)" in tips(found)
+    dots = [len(each.data_source.data["x"]) for plot in found.plots() for each in plot.renderers
+            if each.name == "replications"]  # fmt: skip
+    assert sum(dots) == 4 * 2 * 3, "each replication of each policy in each of four pictures"
+    assert [tag for tag, _ in found.tags].count("figure") == 5
 
 
 @pytest.mark.parametrize(
@@ -104,24 +103,25 @@ def test_capacity_shows_the_knee_on_every_curve(tmp_path: Path) -> None:
     best = max(rates, key=lambda name: rates[name])
     assert f"{best} serves up to {rates[best]:.2f} requests/s such that 90 % of requests have TTFT" in found.words
     assert "poisson, every rate that was tried" in found.words
-    knees = [said for tag, said in found.found if tag == "circle" and said.get("r") == "6"]
-    lines = [said for _, said in found.found if said.get("class") == "knee"]
+    plots = found.plots()
+    knees = [each for plot in plots for each in plot.renderers if each.name == "capacity"]
+    lines = [line for plot in plots for line in plot.center if isinstance(line, Span) and line.dimension == "height"]
     assert len(lines) == 3 * 2 and len(knees) == 3 * 2
     for name, rate in rates.items():
         at = [tip for tip in tips(found) if tip.startswith(f"{name}\n") and f"at {rate:.3g} requests/s (2 rep" in tip]
         assert len(at) >= 3, "attainment, TTFT and TPOT"
 
 
-def found_at(rate: float, low: float, high: float, saturated: float = 20.0) -> Found:
-    return Found(rate, low, high, saturated, [Point(max(rate, 0.01), [{"slo_attainment": 0.9}] * 2)])
+def found_at(rate: float, low: float, high: float, saturated: float = 20.0) -> Capacity:
+    return Capacity(rate, low, high, saturated, [TriedRate(max(rate, 0.01), [{"slo_attainment": 0.9}] * 2)])
 
 
 def test_capacities_are_told_apart_only_if_their_ranges_are() -> None:
     found = Capacities(SLO(ttft_s=0.5), 0.99)
-    found.add("a", found_at(4.0, 3.9, 4.1))
-    found.add("b", found_at(8.0, 7.5, 8.5))
-    found.add("c", found_at(7.4, 7.0, 7.6))
-    found.add("d", found_at(0.0, 0.0, 0.02))
+    found["a"] = found_at(4.0, 3.9, 4.1)
+    found["b"] = found_at(8.0, 7.5, 8.5)
+    found["c"] = found_at(7.4, 7.0, 7.6)
+    found["d"] = found_at(0.0, 0.0, 0.02)
     assert capacity_answer(found, CONTEXT) == (
         "With llm on gpu, b serves up to 8.00 requests/s such that 99 % of requests have TTFT at most 0.5 s "
         "(surely up to 7.50, surely not from 8.50 on); that is 2.00 times a (4.00) and more than d, which meets the "
@@ -132,9 +132,9 @@ def test_capacities_are_told_apart_only_if_their_ranges_are() -> None:
 def test_the_capacity_of_two_gpus_is_also_told_per_gpu() -> None:
     """Seven requests/s of two GPUs are three and a half of each, less than the four of one."""
     found = Capacities(SLO(ttft_s=0.5), 0.99)
-    found.add("one", Found(4.0, 3.9, 4.1, 20.0, [Point(4.0, [{"gpus": 1}] * 2)]))
+    found["one"] = Capacity(4.0, 3.9, 4.1, 20.0, [TriedRate(4.0, [{"gpus": 1}] * 2)])
     assert "per GPU" not in str(list(capacity_lines(found)))
-    found.add("two", Found(7.0, 6.5, 8.5, 20.0, [Point(7.0, [{"gpus": 2}] * 2)]))
+    found["two"] = Capacity(7.0, 6.5, 8.5, 20.0, [TriedRate(7.0, [{"gpus": 2}] * 2)])
     lines = dict(capacity_lines(found))
     assert lines["capacity, requests/s"] == ["4.00", "7.00"]
     assert lines["capacity per GPU, requests/s"] == ["4.00", "3.50"]
@@ -153,10 +153,10 @@ def test_replications_compare_throughput_per_gpu_where_numbers_differ() -> None:
 
 def test_a_capacity_that_is_a_throughput_or_none_says_so() -> None:
     found = Capacities(SLO(ttft_s=0.5), 0.99)
-    found.add("a", found_at(20.0, 20.0, math.inf))
+    found["a"] = found_at(20.0, 20.0, math.inf)
     assert capacity_answer(found, CONTEXT).endswith("(surely up to 20.0; more it cannot serve for long).")
     none = Capacities(SLO(ttft_s=0.5), 0.99)
-    none.add("a", found_at(0.0, 0.0, 0.02))
+    none["a"] = found_at(0.0, 0.0, 0.02)
     assert "no rate is low enough: under no policy 99 % of requests have TTFT" in capacity_answer(none, CONTEXT)
 
 
@@ -170,7 +170,10 @@ def test_prediction_intervals_stand_beside_the_values(tmp_path: Path, monkeypatc
     low, high = known["metrics"]["orca"]["idle_time_fraction"]
     assert f"{low:.1%} to {high:.1%}" in found.words
     assert "value, and its 90% prediction interval" in found.words
-    assert len([said for _, said in found.found if said.get("class") == "whisker"]) == 2
+    (whiskers,) = (
+        lines_of(plot)["whisker"] for plot in found.plots() if len(lines_of(plot).get("whisker", {"x0": []})["x0"])
+    )
+    assert len(whiskers["x0"]) == 2
     assert "metrics" not in {word.strip('"') for word in found.words.split()}, "not as a fact of the configuration"
 
 
@@ -197,48 +200,26 @@ def test_the_answer_of_one_run_heeds_the_errors_of_the_calibration() -> None:
     assert "1.30 times baton (90% interval 1.25 to 2.00)" in prediction_answer(first, CONTEXT)
 
 
-def circles(chart: str, **having: str) -> list[tuple[float, float]]:
-    return [
-        (float(said["cx"] or 0), float(said["cy"] or 0))
-        for tag, said in Page(chart).found
-        if tag == "circle" and all(said.get(key) == value for key, value in having.items())
-    ]
-
-
 def test_dots_and_error_bars_lie_on_one_scale() -> None:
     rows = {"a": Spread(Interval(2.0, 1.0, 3.0), "two", [1.0, 3.0]), "b": Spread(Interval(4.0, 3.5, 5.0), "four")}
-    chart = spread_chart("t", rows, "label", band=(0.5, 1.5))
-    (one, _), (three, _) = circles(chart, **{"class": "run"})
-    (two, _), (four, _) = circles(chart, **{"class": "dot"})
-    assert two - one == pytest.approx(three - two, abs=0.2) == pytest.approx(four - three, abs=0.2)
-    bars = [said["d"] or "" for _, said in Page(chart).found if said.get("class") == "whisker"]
-    assert bars[0].startswith(f"M{one:.1f} ") and f"H{three:.1f}" in bars[0]
-    assert "no data" in spread_chart("t", {}, "label")
-    Page(spread_chart("t", {"a": Spread(Interval(0.0, 0.0, 0.0), "none", [0.0])}, "nothing varies"))
-    Page(spread_chart("t", {"a": Spread(Interval(1.0, -math.inf, math.inf), "one", [1.0])}, "unbounded"))
+    plot = spread_chart("t", rows, "label", band=(0.5, 1.5)).plot
+    data = lines_of(plot)
+    assert [each.data_source.data["x"] for each in plot.renderers if each.name == "replications"] == [[1.0, 3.0], []]
+    assert (data["means"]["x"], data["means"]["tip"]) == ([2.0, 4.0], ["a\ntwo", "b\nfour"])
+    assert (data["whisker"]["x0"], data["whisker"]["x1"]) == ([1.0, 3.5], [3.0, 5.0])
+    (band,) = (each for each in plot.center if isinstance(each, BoxAnnotation))
+    assert (band.left, band.right) == (0.5, 1.5)
+    assert spread_chart("t", {}, "label").plot is None
+    endless = spread_chart("t", {"a": Spread(Interval(1.0, -math.inf, math.inf), "one", [1.0])}, "unbounded").plot
+    assert lines_of(endless)["whisker"]["x0"] == [], "an interval without ends has no bar"
 
 
 def test_a_curve_is_cut_where_it_leaves_the_picture() -> None:
-    """From (0, 0) to (10, 10) to (20, 30), between 5 and 20: it enters at rate 5 and leaves at rate 15."""
     places = [Place(0.0, 0.0, "a"), Place(10.0, 10.0, "b"), Place(20.0, 30.0, "c")]
-    chart = rate_chart("t", {"p": Curve(places, knee=places[1])}, (5.0, 20.0), 10.0)
-    (path,) = (said["d"] or "" for _, said in Page(chart).found if said.get("class") == "curve")
-    spots = [tuple(map(float, spot.split())) for part in path.split("M")[1:] for spot in part.split("L")]
-    ((middle, height),) = circles(chart, **{"class": "dot"})
-    assert circles(chart, r="6") == [(middle, height)]
-    assert [spot[0] for spot in spots] == pytest.approx(
-        [46 + (middle - 46) * part for part in (0.5, 1, 1, 1.5)], abs=0.2
-    )
-    assert [spot[1] for spot in spots] == pytest.approx([190, height, height, 10], abs=0.2)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (1086, 3875), (0.79, 3.9), (0.998, 1.003), (-5, 5), (0, 0.02)])
-def test_ticks_between_are_few_round_and_told_apart(low: float, high: float) -> None:
-    found = list(ticks_between(low, high))
-    assert 2 <= len(found) <= 7
-    assert len({name for _, name in found}) == len(found)
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick, _ in found)
-    assert all(float(name.replace(",", "")) == pytest.approx(tick, abs=1e-9) for tick, name in found)
+    plot = rate_chart("t", {"p": RateCurve(places, knee=places[1])}, (5.0, 20.0), 10.0).plot
+    assert (plot.y_range.start, plot.y_range.end) == (5.0, 20.0)
+    assert lines_of(plot)["capacity"] == {"x": [10.0], "y": [10.0]}
+    assert {line.location for line in plot.center if isinstance(line, Span)} == {10.0}
 
 
 def test_what_has_no_report_refuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

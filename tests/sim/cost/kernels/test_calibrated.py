@@ -29,7 +29,7 @@ from sim.cost.memory import kv_capacity
 from sim.cost.model import Model
 from sim.cost.work import Work
 from sim.engine.execution import Execution
-from sim.reporting.table import warnings
+from sim.reporting.caveats import warnings
 from sim.simulation.context import Context
 from sim.simulation.simulation import simulate
 from tests.runs import H100, LLAMA3_8B, logged_run, random_requests
@@ -230,7 +230,7 @@ def test_the_frontend_delays_what_the_scheduler_sees_and_counts_as_waiting() -> 
     requests = random_requests(20, rate=1.0)
     gpu = GPUS["h100_sxm"].deployed(IDEAL, 1)
     at_once = simulate(requests, Orca(), gpu, LLAMA3_8B).columns
-    delayed = simulate(requests, Orca(), gpu, LLAMA3_8B, frontend_s=0.25).columns
+    delayed = simulate(requests, Orca(), gpu, LLAMA3_8B, engine=replace(VLLM, frontend_latency_s=0.25)).columns
     assert delayed["arrival_s"].tolist() == requests.arrival_s.tolist()
     for latency in ("ttft_s", "e2e_s"):
         np.testing.assert_allclose(delayed[latency], at_once[latency] + 0.25, rtol=1e-9)

@@ -7,13 +7,15 @@ import pytest
 
 from policies.checks import InputError
 from sim.metrics.metrics import Summary
-from sim.tasks.capacity.search import MEETS, UNDECIDED, Found, Search, looks, unit_rate
+from sim.tasks.capacity.search import MEETS, UNDECIDED, Capacity, Search, looks, unit_rate
 from workloads import Fixed, ShareGPT, Synthetic, Trace
 
 SEED = 4
 
 
-def search(limit: float, noise: float = 0.0, saturated: float = 10.0, replications: int = 32) -> tuple[Found, Search]:
+def search(
+    limit: float, noise: float = 0.0, saturated: float = 10.0, replications: int = 32
+) -> tuple[Capacity, Search]:
     """Search where all requests meet the SLO below `limit` and half do above; `noise` shifts it by replication."""
     shifts = np.random.default_rng(SEED).normal(size=replications) * noise
 

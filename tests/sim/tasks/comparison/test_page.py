@@ -1,22 +1,24 @@
 """report=true: one page that says what the run says, and asks nothing of a network."""
 
 import json
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bokeh.document import Document
+from bokeh.models import LinearScale, LogScale
 
 from policies.orca import Orca
 from sim.__main__ import main
 from sim.metrics.occupancy import Occupancy
-from sim.reporting.axes import styles
-from sim.reporting.charts import Scale, bars, charts, curve_chart, dashes, tick_label, ticks
-from sim.reporting.table import CAUSES
+from sim.reporting.charts import Part, bars, charts, curve_chart, dashes
+from sim.reporting.labels import CAUSES
+from sim.reporting.page import Page
+from sim.reporting.series import CAUSE_STYLES, styles
 from sim.simulation.context import Context
-from sim.simulation.simulation import Result
+from sim.simulation.results import Result
 from sim.tasks.comparison import comparison
 from sim.tasks.comparison.page import answer
 from tests.command_line import run_here, summary
@@ -27,36 +29,51 @@ CONTEXT = Context(
 )  # fmt: skip
 
 
-class Page(HTMLParser):
-    """The tags, attributes and text of a page, every tag closed."""
-
-    VOID = ("meta", "br", "line", "rect", "path")
+class PageParser(HTMLParser):
+    """The tags, attributes and text of a page, every tag closed; what its scripts hold is apart."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words = ""
+        self._json = ""
         self.feed(text)
         self.close()
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag not in ("meta", "br"):
             self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        if self.open[-1:] != ["script"]:
+            self.words += data
+        elif self.tags[-1][1].get("id") == "plots":
+            self._json += data
 
-    def charts(self) -> list[dict[str, Any]]:
-        return [json.loads(said["data-chart"] or "") for _, said in self.found if "data-chart" in said]
+    def plots(self) -> list[Any]:
+        """The plots, as bokeh has them."""
+        return [Document.from_json(plot["doc"]).roots[0] for plot in json.loads(self._json)]
+
+    def fetched(self) -> list[str | None]:
+        """What a browser would fetch for it."""
+        links = ("src", "href", "srcset", "data", "poster")
+        return [attributes[link] for _, attributes in self.tags for link in links if link in attributes]
+
+
+def lines_of(plot: Any) -> dict[str, Any]:
+    """The data of the named curves, points or bars of a plot."""
+    return {each.name: each.data_source.data for each in plot.renderers if each.name}
+
+
+def tips_of(plot: Any) -> list[str]:
+    """What stands under the pointer."""
+    return [tip for each in plot.renderers for tip in each.data_source.data.get("tip", [])]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +92,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_shows_what_the_summary_says(run_folder: Path) -> None:
     text = (run_folder / "report.html").read_text()
-    page, found = Page(text), summary(run_folder)
-    assert not re.search(r"https?:|src=|@import|url\((?!#)", text), "nothing is fetched"
+    page, found = PageParser(text), summary(run_folder)
+    assert not page.fetched() and "@import" not in text, "it needs no network"
     orca = found["policies"]["orca"]
     assert f"{orca['idle_time_fraction']:.1%}" in page.words
     for note in found["notes"]:
@@ -84,48 +101,47 @@ def test_the_page_shows_what_the_summary_says(run_folder: Path) -> None:
     assert "of one seed" in page.words
     for told in ("orca", "baton", "sharegpt", "h100_sxm_datasheet", "Every option, composed", "num_requests: 60"):
         assert told in page.words
-    assert len(page.charts()) == 6
-    assert len([tag for tag, _ in page.found if tag == "figure"]) == 8
+    assert len(page.plots()) == len([tag for tag, _ in page.tags if tag == "figure"]) == 8
 
 
 def test_the_values_under_the_pointer_are_those_of_the_run(run_folder: Path) -> None:
-    chart = next(chart for chart in Page((run_folder / "report.html").read_text()).charts() if chart["by"] == "y")
+    plot = PageParser((run_folder / "report.html").read_text()).plots()[2]
+    orca = lines_of(plot)["orca"]
     median = summary(run_folder)["policies"]["orca"]["median_ttft_ms"] / 1000
-    (orca,) = (one for one in chart["series"] if one["name"] == "orca")
     assert orca["x"][np.searchsorted(orca["y"], 0.5)] == pytest.approx(median, rel=0.05)
 
 
 def test_the_memory_is_drawn_up_to_its_peak_and_beside_the_capacity(run_folder: Path) -> None:
-    page, found = Page((run_folder / "report.html").read_text()), summary(run_folder)
-    assert len(page.charts()[-1]["series"]) == 2
-    for one in page.charts()[-1]["series"]:
-        assert max(one["y"]) == pytest.approx(found["policies"][one["name"]]["kv_peak_tokens"], rel=1e-3)
-    assert f"capacity: {found['kv_tokens']:,}" in page.words
+    plot, found = PageParser((run_folder / "report.html").read_text()).plots()[-1], summary(run_folder)
+    curves = lines_of(plot)
+    assert set(curves) == {"orca", "baton"}
+    for name, curve in curves.items():
+        assert max(curve["y"]) == pytest.approx(found["policies"][name]["kv_peak_tokens"], rel=1e-3)
+    assert f"capacity: {found['kv_tokens']:,}" in [item.label.value for item in plot.legend[0].items]
+    assert plot.y_range.end > found["kv_tokens"]
 
 
 def test_a_slow_policy_leaves_the_others_readable() -> None:
-    """A decade has the same width everywhere, from the fastest answer of the fastest to the slowest of the slowest."""
+    """A decade has the same width everywhere; of equal curves the one that is covered is wider."""
     quick, slow = (np.array([0.1, 1.0]), np.array([0.5, 1.0])), (np.array([10.0, 1000.0]), np.array([0.5, 1.0]))
-    page = Page(curve_chart("t", {"quick": quick, "slow": slow}, "", "", "s", by="y"))
-    paths = [said for tag, said in page.found if tag == "path"]
-    numbers = [[float(each) for each in re.findall(r"[\d.]+", path["d"] or "")] for path in paths]
-    starts, ends = [found[0] for found in numbers], [found[2] for found in numbers]
-    decade = ends[0] - starts[0]
-    assert [starts[1] - starts[0], ends[1] - starts[1]] == pytest.approx([2 * decade, 2 * decade], abs=0.3)
-    assert list(Scale(0.1, 1000, log=True).ticks()) == pytest.approx([0.1, 1, 10, 100, 1000])
-    near = Page(curve_chart("t", {"quick": quick, "slow": quick}, "", "", "s", by="y"))
-    first, second = [said for tag, said in near.found if tag == "path"]
-    assert first["d"] == second["d"]
-    assert float(first["stroke-width"] or 0) > float(second["stroke-width"] or 0), "what is covered is wider"
+    assert isinstance(curve_chart("t", {"quick": quick, "slow": slow}, "", "s", by="y").plot.x_scale, LogScale)
+    near = curve_chart("t", {"quick": quick, "slow": quick}, "", "s", by="y").plot
+    assert isinstance(near.x_scale, LinearScale)
+    first, second = near.renderers
+    assert first.glyph.line_width > second.glyph.line_width
 
 
-def test_names_are_text_not_markup() -> None:
-    evil = '<script>"&'
-    page = Page(bars(evil, {evil: [(evil, 1.0, "#000000")]}, evil, named=True))
-    assert evil in page.words
+def test_names_are_text_not_markup(tmp_path: Path) -> None:
+    evil = '</script><script>"&'
     curve = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    page = Page(curve_chart(evil, {evil: curve}, evil, evil, evil, by="y"))
-    assert page.charts()[0]["series"][0]["name"] == evil
+    drawn = [
+        bars(evil, {evil: [Part(evil, 1.0, "#000000")]}, evil),
+        curve_chart(evil, {evil: curve}, evil, evil, by="y"),
+    ]
+    made = Page(title=evil, answer=evil, setting=(), tables=(), validity=(), charts=drawn)
+    page = PageParser(made.write(tmp_path / "report.html", {}).read_text())
+    assert evil in page.words
+    assert list(lines_of(page.plots()[1])) == [evil]
 
 
 def policies(saturated: bool, **values: float) -> dict[str, dict[str, Any]]:
@@ -160,8 +176,8 @@ def test_the_first_chart_shows_the_figures_of_the_answer_and_of_the_table(
         for name, each in found.items()
     }
     first = charts(outcomes, kv_tokens=1000)[0]
-    assert f"Output tokens/s, {window}" in first
-    assert f"baton\n{window}: {size} tokens/s\n90% interval: {size - 10} to {size + 10}" in first
+    assert first.title == f"Output tokens/s, {window}"
+    assert tips_of(first.plot)[1] == f"baton\n{window}: {size} tokens/s\n90% interval: {size - 10} to {size + 10}"
 
 
 def test_the_answer_says_what_a_ratio_is_per_gpu() -> None:
@@ -180,38 +196,29 @@ def test_below_saturation_latency_decides() -> None:
     assert answer(policies(False, orca=0), CONTEXT).endswith("no request was finished.")
 
 
-def test_a_page_without_any_data_is_still_a_page() -> None:
-    assert "no data" in curve_chart("t", {"a": (np.empty(0), np.empty(0))}, "", "", "", by="x")
-    Page(bars("t", {"a": [("p", 0.0, "#000")]}, "", named=True))
-
-
-@pytest.mark.parametrize("end", [0.003, 0.99, 1.0, 1.01, 5.6, 37, 99_999])
-def test_ticks_are_few_and_round(end: float) -> None:
-    found = list(ticks(end))
-    assert found[0] == 0
-    assert 2 <= len(found) <= 6
-    assert found[-1] <= end * (1 + 1e-9)
-
-
-def test_labels_of_an_axis_are_short() -> None:
-    assert [tick_label(number) for number in (0, 0.5, 2000, 20_000, 1_500_000)] == ["0", "0.5", "2,000", "20k", "1.5M"]
+def test_a_page_without_any_data_is_still_a_page(tmp_path: Path) -> None:
+    nothing = [
+        curve_chart("t", {"a": (np.empty(0), np.empty(0))}, "", "", by="x"),
+        bars("t", {"a": [Part("p", 0.0, "#000")]}, ""),
+    ]
+    page = Page(title="t", answer="a", setting=(), tables=(), validity=(), charts=nothing)
+    assert "no data" in PageParser(page.write(tmp_path / "report.html", {}).read_text()).words
 
 
 def test_every_cause_of_idle_time_has_its_hatching(run_folder: Path) -> None:
     """As in the pictures; the two that are not hatched are the darkest."""
-    page = Page((run_folder / "report.html").read_text())
-    fills = {said["id"] for tag, said in page.found if tag == "pattern"}
-    filled = [said.get("fill") or "" for tag, said in page.found if tag == "rect"]
-    used = {fill[5:-1] for fill in filled if fill.startswith("url(#")}
+    idle = PageParser((run_folder / "report.html").read_text()).plots()[1]
+    looks = {name: (colour, hatch[:1]) for name, (colour, hatch) in zip(CAUSES, CAUSE_STYLES, strict=True)}
+    used = {item.label.value: item.renderers[0].glyph for item in idle.legend[0].items}
     assert len(used) >= 2
-    assert used <= fills == set(CAUSES)
-    inside = re.findall(r'<pattern[^>]*>.*?<path d="(.*?)"', (run_folder / "report.html").read_text())
-    assert len(set(inside)) == len(inside) - 1 == 6
+    for name, glyph in used.items():
+        colour, hatch = looks[name.replace(" ", "_").lower()]
+        assert (glyph.fill_color.value, getattr(glyph.hatch_pattern, "value", "")) == (colour, hatch)
 
 
 def test_every_line_of_the_pictures_has_its_dashes() -> None:
     looks = styles([str(number) for number in range(8)]).values()
-    assert len({dashes(look["linestyle"]) for look in looks}) == 8
+    assert len({str(dashes(look["linestyle"])) for look in looks}) == 8
 
 
 def test_without_report_no_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from policies.checks import InputError
+from sim.metrics.metrics import Summary
 from sim.metrics.occupancy import Occupancy, Series
 from sim.metrics.request_columns import request_columns
-from sim.reporting import axes
-from sim.reporting.table import Summary
+from sim.reporting import axes, series
 from sim.tasks.comparison import pictures
 from tests.sim.small_run import POLICIES, make_requests, run
 
@@ -82,30 +82,30 @@ def test_bars_have_the_lengths_of_the_summary() -> None:
 def test_a_distribution_is_thinned_but_exact_where_it_is_drawn() -> None:
     rng = np.random.default_rng(0)
     values = rng.lognormal(size=100_003)
-    drawn, shares = axes.distribution(np.append(values, np.nan))
+    drawn, shares = series.distribution(np.append(values, np.nan))
     assert len(drawn) == 501
     assert (drawn[0], drawn[-1], shares[-1]) == (values.min(), values.max(), 1)
     below = np.searchsorted(np.sort(values), drawn, side="right") / len(values)
     np.testing.assert_allclose(shares, below)
-    few, steps = axes.distribution(np.array([3.0, 1.0, 1.0, 2.0]))
+    few, steps = series.distribution(np.array([3.0, 1.0, 1.0, 2.0]))
     assert few.tolist() == [1, 1, 1, 2, 3]
     assert steps.tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert len(axes.distribution(np.full(4, np.nan))[0]) == 0
+    assert len(series.distribution(np.full(4, np.nan))[0]) == 0
 
 
 def test_thinned_series_keep_their_integral() -> None:
-    series = THREE["baton"].occupancy
-    edges, means = axes.thinned(series.edges_s, series.live_rows, 100)
+    held = THREE["baton"].occupancy
+    edges, means = series.thinned(held.edges_s, held.live_rows, 100)
     assert len(means) <= 100
-    assert np.dot(means, np.diff(edges)) == pytest.approx(np.dot(series.live_rows, np.diff(series.edges_s)))
-    assert (edges[0], edges[-1]) == (0, series.edges_s[-1])
+    assert np.dot(means, np.diff(edges)) == pytest.approx(np.dot(held.live_rows, np.diff(held.edges_s)))
+    assert (edges[0], edges[-1]) == (0, held.edges_s[-1])
 
 
 def test_thinned_peaks_keep_the_extremes() -> None:
-    edges, peaks = axes.thinned_peaks(np.arange(8.0), np.array([1.0, 9, 2, 0, 0, 0, 5]), 4)
+    edges, peaks = series.thinned_peaks(np.arange(8.0), np.array([1.0, 9, 2, 0, 0, 0, 5]), 4)
     assert (edges.tolist(), peaks.tolist()) == ([0, 2, 4, 6, 7], [9, 2, 0, 5])
 
 
 def test_policies_look_different_in_colour_and_in_grey() -> None:
-    looks = axes.styles([str(number) for number in range(8)]).values()
+    looks = series.styles([str(number) for number in range(8)]).values()
     assert len({look["color"] for look in looks}) == len({str(look["linestyle"]) for look in looks}) == 8

@@ -19,7 +19,7 @@ from sim.metrics.metrics import Summary
 from sim.metrics.slo import SLO
 from sim.simulation.draws import Draws
 from sim.simulation.simulation import Simulation
-from sim.tasks.capacity.results import Finding, unit_draws
+from sim.tasks.capacity.results import CapacitySearch, unit_draws
 from sim.tasks.comparison import comparison
 from sim.tasks.trial import Trial
 from tests.command_line import files, run_here, summary
@@ -126,7 +126,7 @@ def test_an_interruption_saves_the_replications_that_are_whole(tmp_path: Path, m
                 raise KeyboardInterrupt
             return Simulation(*arguments, **options)
 
-        monkeypatch.setattr("sim.simulation.setting.Simulation", interrupted)
+        monkeypatch.setattr("sim.tasks.trial.Simulation", interrupted)
 
     interrupt_after(5)
     with pytest.raises(KeyboardInterrupt, match=f"interrupted: saved 2 of 9 replications in {tmp_path}"):
@@ -298,7 +298,7 @@ def test_the_top_rate_is_the_mean_of_floods_and_rates_are_those_of_the_gaps(
     monkeypatch.setattr(Trial, "run", served)
     draws = unit_draws(made.workload, SLO(ttft_s=1.0), 0, 4)
     trial = Trial(setting=made, policies=made.policies, draws=draws, warm_up=0)
-    found = Finding(trial, attainment=0.5, precision=0.5, replications=4)()["orca"]
+    found = CapacitySearch(trial, attainment=0.5, precision=0.5, replications=4)()["orca"]
     assert found.saturated == found.rate == 3.0
     assert sorted(gaps) == pytest.approx(sorted(1 / point.rate for point in found.points))
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sim.metrics.metrics import Summary
 from sim.metrics.slo import SLO
-from sim.reporting.table import CAUSES, Summary, print_table
+from sim.reporting.caveats import warnings
+from sim.reporting.labels import CAUSES
+from sim.reporting.table import Grid, heading, print_results
 from sim.simulation.context import Context
 from sim.simulation.prediction_interval import ENDS
+from sim.tasks.comparison.table import comparison_rows
 from tests.sim.small_run import POLICIES, make_requests, run
 
 REQUESTS = make_requests(rate=0.0)
@@ -26,14 +30,14 @@ CONTEXT = Context(
     kv_tokens=100_000,
     max_positions=8192,
     notes=("Something was sorted.",),
-    folder=Path("/results"),
-    pictures=("comparison.png",),
 )
 
 
 def shown(summaries: Mapping[str, Summary], width: int = 80, context: Context = CONTEXT) -> str:
-    text = StringIO()
-    print_table(Console(file=text, width=width), summaries, context)
+    text, notes = StringIO(), [*context.notes, *warnings(summaries, context)]
+    grid = Grid(summaries, comparison_rows(summaries, context))
+    console = Console(file=text, width=width)
+    print_results(console, heading(context), grid, (), notes, Path("/results"), [Path("/results/comparison.png")])
     return text.getvalue()
 
 
@@ -79,7 +83,7 @@ def test_values_are_those_of_the_summaries() -> None:
 
 def test_a_policy_that_served_nobody_does_not_decide_what_throughputs_are_of() -> None:
     served = dict(SUMMARIES["orca"])
-    nobody = {"completed": 0, "rejected": 7, "unfinished": 0, "saturated": False, "gpus": 1}
+    nobody: Summary = {"completed": 0, "rejected": 7, "unfinished": 0, "saturated": False, "gpus": 1}
     text = shown({"orca": served, "baton": nobody})
     assert "throughput of the saturated part" in text and "those of the whole run" not in text
     assert row(text, "output tokens/s") == [f"{served['saturated_output_throughput']:,.0f}", "-"]
