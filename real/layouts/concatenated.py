@@ -94,8 +94,7 @@ class Concatenated(Executor):
         step = Append(self, self._kv, lengths)
         everybody = torch.arange(len(ids), device=ids.device)
         logits = self.network.forward(ids[:, None], lengths[:, None], step, everybody)
-        tokens, seen = self.landed(torch.stack([likeliest(logits), step.mask.sum(dim=(1, 2, 3))])).tolist()
-        read = sum(seen)
+        *tokens, read = self.landed(torch.cat([likeliest(logits), step.mask.sum()[None]])).tolist()
         work = Work(
             rows=len(ids),
             inserted_rows=len(self._joining),

@@ -231,7 +231,7 @@ class Executor(ABC):
                 decoded = self.graphs.decode(shape, rows, compute, seats.inputs)
             else:
                 decoded = compute(Inputs(*self.tensor(seats.inputs)))
-            found = self.landed(decoded.found)
+            found = self.landed(decoded.found).numpy()
         requests, live = seats.requests, len(seats.requests)
         tokens, seen = found.tolist()
         logits = None if decoded.logits is None else decoded.logits[:live]
@@ -247,13 +247,12 @@ class Executor(ABC):
         """
         return self.chosen(requests, logits, self.landed(likeliest(logits), lane).tolist())
 
-    def landed(self, found: Tensor, lane: int = 0) -> Numbers:
-        """Return whole numbers that the device is about to find, once they are there."""
+    def landed(self, found: Tensor, lane: int = 0) -> Tensor:
+        """Return whole numbers that the device is about to find, once they are on the host."""
         if found.is_cuda:
             found = pinned(found.device, *found.shape).copy_(found, non_blocking=True)
         self.network.streams.wait(_nothing if lane else self.meanwhile)
-        numbers: Numbers = found.numpy()
-        return numbers
+        return found
 
     def chosen(self, requests: Sequence[int], logits: Tensor | None, tokens: list[int]) -> dict[int, int]:
         """Return the token of each request, -1 where its logits are no numbers; keep logits if somebody wants them.

@@ -5,10 +5,9 @@ Every request has keys and values of its own; nothing is padded, and nothing mov
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,7 +132,7 @@ class Selective(Executor):
         within = chain.from_iterable(map(range, prompts.lengths))
         positions = self.tensor([*map(self._length, decoding), *within])
         step = self._step(decoding, prompts)
-        ends = self.tensor(np.cumsum([1] * len(decoding) + prompts.lengths) - 1)
+        ends = self.tensor([end - 1 for end in accumulate([1] * len(decoding) + prompts.lengths)])
         logits = self.network.forward(ids[None], positions[None], step, ends)
         tokens = self.sample([*decoding, *prompts.requests], logits)
         work = Work(

@@ -149,10 +149,10 @@ def test_a_token_that_is_none_is_told_with_its_request(
     calls, landed = [0], Executor.landed
 
     def poisoned(self: Executor, found: Tensor, lane: int = 0) -> Any:
-        numbers = landed(self, found, lane).copy()
+        numbers = landed(self, found, lane).clone()
         calls[0] += 1
         if calls[0] == 7:
-            (numbers[0] if numbers.ndim == 2 else numbers)[2] = -1
+            (numbers[0] if numbers.dim() == 2 else numbers)[2] = -1
         return numbers
 
     monkeypatch.setattr(Executor, "landed", poisoned)
