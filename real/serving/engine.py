@@ -176,7 +176,7 @@ class Engine:
         now = self._clock.now()
         stretch.work = outcome.work
         duration = now - stretch.start
-        self._log.append(stretch, duration, duration, 1)
+        self._log.append(stretch.head(duration, duration, 1), stretch.work)
         self._sequences.extend(outcome.tokens)
         self._tokens += len(outcome.tokens)
         stopped = [request for request, token in outcome.tokens.items() if token in self._end_tokens]
