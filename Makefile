@@ -5,7 +5,7 @@
 demo: .venv/demo.stamp
 	.venv/bin/python -m sim
 
-# Everything that is measured on one NVIDIA GPU, in ten minutes; see docs/gpu.md. make gpu GPU_OPTIONS='--budget 1800'
+# What is measured on one NVIDIA GPU, in seven minutes; in three with GPU_OPTIONS=--quick. See docs/gpu.md.
 gpu: .venv/gpu.stamp
 	.venv/bin/python -m benchmarks.gpu $(GPU_OPTIONS)
 

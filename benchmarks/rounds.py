@@ -37,6 +37,7 @@ def rounds(
     until: float = math.inf,
     tell: Callable[[str], None] = lambda told: None,
     clock: Callable[[], float] = time.perf_counter,
+    on_turn: Callable[[str, int, float], None] = lambda name, place, seconds: None,
 ) -> Turns:
     """Let everybody take a turn per round, in an order that turns.
 
@@ -46,6 +47,7 @@ def rounds(
         until: No turn begins after this time, nor one that took longer before than what is left.
         tell: Hears of every turn.
         clock: What `until` is told by, in seconds.
+        on_turn: Hears of every turn that ended well: whose it was, of which round, counted from 0, and its seconds.
     """
     turns, names = Turns({name: [] for name in contenders}), list(contenders)
     lasted = dict.fromkeys(names, 0.0)
@@ -57,6 +59,7 @@ def rounds(
                 try:
                     seconds = contenders[name]()
                     tell(f"round {place + 1}: {name} {seconds:.2f} s")
+                    on_turn(name, place, seconds)
                 except Exception as error:  # a peer may fail in ways of its own; the others go on
                     turns.failed[name] = in_one_line(error)
                     tell(f"round {place + 1}: {name} failed: {turns.failed[name]}")

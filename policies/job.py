@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 HASHED = 512
-"""Tokens of a prompt that one hash of `Job.prefix_hashes` stands for."""
+"""Tokens of a prompt that one hash of `Job.prefix_hashes` stands for, unless the job says otherwise."""
 
 
 class Job(NamedTuple):
@@ -17,8 +17,9 @@ class Job(NamedTuple):
         priority: Lower is more urgent.
         prefix_id: Which shared prefix its prompt begins with; -1 for none.
         prefix_tokens: Length of that prefix.
-        prefix_hashes: Or, instead of both: what identifies each 512 tokens of the prompt together with all before them;
-            equal numbers mean equal tokens, 0 or more.
+        prefix_hashes: Or, instead of both: what identifies each `hash_tokens` tokens of the prompt together with all
+            before them; equal numbers mean equal tokens, 0 or more.
+        hash_tokens: Tokens that one of these hashes stands for, a multiple of 16.
     """
 
     id: int
@@ -29,3 +30,4 @@ class Job(NamedTuple):
     prefix_id: int = -1
     prefix_tokens: int = 0
     prefix_hashes: tuple[int, ...] = ()
+    hash_tokens: int = HASHED

@@ -64,7 +64,7 @@ class PrefillFirst(Policy):
             found = draft.found(job, length)
             tokens = length - found
             too_many = jobs and sum(chunks) + tokens > self.max_batched_tokens
-            if too_many or not draft.admit(job, found, tokens + 1):
+            if too_many or not draft.admit(job, found, tokens + (length < draft.limit)):
                 break
             jobs.append(job)
             chunks.append(tokens)

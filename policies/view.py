@@ -19,9 +19,11 @@ class Draft(Protocol):
 
     Attributes:
         free: Blocks that the parts so far leave.
+        limit: Tokens that the whole memory holds.
     """
 
     free: int
+    limit: int
 
     def decode(self) -> bool:
         """Let all rows that were not dropped decode one token, if their blocks can be had; return whether they can."""

@@ -181,7 +181,7 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         model=model,
         hardware=read_object(config, "hardware", Device) if config.get("hardware") is not None else None,
         device=_text(config, "device"),
-        dtype=None if config["dtype"] == "auto" else config["dtype"],
+        dtype=_dtype(config["dtype"], model),
         attention=config["attention"],
         execution=Execution(config["execution"]),
         threads=read_count(config, "threads", optional=True, most=4096),
@@ -213,6 +213,18 @@ def _refuse_unused(config: Config) -> None:
             told = value.get("name") if isinstance(value, Mapping) else shown(value)
             told = str(value).lower() if isinstance(value, bool) else told
             raise InputError(f"{option}={told} has no use in task={task}: leave it out")
+
+
+def _dtype(given: str, model: Model | Pretrained) -> str | None:
+    """Return the type of weights and KV that was asked for; None if none was.
+
+    Raises:
+        InputError: `dtype` and `model.dtype` ask for two.
+    """
+    wanted = [each for each in (None if given == "auto" else given, getattr(model, "dtype", None)) if each]
+    if len(set(wanted)) > 1:
+        raise InputError(f"dtype={wanted[0]} and model.dtype={wanted[1]} contradict each other: leave one of them out")
+    return wanted[0] if wanted else None
 
 
 def _text(config: Config, option: str) -> str:

@@ -53,10 +53,12 @@ def requests_of(
     concurrency: int | None = None,
     prefix: Sequence[tuple[int, int]] | None = None,
     hashes: Sequence[tuple[int, ...]] | None = None,
+    hash_tokens: int = 512,
 ) -> Requests:
     """Return a workload of (arrival_s, prompt_tokens, output_tokens); `max_new` is declared, the output if None.
 
-    `prefix` gives each request's (prefix_id, prefix_tokens), `hashes` its block hashes.
+    `prefix` gives each request's (prefix_id, prefix_tokens), `hashes` its block hashes, one for `hash_tokens`
+    tokens each.
     """
     arrival, prompt, output = (np.array(column) for column in zip(*rows, strict=True))
     declared = output if max_new is None else np.broadcast_to(np.asarray(max_new), len(rows))
@@ -70,6 +72,7 @@ def requests_of(
         prefix_id=none - 1 if prefix is None else np.array([one for one, _ in prefix], dtype=np.int64),
         prefix_tokens=none if prefix is None else np.array([tokens for _, tokens in prefix], dtype=np.int64),
         prefix_hashes=None if hashes is None else object_array(hashes),
+        hash_tokens=hash_tokens,
         concurrency=concurrency,
         name="test",
     )

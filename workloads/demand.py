@@ -1,11 +1,17 @@
 """What requests ask for, before they are given arrivals; and how a recording of it is brought into order."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.job import HASHED
+from workloads.recorded.units import duration
 from workloads.requests import FloatArray, HashArray, IntArray
+
+STRANGE_RATES = (1e-3, 1e4)
+"""Requests per second that one recording hardly has fewer or more of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +26,7 @@ class Demand:
         prefix_id: int64 [n] or None.
         prefix_tokens: int64 [n] or None.
         prefix_hashes: object [n] of tuples, see `Requests`, or None.
+        hash_tokens: tokens that one of these hashes stands for.
         notes: sentences on what was done to the input.
     """
 
@@ -30,6 +37,7 @@ class Demand:
     prefix_id: IntArray | None = None
     prefix_tokens: IntArray | None = None
     prefix_hashes: HashArray | None = None
+    hash_tokens: int = HASHED
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -38,8 +46,9 @@ class Demand:
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Demand":
         """Return the demand of these rows, in this order."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "notes"}
-        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken: dict[str, Any] = {name: each[rows] for name, each in values.items() if isinstance(each, np.ndarray)}
+        return replace(self, **taken)
 
     def noted(self, note: str) -> "Demand":
         """Return the same demand with one more note."""
@@ -71,24 +80,6 @@ def in_order(demand: Demand) -> Demand:
     return demand
 
 
-def spread_within_ticks(demand: Demand) -> Demand:
-    """Spread the requests of each tick evenly up to the next one (the last tick is as long as the one before).
-
-    For recordings whose clock is so coarse that many requests share a time. Needs sorted arrivals.
-    """
-    arrival_s = demand.recorded_s
-    assert arrival_s is not None
-    ticks, first, size = np.unique(arrival_s, return_index=True, return_counts=True)
-    if len(ticks) < 2:
-        return demand
-    gaps = np.diff(ticks)
-    span = np.repeat(np.append(gaps, gaps[-1]), size)
-    place = np.arange(len(arrival_s)) - np.repeat(first, size)
-    spread_s = arrival_s + span * place / np.repeat(size, size)
-    note = f"arrivals recorded in ticks of {np.median(gaps):.3g} s spread evenly within each tick"
-    return replace(demand, recorded_s=spread_s).noted(note)
-
-
 def with_duplicates_noted(demand: Demand) -> Demand:
     """Note how many requests share their recorded arrival with another; they are kept. Needs sorted arrivals."""
     assert demand.recorded_s is not None
@@ -97,6 +88,27 @@ def with_duplicates_noted(demand: Demand) -> Demand:
     if not shared:
         return demand
     return demand.noted(f"{counted(shared, 'request')} share their arrival time with another (kept)")
+
+
+def with_rate_noted(demand: Demand, remedy: str) -> Demand:
+    """Note how long the recording is and how many requests a second it has. Needs sorted arrivals.
+
+    Args:
+        demand: What was recorded.
+        remedy: What to say of a strange rate.
+    """
+    arrival_s = demand.recorded_s
+    assert arrival_s is not None
+    if len(demand) < 2:
+        return demand
+    span = float(arrival_s[-1] - arrival_s[0])
+    if not span:
+        return demand.noted(f"recorded: {len(demand):,} requests, all at one time")
+    rate = (len(demand) - 1) / span
+    note = f"recorded: {len(demand):,} requests in {duration(span)}, {rate:.3g} requests/s"
+    if not STRANGE_RATES[0] <= rate <= STRANGE_RATES[1]:
+        note += f": strange; {remedy}"
+    return demand.noted(note)
 
 
 def counted(n: int, noun: str) -> str:

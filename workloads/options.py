@@ -148,6 +148,7 @@ class Options:
             prefix_id=_or_full(demand.prefix_id, n, -1),
             prefix_tokens=_or_full(demand.prefix_tokens, n, 0),
             prefix_hashes=demand.prefix_hashes,
+            hash_tokens=demand.hash_tokens,
             concurrency=arrivals.concurrency,
             name=name,
             notes=demand.notes,

@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.job import HASHED
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 HashArray = NDArray[np.object_]
@@ -26,8 +28,9 @@ class Requests:
         priority: int64 [n], lower is more urgent; 0 unless given.
         prefix_id: int64 [n], which shared prefix the prompt starts with; -1 for none.
         prefix_tokens: int64 [n], tokens of that prefix; 0 for none.
-        prefix_hashes: object [n] of tuples, what identifies each 512 tokens of a prompt together with all before them
-            (see `policies.job.Job`); None when that is not known.
+        prefix_hashes: object [n] of tuples, what identifies each `hash_tokens` tokens of a prompt together with all
+            before them (see `policies.job.Job`); None when that is not known.
+        hash_tokens: tokens that one of these hashes stands for.
         concurrency: clients of a closed loop, each sending its next request when its last one is answered; None
             when requests arrive by the clock.
         name: the workload's name.
@@ -47,6 +50,7 @@ class Requests:
     prefix_id: IntArray
     prefix_tokens: IntArray
     prefix_hashes: HashArray | None = None
+    hash_tokens: int = HASHED
     concurrency: int | None = None
     name: str = ""
     notes: tuple[str, ...] = ()

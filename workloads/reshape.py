@@ -12,7 +12,7 @@ from workloads.streams import stream
 def scaled(requests: Requests, factor: float) -> Requests:
     """Return requests whose every length is multiplied by a factor and rounded, at least 1 token.
 
-    Hashes stand for 512 tokens each, whatever the factor: they are left out.
+    Hashes stand for as many tokens each as before, whatever the factor: they are left out.
     """
     if factor == 1:
         return requests

@@ -45,15 +45,19 @@ class Paged:
         self._blocks += blocks
 
     def possible(self, job: Job, apart: bool) -> bool:
-        """Whether its prompt and all its new tokens fit."""
-        return job[2] + job[3] <= self.limit
+        """Whether all that it stores fits: its prompt and its new tokens but the last, which nobody attends to."""
+        return job[2] + job[3] - 1 <= self.limit
 
     def fitting(self, jobs: Iterable[Job], length: Callable[[Job], int], apart: bool) -> list[Job]:
-        """Return the jobs, from the first, whose prompts and next tokens fit together."""
-        free = self.free
+        """Return the jobs, from the first, whose prompts and next tokens fit together.
+
+        A prompt that fills the whole memory is answered with one token, which needs no room.
+        """
+        free, limit = self.free, self.limit
         taken: list[Job] = []
         for job in jobs:
-            free -= length(job) // BLOCK + 1
+            tokens = length(job)
+            free -= tokens // BLOCK + (tokens != limit)
             if free < 0:
                 break
             taken.append(job)
@@ -171,6 +175,7 @@ class PagedDraft:
     def __init__(self, book: Paged, batch: Batch) -> None:
         """Begin with what is free."""
         self.free = book.free
+        self.limit = book.limit
         self._book = book
         self._batch = batch
         self._spared = 0

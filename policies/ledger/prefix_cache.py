@@ -12,7 +12,7 @@ A request's own block can be asked for again only after the request was preempte
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from policies.job import HASHED, Job
+from policies.job import Job
 from policies.ledger.batch import Batch
 from policies.ledger.book import KVShortage
 from policies.ledger.paged import BLOCK, Paged, PagedDraft, blocks_of
@@ -24,7 +24,7 @@ Content = tuple[int, ...]
 def shareable(job: Job) -> int:
     """Return how many full blocks, from the first, a job's prompt may share with others."""
     if job.prefix_hashes:
-        return min(job.prompt_tokens, HASHED * len(job.prefix_hashes)) // BLOCK
+        return min(job.prompt_tokens, job.hash_tokens * len(job.prefix_hashes)) // BLOCK
     return job.prefix_tokens // BLOCK
 
 
@@ -32,9 +32,9 @@ def contents_of(job: Job, start: int, stop: int) -> Iterator[Content]:
     """Yield what a job's full blocks hold, from place `start` to before `stop`."""
     shared = min(stop, shareable(job))
     if job.prefix_hashes:
-        hashes = job.prefix_hashes
+        hashes, per_hash = job.prefix_hashes, job.hash_tokens // BLOCK
         for place in range(start, shared):
-            yield ~hashes[place * BLOCK // HASHED], place % (HASHED // BLOCK)
+            yield ~hashes[place // per_hash], place % per_hash
     else:
         prefix = job.prefix_id
         for place in range(start, shared):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from policies.ledger.ledger import Ledger
 from policies.plan import Plan
-from real.layouts.executor import Executor, Outcome
-from real.layouts.prefill import prefill_group
+from real.layouts.executor import Executor, Outcome, likeliest
+from real.layouts.prefill import Apart, prefill_group
 from real.layouts.sequences import Sequences
 from real.model.network import Network
 from real.model.streams import crossing
@@ -68,15 +68,13 @@ class Concatenated(Executor):
         if plan.decode:
             return self._decode()
         prompts = self.prompts_of(plan.prefill)
-        model = self.network.dimensions
-        shape = (model.layers, 2, model.kv_heads, max(prompts.lengths), model.head_dim)
-        places = [self.zeros(*shape) for _ in prompts.requests]
-        work, logits = prefill_group(self, prompts, places, lane)
-        for request, kv, length in zip(prompts.requests, places, prompts.lengths, strict=True):
-            self._new[request] = kv[:, :, :, :length]
-            if not plan.apart:
+        places = self.for_prompts(prompts.lengths)
+        work, logits = prefill_group(self, prompts, Apart(places, prompts.lengths), lane)
+        self._new.update(zip(prompts.requests, places, strict=True))
+        if not plan.apart:
+            for request in prompts.requests:
                 self._join(request)
-        return Outcome(work, self.sample(prompts.requests, logits))
+        return Outcome(work, self.sample(prompts.requests, logits, lane))
 
     def finished(self, requests: Sequence[int]) -> None:
         """Let them go at the next concatenation."""
@@ -92,11 +90,12 @@ class Concatenated(Executor):
     def _decode(self) -> Outcome:
         copied = self._rebuild() if self._rows != list(self._live) else 0
         lengths = self.tensor(list(self._live.values()))
-        ids = self.tensor([self.sequences.last(request) for request in self._rows])
+        ids = self.tensor(self.sequences.last(self._rows))
         step = Append(self, self._kv, lengths)
         everybody = torch.arange(len(ids), device=ids.device)
-        tokens = self.sample(self._rows, self.network.forward(ids[:, None], lengths[:, None], step, everybody))
-        read = int(step.mask.sum())
+        logits = self.network.forward(ids[:, None], lengths[:, None], step, everybody)
+        tokens, seen = self.landed(torch.stack([likeliest(logits), step.mask.sum(dim=(1, 2, 3))])).tolist()
+        read = sum(seen)
         work = Work(
             rows=len(ids),
             inserted_rows=len(self._joining),
@@ -108,7 +107,7 @@ class Concatenated(Executor):
         self._joining.clear()
         for request in self._live:
             self._live[request] += 1
-        return Outcome(work, tokens)
+        return Outcome(work, self.chosen(self._rows, logits, tokens))
 
     def _rebuild(self) -> int:
         """Concatenate the rows that are left and those that join; return the KV slots of the result."""

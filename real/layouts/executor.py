@@ -6,9 +6,11 @@ Counts come from the tensors: their shapes, their masks, what was copied. The le
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
 from mmap import mmap
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +18,12 @@ from policies.checks import InputError
 from policies.job import Job
 from policies.ledger.ledger import Ledger
 from policies.plan import Plan
+from real.layouts.seats import Seats
 from real.layouts.sequences import Sequences
 from real.model.attention import Step
 from real.model.errors import NonFinite
 from real.model.graphs import Decoded, Graphs, Inputs
+from real.model.host_memory import Numbers, pinned, sent
 from real.model.network import Network
 from sim.cost.work import Work
 
@@ -112,6 +116,7 @@ class Executor(ABC):
     Attributes:
         logits: If set to a dict before the run, the logits behind every token are kept here, by request.
         graphs: Decode steps that were recorded.
+        meanwhile: Called once in every iteration of lane 0 that computes, while the device is at it.
     """
 
     def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
@@ -123,6 +128,7 @@ class Executor(ABC):
         self.execution = network.execution
         self.graphs = Graphs(network.device)
         self.logits: dict[int, list[Tensor]] | None = None
+        self.meanwhile: Callable[[], None] = _nothing
         self._dropped: dict[int, int] = {}
 
     @abstractmethod
@@ -149,24 +155,45 @@ class Executor(ABC):
             requests, [self.sequences.known(r) for r in requests], [self._dropped.pop(r, 0) for r in requests]
         )
 
-    def tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+    def tensor(self, values: Sequence[int] | Sequence[Sequence[int]] | Numbers) -> Tensor:
         """Return whole numbers as a tensor on the network's device."""
-        return torch.tensor(values, dtype=torch.int64, device=self.network.device)
+        return sent(values, self.network.device)
 
     def padded(self, rows: Sequence[Sequence[int]], left: bool = False) -> Tensor:
         """Return rows of tokens as a rectangle, int64 [rows, longest], filled up with zeros."""
-        longest = max(map(len, rows))
-        fill = [[0] * (longest - len(row)) for row in rows]
-        return self.tensor([[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)])
+        lengths = np.array([len(row) for row in rows])
+        column, longest = np.arange(lengths.max()), int(lengths.max())
+        real = column >= longest - lengths[:, None] if left else column < lengths[:, None]
+        filled = np.zeros(real.shape, dtype=np.int64)
+        filled[real] = [*chain.from_iterable(rows)]
+        return self.tensor(filled)
 
     def zeros(self, *shape: int) -> Tensor:
         """Return KV memory. What was never written must be finite: a mask hides a number, not a NaN.
 
-        On a CPU the system hands out zeroed pages as they are touched, so that a large reservation costs nothing. Small
-        pages, as a map has them: of a strided copy into huge ones, which numpy asks for, every byte would be zeroed.
+        Raises:
+            InputError: The machine does not have so much.
+        """
+        return self._memory(torch.zeros, shape)
+
+    def unwritten(self, *shape: int) -> Tensor:
+        """Return KV memory of which nothing is read before it was written.
 
         Raises:
             InputError: The machine does not have so much.
+        """
+        return self._memory(torch.empty, shape)
+
+    def for_prompts(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Return unwritten KV memory for prompts of these lengths, each [layers, 2, kv_heads, length, head_dim]."""
+        model = self.network.dimensions
+        return [self.unwritten(model.layers, 2, model.kv_heads, length, model.head_dim) for length in lengths]
+
+    def _memory(self, make: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        """Return new memory for keys and values.
+
+        On a CPU the system hands out zeroed pages as they are touched, so that a large reservation costs nothing. Small
+        pages, as a map has them: of a strided copy into huge ones, which numpy asks for, every byte would be zeroed.
         """
         dtype = self.network.dtype
         if self.network.device.type == "cpu" and all(shape):
@@ -177,24 +204,14 @@ class Executor(ABC):
                 raise InputError(
                     f"the machine has no {size:,} bytes for KV memory; give less, kv_tokens= or memory_bytes="
                 ) from None
-            return torch.frombuffer(pages, dtype=dtype).view(shape)
-        return torch.zeros(*shape, dtype=dtype, device=self.network.device)
+            return torch.frombuffer(pages, dtype=dtype).view(*shape)
+        return make(*shape, dtype=dtype, device=self.network.device)
 
-    def decode(
-        self,
-        requests: Sequence[int],
-        ids: Sequence[int],
-        lengths: Sequence[int],
-        rows: int,
-        shape: Hashable,
-        step_of: Callable[[Tensor], DecodeStep],
-    ) -> Rows:
-        """Compute one token of each request, by a recorded step where steps are recorded.
+    def decode(self, seats: Seats, rows: int, shape: Hashable, step_of: Callable[[Tensor], DecodeStep]) -> Rows:
+        """Compute one token of each request that is seated, by a recorded step where steps are recorded.
 
         Args:
-            requests: Whose rows they are, row by row.
-            ids: Token of each.
-            lengths: Tokens of each in KV memory.
+            seats: Whose rows they are; afterwards they hold a token more, and go on with the new one.
             rows: Rows to compute; those beyond the requests are dummies.
             shape: What tells this step from others of this executor that must be recorded apart.
             step_of: Returns the step for lengths [rows] on the device.
@@ -207,27 +224,43 @@ class Executor(ABC):
             step, everybody = step_of(inputs.lengths), torch.arange(rows, device=inputs.ids.device)
             logits = self.network.forward(inputs.ids[:, None], step.positions[:, None], step, everybody)
             kept = None if self.logits is None else logits
-            return Decoded(kept, likeliest(logits), step.seen, step.launches)
+            return Decoded(kept, torch.stack([likeliest(logits), step.seen]), step.launches)
 
         with torch.inference_mode():
             if self.execution.captured:
-                decoded = self.graphs.decode(shape, rows, compute, ids, lengths)
+                decoded = self.graphs.decode(shape, rows, compute, seats.inputs)
             else:
-                decoded = compute(Inputs(*self.tensor([ids, lengths])))
-            tokens, seen = torch.stack([decoded.tokens, decoded.seen]).tolist()
-        live = None if decoded.logits is None else decoded.logits[: len(ids)]
-        chosen = self._chosen(requests, live, tokens[: len(ids)])
-        return Rows(chosen, seen, rows - len(ids), decoded.launches)
+                decoded = compute(Inputs(*self.tensor(seats.inputs)))
+            found = self.landed(decoded.found)
+        requests, live = seats.requests, len(seats.requests)
+        tokens, seen = found.tolist()
+        logits = None if decoded.logits is None else decoded.logits[:live]
+        chosen = self.chosen(requests, logits, tokens[:live])
+        seats.advance(found[0, :live])
+        return Rows(chosen, seen, rows - live, decoded.launches)
 
-    def sample(self, requests: Sequence[int], logits: Tensor) -> dict[int, int]:
+    def sample(self, requests: Sequence[int], logits: Tensor, lane: int = 0) -> dict[int, int]:
         """Choose the likeliest token of each request from logits [n, vocabulary].
 
         Raises:
             NonFinite: The logits of a request are no numbers.
         """
-        return self._chosen(requests, logits, likeliest(logits).tolist())
+        return self.chosen(requests, logits, self.landed(likeliest(logits), lane).tolist())
 
-    def _chosen(self, requests: Sequence[int], logits: Tensor | None, tokens: list[int]) -> dict[int, int]:
+    def landed(self, found: Tensor, lane: int = 0) -> Numbers:
+        """Return whole numbers that the device is about to find, once they are there."""
+        if found.is_cuda:
+            found = pinned(found.device, *found.shape).copy_(found, non_blocking=True)
+        self.network.streams.wait(_nothing if lane else self.meanwhile)
+        numbers: Numbers = found.numpy()
+        return numbers
+
+    def chosen(self, requests: Sequence[int], logits: Tensor | None, tokens: list[int]) -> dict[int, int]:
+        """Return the token of each request, -1 where its logits are no numbers; keep logits if somebody wants them.
+
+        Raises:
+            NonFinite: The logits of a request are no numbers.
+        """
         if -1 in tokens:
             request = requests[tokens.index(-1)]
             at = len(self.sequences.generated.get(request, ())) + 1
@@ -239,3 +272,7 @@ class Executor(ABC):
             for request, row in zip(requests, logits, strict=True):
                 self.logits.setdefault(request, []).append(row.clone())
         return dict(zip(requests, tokens, strict=True))
+
+
+def _nothing() -> None:
+    pass

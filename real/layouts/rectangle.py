@@ -7,6 +7,7 @@ before every step the tensors are brought to what it says, and what that copied 
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,15 +15,24 @@ from policies.ledger.ledger import Ledger
 from policies.ledger.rectangle import Rectangle
 from policies.plan import Plan
 from real.layouts.executor import Executor, Outcome, Prompts, Rows
-from real.layouts.prefill import prefill_group
+from real.layouts.prefill import Apart, InPlace, prefill_group
+from real.layouts.seats import Seats
 from real.layouts.sequences import Sequences
+from real.model.attention import Places, RowStep
 from real.model.network import Network
 from real.model.streams import crossing
 from sim.cost.work import Work
 
 
-class Decode:
+def in_words(kv: Tensor) -> Tensor:
+    """View keys and values as words, where heads have whole ones: a copy moves eight bytes at once, of any type."""
+    return kv.view(torch.int64) if kv.shape[-1] * kv.element_size() % 8 == 0 else kv
+
+
+class Decode(RowStep):
     """One new token for each of the first rows of a rectangle, attending over the window that all of them share."""
+
+    whole = True
 
     def __init__(self, executor: Executor, buffer: Tensor, lengths: Tensor, window: int) -> None:
         """Decode rows 0 to n - 1 of `buffer` [layers, 2, rows, kv_heads, capacity, head_dim], `lengths` [n]."""
@@ -30,27 +40,30 @@ class Decode:
         self._rows = torch.arange(len(lengths), device=lengths.device)
         self._lengths = self.positions = lengths
         self._view = buffer[:, :, : len(lengths), :, :window]
-        self._mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
-        self.seen = self._mask.sum(dim=(1, 2, 3))
+        self._mask, self.seen = None, lengths + 1
+        if not self._attention.by_kernel(buffer):
+            self._mask = (torch.arange(window, device=lengths.device) <= lengths[:, None])[:, None, None]
+            self.seen = self._mask.sum(dim=(1, 2, 3))
         self.launches = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Write one column of each row, and attend over the window."""
+    def places(self, layer: int) -> Places:
+        """One column of each row."""
         keys, values = self._view[layer]
-        keys[self._rows, :, self._lengths] = key[:, :, 0]
-        values[self._rows, :, self._lengths] = value[:, :, 0]
-        self.launches += layer == 0
-        return self._attended(query, keys, values, scale)
+        return Places(keys, values, self._lengths, self._rows)
 
-    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        return self._attention(query, keys, values, scale, self._mask)
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attend over the window, or over what a row has of it."""
+        keys, values = self._view[layer]
+        self.launches += layer == 0
+        if self._mask is not None:
+            return self._attention(query, keys, values, scale, self._mask)
+        return self._attention.rows(query[:, :, 0], keys, values, scale, self._lengths, whole=self.whole)[:, None]
 
 
 class RaggedDecode(Decode):
     """The same, each row attending over its own columns only."""
 
-    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        return self._attention.rows(query[:, :, 0], keys, values, scale, self._lengths)[:, None]
+    whole = False
 
 
 class Rectangular(Executor):
@@ -65,10 +78,12 @@ class Rectangular(Executor):
         self.book = ledger.book
         self._buffer = self._allocate(0, 0)
         self._place: dict[int, int] = {}
-        self._length: dict[int, int] = {}
+        self._steps = 0
+        self._offset: dict[int, int] = {}
         self._beside: dict[int, Tensor] = {}
         self._host: dict[int, Tensor] = {}
         self._fresh: set[int] = set()
+        self._seats: Seats | None = None
 
     @property
     def kv_slots(self) -> int:
@@ -82,7 +97,8 @@ class Rectangular(Executor):
 
     def run(self, lane: int, plan: Plan) -> Outcome:
         """Bring the tensors to where the book says, then decode or prefill."""
-        crossing(self._buffer)
+        if self._seats is None:
+            crossing(self._buffer)
         copied, host = self._arrange(plan) if lane == 0 else (0, 0)
         if plan.prefill and plan.decode:
             work, tokens = self._mixed(self.prompts_of(plan.prefill))
@@ -92,7 +108,7 @@ class Rectangular(Executor):
             work, tokens = self._prefill(self.prompts_of(plan.prefill), lane, plan.apart)
         else:
             work, tokens = Work(lane), {}
-        return Outcome(work._replace(kv_copied=copied, kv_host=host), tokens)
+        return Outcome(work._replace(kv_copied=copied, kv_host=host) if copied or host else work, tokens)
 
     def finished(self, requests: Sequence[int]) -> None:
         """Make holes of their rows; forget what lay beside."""
@@ -100,9 +116,14 @@ class Rectangular(Executor):
             self._forget(request)
 
     def _forget(self, request: int) -> None:
-        for store in (self._place, self._length, self._beside):
+        for store in (self._place, self._offset, self._beside):
             store.pop(request, None)
         self._fresh.discard(request)
+        self._seats = None
+
+    def _length(self, request: int) -> int:
+        """Tokens of a row: all rows grow by one at every step, so that none need be visited."""
+        return self._offset[request] + self._steps
 
     # the rectangle, brought to what the book says
 
@@ -114,9 +135,11 @@ class Rectangular(Executor):
             host += self._host[request].shape[3]
             self._forget(request)
         for request in plan.drop:
-            self._dropped[request] = self._length[request]
+            self._dropped[request] = self._length(request)
             self._forget(request)
         copied += self._reshape()
+        if self._seats is not None and not plan.insert:
+            return copied, host  # everybody is where the book says
         places = self._places_by_book()
         for request in plan.insert:
             parked = self._host.pop(request, None)
@@ -135,16 +158,17 @@ class Rectangular(Executor):
 
     def _row(self, request: int) -> Tensor:
         """The keys and values of a row, [layers, 2, kv_heads, length, head_dim]."""
-        return self._buffer[:, :, self._place[request], :, : self._length[request]]
+        return self._buffer[:, :, self._place[request], :, : self._length(request)]
 
     def _embed(self, request: int, kv: Tensor, place: int) -> int:
         """Copy keys and values into a row; return how many tokens."""
         length = kv.shape[3]
-        self._buffer[:, :, place, :, :length] = crossing(kv)
-        if request not in self._length:
-            self._length[request] = length
+        in_words(self._buffer)[:, :, place, :, :length] = in_words(crossing(kv))
+        if request not in self._offset:
+            self._offset[request] = length - self._steps
             self._fresh.add(request)
         self._place[request] = place
+        self._seats = None
         return length
 
     def _reshape(self) -> int:
@@ -153,6 +177,7 @@ class Rectangular(Executor):
         if shape == (self._buffer.shape[2], self._buffer.shape[4]):
             return 0
         self.graphs.forget()
+        self._seats = None
         rows = {request: self._row(request) for request in self._place}
         if not rows:
             self._buffer = self._allocate(0, 0)  # the old one may go before the new one comes
@@ -160,37 +185,33 @@ class Rectangular(Executor):
         places = self._places_by_book()
         for request, row in rows.items():
             self._place[request] = places[request]
-            self._buffer[:, :, places[request], :, : row.shape[3]] = row
+            in_words(self._buffer)[:, :, places[request], :, : row.shape[3]] = in_words(row)
         return sum(row.shape[3] for row in rows.values())
 
     # what a step computes
 
     def _decode(self) -> tuple[Work, dict[int, int]]:
-        requests = sorted(self._place, key=self._place.__getitem__)
-        assert [self._place[request] for request in requests] == list(range(len(requests)))
-        lengths = [self._length[request] for request in requests]
-        count, (most, capacity) = len(requests), (self._buffer.shape[2], self._buffer.shape[4])
-        rows, window = self.execution.rows(count, most), self._window(max(lengths) + 1, capacity)
-        made = self.decode(
-            requests,
-            [*map(self.sequences.last, requests)],
-            lengths,
-            rows,
-            (rows, window),
-            lambda lengths: self.step(self, self._buffer, lengths, window),
-        )
+        seats = self._seats = self._seats or self._seated()
+        count, (most, capacity) = len(seats.requests), (self._buffer.shape[2], self._buffer.shape[4])
+        rows, window = self.execution.rows(count, most), self._window(seats.longest + 1, capacity)
+        made = self.decode(seats, rows, (rows, window), lambda lengths: self.step(self, self._buffer, lengths, window))
         read = sum(made.seen[:count])
-        inserted = len(self._fresh)
-        self._grow(requests)
         work = Work(
             rows=count,
-            inserted_rows=inserted,
+            inserted_rows=len(self._fresh),
             kv_read=read,
             attention_launches=made.launches,
             dummy_rows=made.dummies,
             **self._not_read(made, read, window),
         )
+        self._steps += 1
+        self._fresh.clear()
         return work, made.tokens
+
+    def _seated(self) -> Seats:
+        requests = sorted(self._place, key=self._place.__getitem__)
+        assert [self._place[request] for request in requests] == list(range(len(requests)))
+        return Seats(requests, self.sequences.last(requests), [*map(self._length, requests)])
 
     def _window(self, window: int, capacity: int) -> int:
         """Columns of the view that a step is given."""
@@ -201,31 +222,24 @@ class Rectangular(Executor):
         live = len(made.tokens)
         return {"kv_padding": live * window - read, "kv_dummy": made.dummies * window}
 
-    def _grow(self, requests: Sequence[int]) -> None:
-        for request in requests:
-            self._length[request] += 1
-        self._fresh.clear()
-
     def _prefill(self, prompts: Prompts, lane: int, apart: bool) -> tuple[Work, dict[int, int]]:
-        model = self.network.dimensions
         if apart:
-            shape = (model.layers, 2, model.kv_heads, max(prompts.lengths), model.head_dim)
-            places = [self.zeros(*shape) for _ in prompts.requests]
+            places = self.for_prompts(prompts.lengths)
+            work, logits = prefill_group(self, prompts, Apart(places, prompts.lengths), lane)
+            self._beside.update(zip(prompts.requests, places, strict=True))
         else:
             self._reshape()
-            places = [self._buffer[:, :, row] for row in self._seat(prompts)]
-        work, logits = prefill_group(self, prompts, places, lane)
-        if apart:
-            for request, kv, length in zip(prompts.requests, places, prompts.lengths, strict=True):
-                self._beside[request] = kv[:, :, :, :length]
-        return work, self.sample(prompts.requests, logits)
+            rows = self._seat(prompts)
+            work, logits = prefill_group(self, prompts, InPlace(self, self._buffer, rows, prompts.lengths), lane)
+        return work, self.sample(prompts.requests, logits, lane)
 
     def _seat(self, prompts: Prompts) -> list[int]:
         """Give the prompts the rows that the book has for them."""
         places = self._places_by_book()
         for request, length in zip(prompts.requests, prompts.lengths, strict=True):
-            self._place[request], self._length[request] = places[request], length
+            self._place[request], self._offset[request] = places[request], length - self._steps
             self._fresh.add(request)
+        self._seats = None
         return [places[request] for request in prompts.requests]
 
     def _mixed(self, prompts: Prompts) -> tuple[Work, dict[int, int]]:
@@ -247,17 +261,19 @@ class RaggedRectangular(Rectangular):
 class Shared:
     """Newcomers and rows in one rectangle of queries, as wide as the longest newcomer."""
 
-    def __init__(self, executor: Executor, buffer: Tensor, first: Tensor, counts: Tensor) -> None:
-        """Row r of `buffer` gets `counts[r]` tokens from column `first[r]` on; both are [n]."""
+    def __init__(self, executor: Executor, buffer: Tensor, first: Sequence[int], counts: Sequence[int]) -> None:
+        """Row r of `buffer` gets `counts[r]` tokens from column `first[r]` on."""
         self._attention = executor.network.attention
-        queries = torch.arange(int(counts.max()), device=counts.device)
-        real = queries < counts[:, None]
-        self.positions = first[:, None] + torch.minimum(queries, counts[:, None] - 1)
-        self._rows, self._queries = real.nonzero(as_tuple=True)
-        self._columns = self.positions[real]
-        window = int((first + counts).max())
+        start, count = np.asarray(first)[:, None], np.asarray(counts)[:, None]
+        query = np.arange(count.max())
+        positions = start + np.minimum(query, count - 1)
+        real = query < count
+        window = int((start + count).max())
+        self.positions = executor.tensor(positions)
+        self._rows, self._queries, self._columns = executor.tensor(np.stack([*real.nonzero(), positions[real]]))
         self._view = buffer[:, :, : len(counts), :, :window]
-        self.mask = (torch.arange(window, device=counts.device) <= self.positions[:, :, None])[:, None]
+        column = torch.arange(window, device=buffer.device)
+        self.mask = (column <= self.positions[:, :, None])[:, None]
         self.launches = 0
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -274,18 +290,20 @@ class SharedRectangular(Rectangular):
 
     def _mixed(self, prompts: Prompts) -> tuple[Work, dict[int, int]]:
         decoding = sorted(self._place, key=self._place.__getitem__)
-        lengths = {request: self._length[request] for request in decoding}
+        lengths = {request: self._length(request) for request in decoding}
         inserted = len(self._fresh)
         self._seat(prompts)
         requests = sorted(self._place, key=self._place.__getitem__)
         new = dict(zip(prompts.requests, prompts.ids, strict=True))
-        rows = [new.get(request) or [self.sequences.last(request)] for request in requests]
-        ids, counts = self.padded(rows), self.tensor([len(row) for row in rows])
-        step = Shared(self, self._buffer, self.tensor([lengths.get(request, 0) for request in requests]), counts)
-        ends = torch.arange(len(rows), device=ids.device) * ids.shape[1] + counts - 1
+        last = dict(zip(decoding, self.sequences.last(decoding), strict=True))
+        rows = [new.get(request) or [last[request]] for request in requests]
+        ids, counts = self.padded(rows), [len(row) for row in rows]
+        step = Shared(self, self._buffer, [lengths.get(request, 0) for request in requests], counts)
+        ends = self.tensor([row * ids.shape[1] + count - 1 for row, count in enumerate(counts)])
         tokens = self.sample(requests, self.network.forward(ids, step.positions, step, ends))
-        for request in decoding:
-            self._length[request] += 1
+        self._steps += 1
+        for request in prompts.requests:
+            self._offset[request] -= 1  # they were only prefilled
         window = step.mask.shape[-1]
         read = sum(length + 1 for length in lengths.values())
         done = prompts.counts()

@@ -5,8 +5,10 @@ Every request has keys and values of its own; nothing is padded, and nothing mov
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +39,11 @@ class Selective(Executor):
     def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without requests."""
         super().__init__(network, ledger, sequences, max_batch)
-        self._length: dict[int, int] = {}
-        self._rows: dict[int, None] = {}
+        self._steps = 0
+        self._rows: dict[int, int] = {}
+        """Tokens of each row less the steps so far: all rows grow by one at every step, and none need be visited."""
+        self._still: dict[int, int] = {}
+        """Tokens of requests that do not decode."""
         self._fresh: set[int] = set()
 
     @abstractmethod
@@ -56,25 +61,24 @@ class Selective(Executor):
     def run(self, lane: int, plan: Plan) -> Outcome:
         """Let rows leave and come back, then compute one token of every row and all of every prompt."""
         for request in plan.park:
-            del self._rows[request]
+            self._still[request] = self._rows.pop(request) + self._steps
             self._fresh.discard(request)
+            self._moved(request)
         for request in plan.drop:
-            self._dropped[request] = self._length[request]
+            self._dropped[request] = self._length(request)
             self._leave(request)
         for request in plan.insert:
-            self._rows[request] = None
-            self._fresh.add(request)
+            self._join(request)
+        if plan.decode and not plan.prefill and self.execution.captured:
+            return self._recorded()
         prompts = self.prompts_of(plan.prefill)
         for job, length in zip(plan.prefill, prompts.lengths, strict=True):
             self._open(job.id, length, job.prompt_tokens + job.max_new_tokens)
-            self._length[job.id] = length
+            self._still[job.id] = length
         decoding = list(self._rows) if plan.decode else []
-        if decoding and not plan.prefill and self.execution.captured:
-            return self._recorded(decoding)
         outcome = self._compute(lane, decoding, prompts) if decoding or plan.prefill else Outcome(Work(lane), {})
         for request in prompts.requests:
-            self._rows[request] = None
-            self._fresh.add(request)
+            self._join(request)
         return outcome
 
     def finished(self, requests: Sequence[int]) -> None:
@@ -82,38 +86,55 @@ class Selective(Executor):
         for request in requests:
             self._leave(request)
 
+    def _length(self, request: int) -> int:
+        """Tokens of a request in KV memory."""
+        offset = self._rows.get(request)
+        return self._still[request] if offset is None else offset + self._steps
+
+    def _join(self, request: int) -> None:
+        self._rows[request] = self._still.pop(request) - self._steps
+        self._fresh.add(request)
+        self._moved(request)
+
     def _leave(self, request: int) -> None:
         self._close(request)
-        del self._length[request]
+        self._still.pop(request, None)
         self._rows.pop(request, None)
         self._fresh.discard(request)
+        self._moved(request)
 
-    def _decode(self, decoding: list[int]) -> Rows:
+    def _moved(self, request: int) -> None:
+        """Hear that a request has joined the rows, or left them."""
+
+    def _decode(self) -> Rows:
         """Compute one token of each row, by a recorded step."""
         raise NotImplementedError("memory that comes and goes with every request cannot be recorded")
 
-    def _recorded(self, decoding: list[int]) -> Outcome:
-        made = self._decode(decoding)
+    def _recorded(self) -> Outcome:
+        made, rows = self._decode(), len(self._rows)
         work = Work(
-            rows=len(decoding),
+            rows=rows,
             inserted_rows=len(self._fresh),
-            kv_read=sum(made.seen[: len(decoding)]),
+            kv_read=sum(made.seen[:rows]),
             attention_launches=made.launches,
             dummy_rows=made.dummies,
-            kv_dummy=sum(made.seen[len(decoding) :]),
+            kv_dummy=sum(made.seen[rows:]),
         )
-        self._fresh.clear()
-        for request in decoding:
-            self._length[request] += 1
+        self._advance()
         return Outcome(work, made.tokens)
 
+    def _advance(self) -> None:
+        """All rows have a token more."""
+        self._steps += 1
+        self._fresh.clear()
+
     def _compute(self, lane: int, decoding: list[int], prompts: Prompts) -> Outcome:
-        ids = self.tensor([*map(self.sequences.last, decoding), *(token for row in prompts.ids for token in row)])
-        starts = self.tensor([self._length[request] for request in decoding])
-        within = [torch.arange(length, device=ids.device) for length in prompts.lengths]
+        ids = self.tensor([*self.sequences.last(decoding), *chain.from_iterable(prompts.ids)])
+        within = chain.from_iterable(map(range, prompts.lengths))
+        positions = self.tensor([*map(self._length, decoding), *within])
         step = self._step(decoding, prompts)
-        ends = torch.cumsum(self.tensor([1] * len(decoding) + prompts.lengths), 0) - 1
-        logits = self.network.forward(ids[None], torch.cat([starts, *within])[None], step, ends)
+        ends = self.tensor(np.cumsum([1] * len(decoding) + prompts.lengths) - 1)
+        logits = self.network.forward(ids[None], positions[None], step, ends)
         tokens = self.sample([*decoding, *prompts.requests], logits)
         work = Work(
             lane,
@@ -124,9 +145,7 @@ class Selective(Executor):
             **prompts.counts(),
         )
         if decoding:
-            self._fresh.clear()
-        for request in decoding:
-            self._length[request] += 1
+            self._advance()
         return Outcome(work, tokens)
 
 
@@ -176,7 +195,7 @@ class PerRequest(Selective):
 
     def _open(self, request: int, tokens: int, reserved: int) -> None:
         model = self.network.dimensions
-        self._kv[request] = self.zeros(model.layers, 2, model.kv_heads, reserved, model.head_dim)
+        self._kv[request] = self.unwritten(model.layers, 2, model.kv_heads, reserved, model.head_dim)
 
     def _close(self, request: int) -> None:
         del self._kv[request]
@@ -186,5 +205,5 @@ class PerRequest(Selective):
             self._kv[request][:, :, :, :length]
             for request, length in zip(prompts.requests, prompts.lengths, strict=True)
         ]
-        lengths = [self._length[request] for request in decoding]
+        lengths = [*map(self._length, decoding)]
         return RequestByRequest(self, [self._kv[request] for request in decoding], lengths, new)

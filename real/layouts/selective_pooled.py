@@ -3,12 +3,14 @@
 Memory that comes and goes with every request cannot be recorded; a pool stays where it is.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from real.layouts.executor import Executor
 from real.layouts.selective import SelectiveStep
 from real.layouts.selective_fused import Fused, PooledRows
+from real.model.host_memory import Numbers
 
 
 class PooledRowByRow(PooledRows):
@@ -25,15 +27,17 @@ class PooledRowByRow(PooledRows):
 class PooledRequestByRequest:
     """One attention call per layer and request, over rows that decode and whole prompts."""
 
-    def __init__(self, executor: Executor, pool: Tensor, held: list[Tensor], new: list[Tensor]) -> None:
+    def __init__(self, executor: Executor, pool: Tensor, held: list[Numbers], new: list[Numbers]) -> None:
         """Attend over the slots of each decoding request, that of its new token last, and those of each prompt."""
         self._attention = executor.network.attention
         self._pool = pool
-        self._held, self._new = held, new
-        self._lengths = torch.tensor([[len(slots) - 1] for slots in held], device=pool.device)
-        self._written = torch.cat([*(slots[-1:] for slots in held), *new])
+        lengths = [*map(len, held)]
+        self._held = executor.tensor(np.concatenate(held)).split(lengths) if held else ()
+        self._lengths = executor.tensor([[length - 1] for length in lengths])
+        self._written = executor.tensor(np.concatenate([*(slots[-1:] for slots in held), *new]))
+        self._new = [*map(len, new)]
         self.launches = len(held) + len(new)
-        self.kv_read = sum(map(len, held))
+        self.kv_read = sum(lengths)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store every token's key and value in its slot, and attend one request at a time."""
@@ -45,8 +49,8 @@ class PooledRequestByRequest:
             token = query[:, :, place]
             out[:, place] = self._attention.rows(token, keys, values, scale, length, slots[None])
         start = len(self._held)
-        for slots in self._new:
-            tokens = slice(start, start + len(slots))
+        for length in self._new:
+            tokens = slice(start, start + length)
             out[:, tokens] = self._attention(query[:, :, tokens], key[:, :, tokens], value[:, :, tokens], scale)
             start = tokens.stop
         return out
@@ -57,5 +61,5 @@ class PooledPerRequest(Fused):
 
     rows = PooledRowByRow
 
-    def _mixed_step(self, held: list[Tensor], new: list[Tensor]) -> SelectiveStep:
+    def _mixed_step(self, held: list[Numbers], new: list[Numbers]) -> SelectiveStep:
         return PooledRequestByRequest(self, self._pool, held, new)

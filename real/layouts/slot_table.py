@@ -1,10 +1,8 @@
 """Which slots of a pool the rows of a batch hold, on the device."""
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
+from real.model.host_memory import Numbers, sent
 from sim.engine.execution import WINDOW_STEP
 
 
@@ -20,35 +18,33 @@ class SlotTable:
         """Make a table for so many rows, without requests."""
         self._nobodys = nobodys
         self.requests: list[int] = []
-        self._held: dict[int, int] = {}
+        self._row: dict[int, int] = {}
         self.slots = torch.full((rows, WINDOW_STEP), nobodys, device=device)
 
-    def hold(self, slots: Mapping[int, Tensor]) -> bool:
-        """Hold these requests and no others, with these slots; return whether the table had to move for it.
+    def widen(self, longest: int) -> bool:
+        """Make room for rows of so many slots; return whether the table had to move for it."""
+        rows, columns = self.slots.shape
+        if longest <= columns:
+            return False
+        narrow, wider = self.slots, -(-longest // WINDOW_STEP) * WINDOW_STEP
+        self.slots = narrow.new_full((rows, wider), self._nobodys)
+        self.slots[:, :columns] = narrow
+        return True
 
-        A row whose request has left is taken by the last one.
-        """
-        longest = max(map(len, slots.values()))
-        moves = longest > self.slots.shape[1]
-        if moves:
-            wider = -(-longest // WINDOW_STEP) * WINDOW_STEP
-            self.slots = self.slots.new_full((len(self.slots), wider), self._nobodys)
-            self._held.clear()
-        for row in range(len(self.requests) - 1, -1, -1):
-            if self.requests[row] not in slots:
-                self._remove(row)
-        seated = set(self.requests)
-        self.requests += [request for request in slots if request not in seated]
-        for row, request in enumerate(self.requests):
-            if self._held.get(request) != len(slots[request]):
-                self._held[request] = len(slots[request])
-                self.slots[row, : len(slots[request])] = slots[request]
-        return moves
+    def hold(self, request: int, slots: Numbers) -> None:
+        """Hold a request with these slots, in the row that it has or a new one."""
+        row = self._row.setdefault(request, len(self.requests))
+        if row == len(self.requests):
+            self.requests.append(request)
+        self.slots[row, : len(slots)] = sent(slots, self.slots.device)
 
-    def _remove(self, row: int) -> None:
-        self._held.pop(self.requests[row], None)
+    def leave(self, request: int) -> None:
+        """Let a request go, if it is there; the last row takes its place."""
+        row = self._row.pop(request, None)
+        if row is None:
+            return
         last = self.requests.pop()
         if row < len(self.requests):
-            self.requests[row] = last
+            self.requests[row], self._row[last] = last, row
             self.slots[row] = self.slots[len(self.requests)]
         self.slots[len(self.requests)] = self._nobodys

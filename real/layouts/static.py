@@ -8,7 +8,9 @@ from torch import Tensor
 from policies.ledger.ledger import Ledger
 from policies.plan import Plan
 from real.layouts.executor import Executor, Outcome, Prompts, causal_pairs
+from real.layouts.seats import Seats
 from real.layouts.sequences import Sequences
+from real.model.attention import Places, RowStep
 from real.model.network import Network
 from sim.cost.work import Work
 
@@ -35,25 +37,29 @@ class Columns:
         return self._attention(query, keys, values, scale, self._mask)
 
 
-class Column:
+class Column(RowStep):
     """All rows compute the next column of the rectangle."""
 
     def __init__(self, executor: Executor, buffer: Tensor, padding: Tensor, lengths: Tensor, window: int) -> None:
         """Compute one column of `buffer`; row r begins at column `padding[r]` and holds `lengths[r]` tokens."""
         self._attention = executor.network.attention
         self._view = buffer[:, :, :, :, :window]
-        self._column = (padding + lengths)[:1]
+        self._rows = torch.arange(len(lengths), device=padding.device)
+        self._columns = padding + lengths
         column = torch.arange(window, device=padding.device)
-        self._mask = ((column <= self._column) & (column >= padding[:, None]))[:, None, None]
+        self._mask = ((column <= self._columns[:, None]) & (column >= padding[:, None]))[:, None, None]
         self.seen = self._mask.sum(dim=(1, 2, 3))
         self.positions = lengths.clamp(min=0, max=executor.network.last_position)
         self.launches = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Write the column, and attend over all up to it."""
+    def places(self, layer: int) -> Places:
+        """The column, which is the same one for all rows."""
         keys, values = self._view[layer]
-        keys.index_copy_(2, self._column, key)
-        values.index_copy_(2, self._column, value)
+        return Places(keys, values, self._columns, self._rows)
+
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attend over all columns up to it."""
+        keys, values = self._view[layer]
         self.launches += layer == 0
         return self._attention(query, keys, values, scale, self._mask)
 
@@ -64,7 +70,7 @@ class Static(Executor):
     def __init__(self, network: Network, ledger: Ledger, sequences: Sequences, max_batch: int) -> None:
         """Start without a batch."""
         super().__init__(network, ledger, sequences, max_batch)
-        self._rows: list[int] = []
+        self._seats = Seats()
         self._live: set[int] = set()
         self._fresh: set[int] = set()
         self._columns = 0
@@ -80,28 +86,25 @@ class Static(Executor):
         self._live.difference_update(requests)
         self._fresh.difference_update(requests)
         if not self._live:
-            self._rows = []
+            self._seats = Seats()
             self.graphs.forget()
             del self._buffer
 
     @property
     def kv_slots(self) -> int:
         """KV tokens that the tensors have room for."""
-        return self._buffer.shape[2] * self._buffer.shape[4] if self._rows else 0
+        return self._buffer.shape[2] * self._buffer.shape[4] if self._seats.requests else 0
 
     def _begin(self, prompts: Prompts, new_tokens: int) -> Outcome:
-        model = self.network.dimensions
         ids = self.padded(prompts.ids, left=True)
         rows, self._columns = ids.shape
-        self._rows = prompts.requests
-        self._live, self._fresh = set(self._rows), set(self._rows)
-        self._lengths = prompts.lengths
+        self._live, self._fresh = set(prompts.requests), set(prompts.requests)
         self._padding = self._columns - self.tensor(prompts.lengths)
-        self._buffer = self.zeros(model.layers, 2, rows, model.kv_heads, self._columns + new_tokens, model.head_dim)
+        self._buffer = self._rectangle(rows, self._columns, new_tokens)
         step = Columns(self, self._buffer, self._padding, self._columns)
         ends = torch.arange(1, rows + 1, device=ids.device) * self._columns - 1
-        tokens = self.sample(self._rows, self.network.forward(ids, step.positions, step, ends))
-        self._last = tokens
+        tokens = self.sample(prompts.requests, self.network.forward(ids, step.positions, step, ends))
+        self._seats = Seats(prompts.requests, [*tokens.values()], prompts.lengths)
         counts = prompts.counts()
         padding = ids.numel() - counts["prefill_tokens"]
         padding_pairs = rows * causal_pairs(self._columns) - counts["prefill_pairs"]
@@ -110,22 +113,25 @@ class Static(Executor):
         )
         return Outcome(work, tokens)
 
+    def _rectangle(self, rows: int, prompt: int, new: int) -> Tensor:
+        """Return memory for so many rows and columns; prefill will write those of the prompts."""
+        model = self.network.dimensions
+        buffer = self.unwritten(model.layers, 2, rows, model.kv_heads, prompt + new, model.head_dim)
+        buffer[:, :, :, :, prompt:] = 0
+        return buffer
+
     def _decode(self) -> Outcome:
-        count, capacity = len(self._rows), self._buffer.shape[4]
+        requests = self._seats.requests
+        count, capacity = len(requests), self._buffer.shape[4]
         window = self.execution.window(self._columns + 1, capacity)
         made = self.decode(
-            self._rows,
-            list(self._last.values()),
-            self._lengths,
-            count,
-            window,
-            lambda lengths: Column(self, self._buffer, self._padding, lengths, window),
+            self._seats, count, window, lambda lengths: Column(self, self._buffer, self._padding, lengths, window)
         )
-        self._last = made.tokens
         self._columns += 1
-        self._lengths = [length + 1 for length in self._lengths]
-        read = sum(seen for request, seen in zip(self._rows, made.seen, strict=True) if request in self._live)
-        live = len(self._live)
+        live, tokens = len(self._live), made.tokens
+        if live < count:
+            tokens = {request: token for request, token in tokens.items() if request in self._live}
+        read = sum(seen for request, seen in zip(requests, made.seen, strict=True) if request in self._live)
         work = Work(
             rows=live,
             held_rows=count - live,
@@ -136,4 +142,4 @@ class Static(Executor):
             attention_launches=made.launches,
         )
         self._fresh.clear()
-        return Outcome(work, {request: token for request, token in made.tokens.items() if request in self._live})
+        return Outcome(work, tokens)

@@ -5,7 +5,8 @@ know gets no mask from it, so that positions, masks and KV memory are wholly the
 its attention module is replaced by one that has.
 """
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,48 @@ class Step(Protocol):
 
         The result is [b, q, heads, head_dim].
         """
+
+
+class Places(NamedTuple):
+    """Where the new key and value of each row of a decode step are laid.
+
+    Attributes:
+        keys: [rows, kv_heads, capacity, head_dim], of which a row gets a column; or a pool [slots, kv_heads, head_dim].
+        values: Like the keys.
+        at: Column or slot of each row, int64 [rows].
+        rows: Numbers 0 to rows - 1, int64 [rows]; None: it is a pool.
+    """
+
+    keys: Tensor
+    values: Tensor
+    at: Tensor
+    rows: Tensor | None = None
+
+    def lay(self, key: Tensor, value: Tensor) -> None:
+        """Lay a key and a value of each row, [rows, kv_heads, head_dim]."""
+        if self.rows is None:
+            self.keys.index_copy_(0, self.at, key)
+            self.values.index_copy_(0, self.at, value)
+        else:
+            self.keys[self.rows, :, self.at] = key
+            self.values[self.rows, :, self.at] = value
+
+
+class RowStep(ABC):
+    """A step of one token per row. What turns a key may lay it where it belongs, in one go."""
+
+    @abstractmethod
+    def places(self, layer: int) -> Places:
+        """Return where the keys and values of a layer belong."""
+
+    @abstractmethod
+    def attend_placed(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Return attention of query [b, heads, 1, head_dim], [b, 1, heads, head_dim], once they lie there."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Lay the key and the value of each row, and attend."""
+        self.places(layer).lay(key[:, :, 0], value[:, :, 0])
+        return self.attend_placed(layer, query, scale)
 
 
 def _attend(
@@ -124,6 +167,10 @@ class Attention:
         """Whether `rows` is one kernel that reads no more than a row has, where this tensor lies."""
         return not self._eager and streams.has_kernels(tensor)
 
+    def holds_scores(self, tensor: Tensor) -> bool:
+        """Whether scores under a mask, or what is added to them, lie in memory for every head, where a tensor lies."""
+        return not self.by_kernel(tensor) or self._slopes is not None
+
     def ragged(self, query: Tensor, key: Tensor, value: Tensor, scale: float, row: Tensor, distance: Tensor) -> Tensor:
         """Attend with one query per row over keys that lie end to end, row by row, without padding.
 
@@ -152,11 +199,18 @@ class Attention:
         return (out / total[..., None]).to(value.dtype).view(rows, heads, width)
 
     def rows(
-        self, query: Tensor, keys: Tensor, values: Tensor, scale: float, lengths: Tensor, table: Tensor | None = None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scale: float,
+        lengths: Tensor,
+        table: Tensor | None = None,
+        whole: bool = False,
     ) -> Tensor:
         """Attend with one query per row over as many of its keys as the device knows it to have.
 
-        On a GPU no more than those are read. On a CPU a mask hides the others, which are read all the same.
+        On a GPU no more than those are read, unless it is told to. On a CPU a mask hides the others, which are read.
 
         Args:
             query: [rows, heads, head_dim].
@@ -165,6 +219,7 @@ class Attention:
             scale: Factor of the scores.
             lengths: Position of each query, which sees that many keys and its own, int64 [rows].
             table: Slot of each token of each row, int64 [rows, capacity]; None: a row lies in its columns.
+            whole: Whether a GPU reads all of the capacity as well, as it would in a padded batch.
 
         Returns:
             [rows, heads, head_dim].
@@ -172,7 +227,7 @@ class Attention:
         if self.by_kernel(query):
             from real.model.kernels import attend_rows
 
-            return attend_rows(query, keys, values, scale, lengths, table, self._slopes)
+            return attend_rows(query, keys, values, scale, lengths, table, self._slopes, whole)
         if table is not None:
             keys, values = keys[table].transpose(1, 2), values[table].transpose(1, 2)
         mask = (torch.arange(keys.shape[2], device=lengths.device) <= lengths[:, None])[:, None, None]

@@ -14,7 +14,7 @@ from torch.nn.functional import rms_norm
 from transformers.activations import SiLUActivation
 
 from real.model import streams
-from real.model.attention import Step
+from real.model.attention import RowStep, Step
 
 
 def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
@@ -37,12 +37,23 @@ def rotated(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         cosines: [b, q, head_dim].
         sines: [b, q, head_dim].
     """
-    if streams.has_kernels(values):
-        from real.model.kernels import rotate
-
-        return rotate(values, cosines, sines)
     first, second = values.chunk(2, dim=-1)
     return torch.addcmul(values * cosines[:, :, None], torch.cat((-second, first), dim=-1), sines[:, :, None])
+
+
+def added(values: Tensor, linear: nn.Module, residual: Tensor) -> Tensor:
+    """Return residual + linear(values), the sum as part of the product where its operator has a place for one.
+
+    Args:
+        values: [..., in].
+        linear: The layer.
+        residual: [..., out], contiguous, which may be overwritten.
+    """
+    if type(linear) is not nn.Linear or linear.bias is not None:
+        product: Tensor = linear(values)
+        return residual + product
+    residual.view(-1, residual.shape[-1]).addmm_(values.flatten(0, -2), linear.weight.t())
+    return residual
 
 
 class MergedAttention(nn.Module):
@@ -58,25 +69,41 @@ class MergedAttention(nn.Module):
         self._heads, self._kv_heads, _ = (part.out_features // original.head_dim for part in parts)
         self.projection = joined(parts)
         self.output = original.o_proj
-        self.norms = nn.ModuleList(
-            [Norm(original.q_norm), Norm(original.k_norm)] if hasattr(original, "q_norm") else []
-        )
+        normed = hasattr(original, "q_norm")
+        self.query_norm = Norm(original.q_norm) if normed else None
+        self.key_norm = Norm(original.k_norm) if normed else None
         original.q_proj = original.k_proj = original.v_proj = None
 
-    def forward(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *, step: Step, **unused: Any
-    ) -> tuple[Tensor, None]:
-        """Attend over [b, q, hidden] at positions whose cosines and sines are given."""
-        shape, heads, kv_heads = hidden_states.shape[:2], self._heads, self._kv_heads
-        projected = self.projection(hidden_states).view(*shape, -1, self._head_dim)
-        asking, value = projected.split([heads + kv_heads, kv_heads], dim=2)
-        if self.norms:
-            parts = zip(self.norms, asking.split([heads, kv_heads], dim=2), strict=True)
-            asking = torch.cat([norm(part) for norm, part in parts], dim=2)
-        query, key = rotated(asking, *position_embeddings).split([heads, kv_heads], dim=2)
+    def forward(self, values: Tensor, turns: tuple[Tensor, Tensor], step: Step, residual: Tensor) -> Tensor:
+        """Attend over [b, q, hidden] at positions whose cosines and sines are given; add to the residual."""
+        shape = values.shape[:2]
+        projected = self.projection(values).view(*shape, -1, self._head_dim)
+        if streams.has_kernels(projected):
+            context = self._by_kernel(projected, turns, step)
+        else:
+            query, key, value = projected.split([self._heads, self._kv_heads, self._kv_heads], dim=2)
+            if self.query_norm is not None and self.key_norm is not None:
+                asking = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
+            else:
+                asking = projected[:, :, : -self._kv_heads]
+            context = self._attended(rotated(asking, *turns), value, step)
+        return added(context.reshape(*shape, -1), self.output, residual)
+
+    def _attended(self, turned: Tensor, value: Tensor, step: Step) -> Tensor:
+        query, key = turned.split([self._heads, self._kv_heads], dim=2)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        context = step.attend(self._layer, query, key, value, self._scale)
-        return self.output(context.reshape(*shape, -1)), None
+        return step.attend(self._layer, query, key, value, self._scale)
+
+    def _by_kernel(self, projected: Tensor, turns: tuple[Tensor, Tensor], step: Step) -> Tensor:
+        from real.model.kernels import turn
+
+        norms = None
+        if self.query_norm is not None and self.key_norm is not None:
+            norms = self.query_norm.weight, self.key_norm.weight, self.query_norm.epsilon
+        if isinstance(step, RowStep):
+            query = turn(projected, *turns, self._kv_heads, norms, step.places(self._layer))
+            return step.attend_placed(self._layer, query.transpose(1, 2), self._scale)
+        return self._attended(turn(projected, *turns, self._kv_heads, norms), projected[:, :, -self._kv_heads :], step)
 
 
 class MergedFeedForward(nn.Module):
@@ -90,8 +117,8 @@ class MergedFeedForward(nn.Module):
         self._activation = original.act_fn
         original.gate_proj = original.up_proj = None
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Compute [b, q, hidden]."""
+    def forward(self, values: Tensor, residual: Tensor) -> Tensor:
+        """Compute [b, q, hidden]; add to the residual."""
         both = self.projection(values)
         if streams.has_kernels(both) and isinstance(self._activation, nn.SiLU | SiLUActivation):
             from real.model.kernels import gate_by_silu
@@ -100,8 +127,7 @@ class MergedFeedForward(nn.Module):
         else:
             gate, up = both.chunk(2, dim=-1)
             gated = self._activation(gate) * up
-        out: Tensor = self.output(gated)
-        return out
+        return added(gated, self.output, residual)
 
 
 class Norm(nn.Module):
@@ -110,19 +136,36 @@ class Norm(nn.Module):
     def __init__(self, original: Any) -> None:
         """Take over the weights."""
         super().__init__()
-        self.weight = original.weight
-        self._epsilon: float = original.variance_epsilon
+        self.weight: Tensor = original.weight
+        self.epsilon: float = original.variance_epsilon
 
     def forward(self, values: Tensor) -> Tensor:
         """Norm the last dimension."""
-        return rms_norm(values, self.weight.shape, self.weight, self._epsilon)
+        return rms_norm(values, self.weight.shape, self.weight, self.epsilon)
+
+
+class MergedLayer(nn.Module):
+    """A layer: attention and a feed-forward layer, each of what the norm before it gives, each added to what came."""
+
+    def __init__(self, original: Any) -> None:
+        """Take over the weights of the library's layer, which cannot be used afterwards."""
+        super().__init__()
+        self.attention_norm = Norm(original.input_layernorm)
+        self.attention = MergedAttention(original.self_attn)
+        self.feed_forward_norm = Norm(original.post_attention_layernorm)
+        self.feed_forward = MergedFeedForward(original.mlp)
+
+    def forward(
+        self, hidden: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: Step, **unused: Any
+    ) -> Tensor:
+        """Compute [b, q, hidden], in place where the products can add."""
+        hidden = self.attention(self.attention_norm(hidden), position_embeddings, step, hidden)
+        out: Tensor = self.feed_forward(self.feed_forward_norm(hidden), hidden)
+        return out
 
 
 def merge_layers(body: Any) -> None:
     """Replace the layers of a Llama or Qwen model, one after the other."""
-    for layer in body.layers:
-        layer.self_attn = MergedAttention(layer.self_attn)
-        layer.mlp = MergedFeedForward(layer.mlp)
-        layer.input_layernorm = Norm(layer.input_layernorm)
-        layer.post_attention_layernorm = Norm(layer.post_attention_layernorm)
+    for place, layer in enumerate(body.layers):
+        body.layers[place] = MergedLayer(layer)
     body.norm = Norm(body.norm)

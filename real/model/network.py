@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from policies.checks import InputError
+from real.model import streams
 from real.model.architecture import LEARNED_POSITIONS, configuration
 from real.model.attention import NAME, Attention, BloomAttention, BloomStep, Step, alibi_slopes
 from real.model.merged import merge_layers
@@ -135,11 +136,13 @@ def random_network(
 def device_of(name: str) -> torch.device:
     """Return a device by name: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU where there is one.
 
+    Whoever uses a GPU asks here first, so the switches of torch that hold for all of the process are set here.
+
     Raises:
         InputError: There is no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -150,4 +153,6 @@ def device_of(name: str) -> torch.device:
         raise InputError(f"device={name}: torch finds no CUDA GPU here; use device=cpu, or install torch with CUDA")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device={name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    if device.type == "cuda":
+        streams.attend_without_plans()
     return device

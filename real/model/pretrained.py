@@ -15,13 +15,14 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from policies.checks import InputError
 from real.model.network import DTYPES, Network, device_of
 from sim.config.pretrained import Pretrained
 from sim.engine.execution import EAGER, Execution
+from workloads.recorded.contents import refuse_pointer
 
 DESCRIPTION = ("*.json", "tokenizer*", "*.model", "vocab*", "merges.txt")
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -42,7 +43,7 @@ def fetch(source: Pretrained, weights: bool = True) -> Pretrained:
         InputError: It is neither on disk nor to be had from the hub.
     """
     path = str(source.path)
-    if source.file.exists() or Path(path).expanduser().exists() or path.count("/") > 1 or path.startswith((".", "~")):
+    if source.file.exists() or source.place.exists() or path.count("/") > 1 or path.startswith((".", "~")):
         return source
     patterns = [*DESCRIPTION, *(WEIGHTS if weights else ())]
     try:
@@ -86,16 +87,21 @@ def pretrained_network(
         InputError: It is not there, cannot be had, is not supported, or has no weights in safetensors.
     """
     place = device_of(device)
-    source = fetch(source)
-    model = source.dimensions()
+    source, dtype = fetch(source), dtype or source.dtype
+    model = source.dimensions("float32")  # where config.json names no type, the weights tell it below
     folder = source.file.parent
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: no weights in safetensors; other formats can run code and are not loaded")
+    for pattern in (*DESCRIPTION, "*.safetensors"):
+        for file in sorted(folder.glob(pattern)):
+            refuse_pointer(file)
     _quiet()
+    respelled = _respelled(source)
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[dtype] if dtype else "auto",
+            **respelled,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
@@ -112,10 +118,18 @@ def pretrained_network(
         module,
         replace(model, bytes_per_value=module.dtype.itemsize),
         attention,
-        _tokenizer(folder),
+        _tokenizer(folder, respelled),
         _end_tokens(module),
         execution,
     )
+
+
+def _respelled(source: Pretrained) -> dict[str, Any]:
+    """Return its configuration where the library cannot read it: it knows no `torch.` before the type of weights."""
+    config = source.config()
+    named = {key: config[key] for key in ("dtype", "torch_dtype") if isinstance(config.get(key), str)}
+    plain = {key: dtype.removeprefix("torch.") for key, dtype in named.items()}
+    return {} if plain == named else {"config": AutoConfig.for_model(**{**config, **plain})}
 
 
 def _check_complete(folder: Path, loaded: Mapping[str, Any]) -> None:
@@ -155,12 +169,12 @@ def _quiet() -> None:
         logging.disable_progress_bar()
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, options: Mapping[str, Any]) -> Any:
     """Return the tokenizer in a folder, None if there is none."""
     if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
     except Exception as error:
         raise InputError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)}); fetch it again") from None
 

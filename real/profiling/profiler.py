@@ -6,6 +6,7 @@ in rounds, each round in a random order of its own.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -116,24 +117,27 @@ class Profiler:
         self._served: list[_Served] = []
         self.total = self._rounds * len(self._jobs)
 
-    def run(self, name: str) -> Profile:
+    def run(self, name: str, until: float = math.inf) -> Profile:
         """Measure and fit.
 
         Args:
             name: Of the profile.
+            until: No workload is served after this time, by `time.perf_counter`; what was served is fitted.
 
         Raises:
             InputError: The model or the machine cannot run the policies.
         """
         start = time.perf_counter()
         for job in self._jobs:
-            if job.shape.name == f"{CHURN} 0":
+            if job.shape.name == f"{CHURN} 0" and time.perf_counter() < until:
                 self._serve(job)  # warms up
         for turn in range(self._rounds):
             limit_s = self._options.limit_s
             if turn and limit_s is not None and time.perf_counter() - start > limit_s:
                 break
             for place in self._rng.permutation(len(self._jobs)):
+                if time.perf_counter() > until:
+                    return self._profile(name)
                 job = self._jobs[place]
                 self._served.append(_Served(job, turn, self._serve(job)))
                 if self._on_step is not None:
@@ -147,15 +151,12 @@ class Profiler:
             InputError: A file cannot be written.
         """
         self._write_table(folder / profile.measurements)
-        path = folder / f"{profile.name}.yaml"
-        settings = _rounded(settings_of(profile))
-        head = (
-            f"# {profile.model} on {profile.machine}, measured {profile.date}; see sim/cost/profile.py for the terms.\n"
-        )
-        with writing(path), Draft(path) as part:
-            text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-            part.write_text(head + text, encoding="utf-8")
-        return path
+        return write_profile(profile, folder)
+
+    @property
+    def runs(self) -> list[tuple[str, Slice]]:
+        """What was served so far: a name of each workload, and its iterations."""
+        return [(f"{one.job.layout}, {one.job.shape.name}, round {one.round + 1}", one.records) for one in self._served]
 
     def write_partial(self, name: str, folder: Path) -> Path | None:
         """Write what was measured so far, marked as partial, as NAME.partial.parquet; None if nothing was.
@@ -260,6 +261,27 @@ class Profiler:
         columns = {name: np.repeat(np.array(values), counts) for name, values in facts.items()}
         columns |= {name: np.ascontiguousarray(records[name]) for name in DTYPE.names or ()}
         return pa.table(columns)
+
+
+def write_profile(profile: Profile, folder: Path) -> Path:
+    """Write a profile as NAME.yaml, by itself; return its path.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    path = folder / f"{profile.name}.yaml"
+    head = f"# {profile.model} on {profile.machine}, measured {profile.date}; see sim/cost/profile.py for the terms.\n"
+    with writing(path), Draft(path) as part:
+        text = yaml.safe_dump(
+            profile_settings(profile), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
+        )
+        part.write_text(head + text, encoding="utf-8")
+    return path
+
+
+def profile_settings(profile: Profile) -> Any:
+    """Return a profile in plain containers, with as many digits as were measured."""
+    return _rounded(settings_of(profile))
 
 
 def _alone(policy: Policy) -> Policy:

@@ -5,9 +5,12 @@ its plans are made, begun and committed by the main thread, at the boundaries of
 """
 
 import math
+from array import array
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -43,7 +46,7 @@ class Engine:
     Attributes:
         ledger: The state machine.
         request_log: The output lengths, and what became of every request.
-        generated: Tokens generated so far, by request.
+        device_s: Seconds that the device took for each iteration, in the order of the log; none on a CPU.
         requests: The workload, its arrivals in seconds of this run.
         kv_tokens: KV memory, in tokens.
     """
@@ -91,8 +94,8 @@ class Engine:
         self.ledger = make_ledger(policy, kv_tokens, predictor)
         self.request_log = RequestLog(self.requests, policy.traits.release_with_batch)
         self._sequences = Sequences(prompts)
-        self.generated = self._sequences.generated
         self.executor = executor_for(policy, network, self.ledger, self._sequences)
+        self.executor.meanwhile = self._keep_books
         self._policy = policy
         self._traits = policy.traits
         self._view = LedgerView(self.ledger)
@@ -102,7 +105,9 @@ class Engine:
         self._on_step = on_step
         self._books = Bookkeeping(self.ledger, self.request_log, arrivals_of(self.requests))
         self._streams = network.streams
-        self._aside: tuple[Stretch, Future[Outcome]] | None = None
+        self._aside: tuple[Stretch, Future[tuple[Outcome, float | None]]] | None = None
+        self._unbooked: deque[Callable[[], None]] = deque()
+        self.device_s = array("d")
         self._tokens = 0
         self._clock = clock or WallClock()
         # A server records before it serves; here it is done when a shape first comes up, and takes no time. What the
@@ -124,8 +129,15 @@ class Engine:
                     pass
         finally:
             self.executor.graphs.close()  # a circle would keep KV memory until it is collected
+            self.executor.meanwhile = _nothing
+            self._keep_books()
         self._log.flush()
         return self.request_log
+
+    @property
+    def generated(self) -> dict[int, list[int]]:
+        """Tokens generated so far, by request."""
+        return self._sequences.generated
 
     def _turn(self, thread: ThreadPoolExecutor) -> bool:
         """Ask every lane that is free and run what it plans; return False once nothing can happen any more."""
@@ -135,17 +147,16 @@ class Engine:
         if self._traits.lanes == "shared" and self._aside is None:
             plan, start = self._ask(PREFILL)
             if plan.acts:
-                self._books.begin(PREFILL, plan)
-                stretch = Stretch(plan, Work(), start, 0.0, self.ledger)
+                stretch = self._begin(PREFILL, plan, start)
                 self._aside = stretch, thread.submit(self._streams.run_aside, self.executor.run, PREFILL, plan)
             else:
                 aside_until = plan.ask_at
         plan, start = self._ask(DECODE)
         if plan.acts:
-            self._books.begin(DECODE, plan)
-            stretch = Stretch(plan, Work(), start, 0.0, self.ledger)
-            self._commit(DECODE, stretch, self._streams.run(self.executor.run, DECODE, plan))
+            stretch = self._begin(DECODE, plan, start)
+            self._commit(DECODE, stretch, *self._streams.run(self.executor.run, DECODE, plan))
             return True
+        self._keep_books()
         if self._aside is not None:
             self._finish_aside()
             return True
@@ -158,9 +169,9 @@ class Engine:
     def _finish_aside(self) -> None:
         assert self._aside is not None
         stretch, future = self._aside
-        outcome = future.result()
+        outcome, device_s = future.result()
         self._aside = None
-        self._commit(PREFILL, stretch, outcome)
+        self._commit(PREFILL, stretch, outcome, device_s)
 
     def _ask(self, lane: int) -> tuple[Plan, float]:
         now = self._clock.now()
@@ -169,23 +180,45 @@ class Engine:
         if not plan.acts and plan.ask_at <= now:
             raise IllegalPlan(f"an idle plan must name a later time to ask again, not {plan.ask_at}")
         if self._tape is not None:
-            self._tape.append(Asked(lane, now, tuple(arrived), plan))
+            self._unbooked.append(partial(self._tape.append, Asked(lane, now, tuple(arrived), plan)))
         return plan, now
 
-    def _commit(self, lane: int, stretch: Stretch, outcome: Outcome) -> None:
+    def _begin(self, lane: int, plan: Plan, now: float) -> Stretch:
+        self._books.begin(lane, plan)
+        return Stretch(plan, Work(), now, 0.0, self.ledger)
+
+    def _commit(self, lane: int, stretch: Stretch, outcome: Outcome, device_s: float | None) -> None:
+        """Close an iteration: now what the next plan depends on, the rest while the next iteration is computed."""
         now = self._clock.now()
-        stretch.work = outcome.work
-        duration = now - stretch.start
-        self._log.append(stretch.head(duration, duration, 1), stretch.work)
         self._sequences.extend(outcome.tokens)
-        self._tokens += len(outcome.tokens)
-        stopped = [request for request, token in outcome.tokens.items() if token in self._end_tokens]
+        stopped: Sequence[int] = ()
+        if not self._end_tokens.isdisjoint(outcome.tokens.values()):
+            stopped = [request for request, token in outcome.tokens.items() if token in self._end_tokens]
         ended = self._books.commit(lane, stretch.plan, stretch.start, now, stopped=stopped)
         self.executor.finished(ended)
+        self._unbooked.append(
+            partial(self._book, lane, stretch, outcome, now, device_s, tuple(ended), self.request_log.finished)
+        )
+
+    def _keep_books(self) -> None:
+        """Record what has happened and was not recorded yet, in its order."""
+        while self._unbooked:
+            self._unbooked.popleft()()
+
+    def _book(
+        self, lane: int, stretch: Stretch, outcome: Outcome, now: float, device_s: float | None, ended: tuple[int, ...],
+        finished: int,
+    ) -> None:  # fmt: skip
+        """Record an iteration, by when so many requests had finished."""
+        if device_s is not None:
+            self.device_s.append(device_s)
+        self._log.append(stretch.head(now - stretch.start, now - stretch.start, 1), outcome.work)
+        self._sequences.settle()
+        self._tokens += len(outcome.tokens)
         if self._tape is not None:
-            self._tape.append(Committed(lane, now, outcome.work, tuple(ended)))
+            self._tape.append(Committed(lane, now, outcome.work, ended))
         if self._on_step is not None:
-            self._on_step(self.request_log.finished, self._tokens, now)
+            self._on_step(finished, self._tokens, now)
 
     def _sleep(self, until: float) -> bool:
         until = min(until, self._books.arrivals.next_s)
@@ -220,3 +253,7 @@ def check_context(requests: Requests, model: Model) -> None:
             f"request {worst} has a prompt of {requests.prompt_tokens[worst]:,} and declares "
             f"{requests.max_new_tokens[worst]:,} new ones; give max_request_tokens={longest}, or length_scale="
         )
+
+
+def _nothing() -> None:
+    pass

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from policies.checks import InputError
 from policies.ledger.opening import book_of
 from policies.ledger.paged import Paged
@@ -76,9 +78,8 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
     """Bound what any of these policies can need for any of these workloads.
 
     Activations of a layer are counted as if all were there at once: the residual stream and its norm, queries, keys and
-    values before and after rotation, attention's output, the feed-forward layer. Attention under a mask adds, per slot,
-    its scores over the longest window in fp32. In a decode step every head may have, of each token that is read, copies
-    of the key and the value, a query and a product beside it (the fused layout), and its score five times in fp32.
+    values before and after rotation, attention's output, the feed-forward layer. Attention under a mask adds what
+    `_scores` says, a decode step for each token that it reads what `_read` says.
     """
     model, policies = network.dimensions, list(policies)
     value = network.dtype.itemsize
@@ -87,24 +88,22 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
     tokens = [requests.prompt_tokens + requests.max_new_tokens for requests in workloads]
     window = max(int(each.max()) for each in tokens)
     heads = (model.heads + 2 * model.kv_heads) * model.head_dim
-    heads_apart = (model.heads + model.kv_heads) * model.head_dim
     feed_forward = (3 if model.gated else 2) * model.intermediate
-    scores = model.heads * window * (4 + value)
-    logits = rows * model.vocabulary * (4 + value)
+    ends = rows * model.vocabulary * (4 + value) + _parts(network, rows)
     token = 2 * model.layers * model.kv_heads * model.head_dim * value
-    slot = (4 * model.hidden + 2 * heads + feed_forward) * value + scores
-    read = 2 * heads_apart * value + model.heads * 5 * 4 + _INDICES
+    slot = (4 * model.hidden + 2 * heads + feed_forward) * value + window * _scores(network)
+    read = _read(network, policies)
     recorded = 0
     if network.execution.captured:
         # A recording reads the whole table of slots, or capacity of a rectangle, and a slot that is nobody's.
         columns = -(-(window + HEADROOM) // WINDOW_STEP) * WINDOW_STEP
-        recorded = logits + rows * slot + rows * columns * read + token
+        recorded = ends + rows * slot + rows * columns * read + token
     return Needs(
         weights=network.weight_bytes,
         token=token,
         slot=slot,
         read=read,
-        fixed=logits + token,
+        fixed=ends + token,
         recorded=recorded,
         slots=rows * (window if recomputes else max(int(requests.prompt_tokens.max()) for requests in workloads)),
         reads=rows * window,
@@ -113,6 +112,47 @@ def needs_of(network: Network, policies: Iterable[Policy], *workloads: Requests)
         longest=window,
         smallest=max(int(each.min()) for each in tokens),
     )
+
+
+def _scores(network: Network) -> int:
+    """Bytes of a query under a mask, per key: its scores in fp32 and the mask for every head.
+
+    A fused kernel of a GPU keeps scores to itself. It is given a mask, made of four at most, for all queries that share
+    a head of keys, and has it twice more as numbers, once of them with its rows aligned.
+    """
+    model, value = network.dimensions, network.dtype.itemsize
+    if network.attention.holds_scores(_weights(network)):
+        return model.heads * (4 + value)
+    return 4 + model.heads // model.kv_heads * (1 + 2 * value)
+
+
+def _read(network: Network, policies: Iterable[Policy]) -> int:
+    """Bytes of attention's copies in a decode step, per KV token that it reads.
+
+    Every head may have a copy of the key and the value, a query and a product beside it (the fused layout), and its
+    score five times in fp32. A kernel of ours reads keys and values where they are, on a GPU; only a batch that is
+    concatenated copies a layer of them, and chunks of prompts what comes before them, under a mask.
+    """
+    model, value = network.dimensions, network.dtype.itemsize
+    if not network.attention.by_kernel(_weights(network)):
+        return 2 * (model.heads + model.kv_heads) * model.head_dim * value + model.heads * 5 * 4 + _INDICES
+    copies = any(policy.traits.concatenates or policy.traits.chunks for policy in policies)
+    return copies * (2 * model.kv_heads * model.head_dim * value + _scores(network)) + _INDICES
+
+
+def _parts(network: Network, rows: int) -> int:
+    """Bytes of what the splits of a row give in a decode step, before they are put together."""
+    if not network.attention.by_kernel(_weights(network)):
+        return 0
+    from real.model.kernels import MOST_SPLITS
+
+    model = network.dimensions
+    return rows * model.heads * MOST_SPLITS * (model.head_dim + 2) * 4
+
+
+def _weights(network: Network) -> Tensor:
+    weights: Tensor = network.module.get_input_embeddings().weight
+    return weights
 
 
 def kv_tokens_within(needs: Needs, budget: int, given: int | None = None) -> int:

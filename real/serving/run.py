@@ -10,6 +10,7 @@ from policies.checks import InputError
 from policies.policy import Policy
 from real.configuration import Settings
 from real.model.errors import NonFinite
+from real.serving.device_times import add_device_times
 from real.serving.generated import write_generated
 from real.serving.serving import Serving
 from real.serving.stage import set_up
@@ -75,6 +76,7 @@ class Run(Comparison):
             if timeline:
                 timeline.close(serving.served, serving.request_log)
                 self._notes += [f"{name}: {note}" for note in timeline.notes]
+        add_device_times(folder / "iterations.parquet", serving.device_s)
         if serving.recorded[0]:
             self._notes.append(f"{name}: {_recorded(*serving.recorded)}, while the clock stood still")
         result = serving.result()

@@ -18,7 +18,6 @@ class Serving:
 
     Attributes:
         answers: What has become of every request so far.
-        generated: Tokens generated so far, by request.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Serving:
             on_step=on_step,
         )
         self.request_log: RequestLog = self._engine.request_log
-        self.generated: dict[int, list[int]] = self._engine.generated
 
     def run(self) -> None:
         """Serve to the end.
@@ -82,6 +80,16 @@ class Serving:
             self._engine.run()
         finally:
             self._log.flush()
+
+    @property
+    def generated(self) -> dict[int, list[int]]:
+        """Tokens generated so far, by request."""
+        return self._engine.generated
+
+    @property
+    def device_s(self) -> Sequence[float]:
+        """Seconds that the device took for each iteration so far, in the order of the log; none on a CPU."""
+        return self._engine.device_s
 
     @property
     def recorded(self) -> tuple[int, float]:

@@ -77,7 +77,7 @@ def load(settings: Settings) -> Network:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     source = settings.model
-    model = source if isinstance(source, Model) else fetch(source, weights=False).dimensions()
+    model = source if isinstance(source, Model) else fetch(source, weights=False).dimensions("float32")
     if settings.dtype is not None:
         model = replace(model, bytes_per_value=DTYPES[settings.dtype].itemsize)
     memory = settings.memory_bytes or memory_left(device)

@@ -12,6 +12,7 @@ import numpy as np
 from policies.checks import InputError
 from sim.cost.model import Model
 from workloads.demand import counted
+from workloads.recorded.contents import refuse_pointer
 from workloads.requests import Requests
 
 
@@ -23,6 +24,7 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         InputError: The file cannot be read, holds no prompt, or a line of it is none.
     """
+    refuse_pointer(path.expanduser())
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -362,7 +362,7 @@ def _model(left: Left) -> Model | None:
     model = read_model(left.config)
     if isinstance(model, Pretrained):
         try:
-            model = model.dimensions()
+            model = model.dimensions("float32")
         except InputError:
             return None
     return replace(model, bytes_per_value=4 if left.found["dtype"] == "float32" else 2)

@@ -29,9 +29,10 @@ from yaml import YAMLError
 
 from policies.checks import InputError
 from sim.cli.one_line import in_one_line
-from sim.cli.overrides import check_overrides, files_given, forced, with_implied
+from sim.cli.overrides import check_overrides, files_given, forced, quoted, with_implied
 from sim.cli.sweep import FAILED, Point, fingerprint, gather, in_words, open_sweep, sweep_id, write_table
 from sim.config.settings import PACKAGES, Config, read_switch, refuse_foreign
+from sim.config.shipped import claim_name
 from sim.config.table_file import TABLES, beside
 from sim.version import __version__
 
@@ -39,6 +40,7 @@ HYDRA_PACKAGES = (*PACKAGES, "hydra._internal.core_plugins.", "hydra_plugins.")
 """What a `_target_` anywhere in the composed configuration, Hydra's own part counted, may begin with."""
 
 _load = ConfigLoaderImpl.load_configuration
+claim_name()  # at import: a sweep's workers compose too
 
 
 class Task(Protocol):
@@ -235,7 +237,7 @@ def _arguments(given: list[str]) -> list[str]:
     check_overrides(overrides, sweep=known.multirun)
     for group, path in files_given(overrides):
         _offer(group, path)
-    overrides = with_implied(overrides)
+    overrides = [quoted(each, sweep=known.multirun) for each in with_implied(overrides)]
     if not known.multirun:
         return [*overrides, *flags]
     if not any(override.startswith("hydra.sweep.dir=") for override in overrides):
@@ -256,7 +258,7 @@ def _offer(group: str, path: str) -> None:
     if not isinstance(node, DictConfig) or not node:
         raise InputError(f"{group}={path}: it holds no options; give a YAML file as those of conf/{group}")
     *folders, name = filter(None, path.split("/"))
-    if group == "hardware" and "name" in node:
+    if group in ("hardware", "engine") and "name" in node:
         node["name"] = name.removesuffix(".yaml")  # a copy is not what it was copied from
     ConfigStore.instance().store(name=name, node=node, group="/".join([group, *folders]), package=group)
 

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from policies.checks import InputError
 from sim.config.settings import GROUPS
 
-BY_PATH = ("hardware", "model")
+BY_PATH = ("hardware", "model", "engine")
 """Groups of which one's own file may be given by its path."""
+
+PATHS = ("workload.path", "measured", "model.path")
+"""Options whose values are paths."""
 
 CONTRADICTIONS = (("policy", "policies"), ("max_batch", "policy.max_batch"))
 """Keys that cannot be given together."""
@@ -52,6 +55,27 @@ def with_implied(overrides: Sequence[str]) -> list[str]:
     if "task=overlay" in overrides and not any(_key(override) == "workload" for override in overrides):
         return [*overrides, "workload=measured"]
     return list(overrides)
+
+
+def quoted(override: str, sweep: bool) -> str:
+    """Return an argument so that Hydra reads a path as it stands, with spaces, accents, commas, `~` and the like.
+
+    Args:
+        override: An argument.
+        sweep: Whether a comma separates values.
+    """
+    key, _, value = override.partition("=")
+    if key.lstrip("+") not in PATHS or value.startswith(("'", '"', "[", "$")):
+        return override
+    paths = value.split(",") if sweep else [value]
+    return f"{key}=" + ",".join(path if _PLAIN.fullmatch(path) else _in_quotes(path) for path in paths)
+
+
+def _in_quotes(path: str) -> str:
+    return "'" + re.sub(r"(\\*)'", r"\1\1\'", path) + "'"
+
+
+_PLAIN = re.compile(r"[\w/.+:@%-]*", re.ASCII)
 
 
 def forced(argument: str) -> str:

@@ -2,23 +2,20 @@
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any, TypeVar
 
 import yaml
 
 from policies.checks import InputError
 from sim.config.settings import build, refuse_foreign
+from sim.config.shipped import CONF
 
 Kind = TypeVar("Kind")
-
-_CONF = "conf"
 
 
 def names(group: str) -> list[str]:
     """Return the names of a group, such as `policy` or `hardware`, in alphabetical order."""
-    found = (entry.name for entry in files(_CONF).joinpath(group).iterdir())
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+    return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml"))
 
 
 @cache
@@ -30,7 +27,7 @@ def options(group: str, name: str) -> Mapping[str, Any]:
     """
     if name not in names(group):
         raise InputError(f"{group}={name} is unknown; choose from {', '.join(names(group))}")
-    found: Mapping[str, Any] = yaml.safe_load(files(_CONF).joinpath(group, f"{name}.yaml").read_text("utf-8"))
+    found: Mapping[str, Any] = yaml.safe_load(CONF.joinpath(group, f"{name}.yaml").read_text("utf-8"))
     return found
 
 

@@ -111,6 +111,8 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     overlay = read_options(config, "overlay", OverlayOptions)
     check_overlay(config, task.task, compared.workload, overlay)
     engine = read_object(config, "engine", EngineConstants)
+    if overlay.times == "server":
+        engine = engine.without_frontend()
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
     hardware = read_object(config, "hardware", Device).deployed(engine, gpus)
@@ -163,8 +165,9 @@ def check_overlay(config: Config, task: str, workload: Workload, overlay: Overla
             f"measured={config['measured']} has no use in task={task}: add task=overlay, workload=measured or "
             "task=claims"
         )
-    if overlay != OverlayOptions():
-        raise InputError(f"overlay.warmup={overlay.warmup} has no use in task={task}: add task=overlay")
+    for name, value in vars(overlay).items():
+        if value != getattr(OverlayOptions, name):
+            raise InputError(f"overlay.{name}={value} has no use in task={task}: add task=overlay")
 
 
 def read_compared(

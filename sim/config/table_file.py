@@ -10,12 +10,11 @@ A hardware file says `tables: NAME`, and the options that the JSON object in tha
 import json
 import os
 from collections.abc import Mapping
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from policies.checks import InputError
+from sim.config.shipped import CONF
 
 TABLES = "tables"
 """The option that names the file."""
@@ -63,5 +62,5 @@ def _read(name: object, place: str) -> dict[str, Any]:
     return found
 
 
-def _file(name: str) -> Path | Traversable:
-    return files("conf").joinpath(name.removeprefix(SHIPPED)) if name.startswith(SHIPPED) else Path(name)
+def _file(name: str) -> Path:
+    return CONF / name.removeprefix(SHIPPED) if name.startswith(SHIPPED) else Path(name)

@@ -165,15 +165,18 @@ class OverlayOptions:
 
     Attributes:
         warmup: Requests at the start that are simulated but not compared.
+        times: Who took the times: a `client`, or the `server` itself, which knows nothing of the way to it.
 
     Raises:
-        InputError: if it is no whole number of at least 0.
+        InputError: if the first is no whole number of at least 0, or the second is neither.
     """
 
     warmup: int = 0
+    times: str = "client"
 
     def __post_init__(self) -> None:
         whole_number("overlay.warmup", self.warmup, 0, MAX_TOKENS)
+        choice("overlay.times", self.times, ("client", "server"))
 
 
 Size = Literal["quick", "full"]

@@ -1,7 +1,7 @@
 """What an inference engine adds to the kernels of a GPU: the same for every model and GPU that it runs on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from policies.checks import InputError
 
@@ -50,6 +50,11 @@ class EngineConstants:
         for name, error in errors.items():
             if not _at_least(0, error):
                 raise InputError(f"engine.standard_errors.{name}={error}: must be a number of at least 0")
+
+    def without_frontend(self) -> "EngineConstants":
+        """Return the engine as requests see it that are timed where they reach the scheduler."""
+        errors = {name: error for name, error in self.standard_errors.items() if name != "frontend_latency_s"}
+        return replace(self, frontend_latency_s=0.0, standard_errors=errors)
 
     @staticmethod
     def least(name: str) -> int:

@@ -27,6 +27,7 @@ def chunks_of(requests: Requests) -> Iterator[list[Job]]:
             requests.prefix_id[part].tolist(),
             requests.prefix_tokens[part].tolist(),
             repeat(()) if requests.prefix_hashes is None else requests.prefix_hashes[part].tolist(),
+            repeat(requests.hash_tokens),
         )
         fields = zip(range(start, start + CHUNK), *columns, strict=False)
         yield list(map(tuple.__new__, repeat(Job), fields))

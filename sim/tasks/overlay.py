@@ -20,6 +20,7 @@ from sim.reporting.charts import latency_charts
 from sim.reporting.page import Row, table
 from sim.simulation.simulation import Result
 from sim.tasks.comparison.run import Run
+from sim.tasks.measured_facts import UNITS, facts_that_differ, unit_that_differs
 from workloads.demand import counted
 from workloads.recorded.measured import Measured
 
@@ -71,6 +72,12 @@ class Overlay(Run):
         self._measured = settings.workload.run()
         self._left_out = settings.overlay.warmup
         self._times: dict[str, Columns] = {}
+        server = settings.overlay.times == "server"
+        self._notes += [
+            *facts_that_differ(self._measured, settings.model, settings.hardware.gpus, server),
+            *(["the server took the times (overlay.times=server): no frontend latency is added"] if server else []),
+            *self._measured.remarks,
+        ]
         if self._left_out >= len(self._requests):
             whole = counted(len(self._requests), "request")
             raise InputError(f"overlay.warmup={self._left_out} leaves nothing of {whole}: give less")
@@ -78,6 +85,9 @@ class Overlay(Run):
     def _keep(self, name: str, result: Result, folder: Path) -> None:
         super()._keep(name, result, folder)
         self._times[name] = {column: result.columns[column] for column in TIMES}
+        note = unit_that_differs(self._measured.e2e_s[: len(self._requests)], result.columns["e2e_s"])
+        if note and not any(each.startswith(UNITS) for each in self._notes):
+            self._notes.append(note)
 
     def __call__(self, console: Console) -> None:
         """Simulate, then print the table of differences; write `overlay.json` and, if wanted, `overlay.png`."""
@@ -155,6 +165,7 @@ class Overlay(Run):
             "measured": self._measured.name,
             "requests": len(self._requests),
             "left_out_as_warmup": self._left_out,
+            "times": self._settings.overlay.times,
             "differences": [asdict(each) | {"error": {name: each.error(name) for name in typical}} for each in found],
             "median_error_of_a_request": dict(typical),
             "notes": self._notes,

@@ -1,57 +1,137 @@
-"""What `make gpu` makes of what it measures, and that nothing of it is lost; all of it rehearsed once, on a CPU."""
+"""The two plans of `make gpu`: their parts, what is made of what they find, and all of it rehearsed on a CPU."""
 
 import gc
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import decode_steps, exactness, insertion, profiles, ratios, throughput
-from benchmarks.gpu.bench import Bench, kv_tokens_for, policies_of
-from benchmarks.gpu.claims import write_claims
-from benchmarks.gpu.decode_steps import TARGETED, Cell, cells_of, steady_steps, weights_read
-from benchmarks.gpu.record import Record
-from benchmarks.gpu.sizes import QUICK
-from benchmarks.gpu.targets import Line, lines
+from benchmarks.gpu import bench as benches
+from benchmarks.gpu import cells, exactness, newcomers, profiles
+from benchmarks.gpu.bench import GRACE, Bench, NoRoom, kv_tokens_for, policy_named, with_device_times
+from benchmarks.gpu.cells import at_rate, first_of
+from benchmarks.gpu.findings import Findings, Part
+from benchmarks.gpu.plan import FULL, LEAST, START_S, Step, cells_of, full_plan, quick_plan, run
+from benchmarks.gpu.steps import CLAIMED, fits_of, steady_steps, weights_read
+from benchmarks.transformers_peers import Peers
+from real.model.attention import Attention
+from real.model.graphs import Recording
 from real.serving.engine import Engine
+from real.serving.memory import USABLE
 from real.serving.prompts import random_prompts
 from sim.claims.measurement import read_file
 from sim.engine.execution import EAGER, GRAPHS
 from sim.engine.iteration_log import DTYPE, IterationLog
 
-LEAST = replace(
-    QUICK,
-    exact_rows=1,
-    exact_requests=1,
-    exact_tokens=8,
-    step_batches=(1,),
-    newcomers=(8,),
-    insertions=1,
-    batch=1,
-    requests_per_row=1,
-    longest=24,
-    compared=("orca",),
-    compared_batches=(1,),
-)
+
+@pytest.fixture(autouse=True)
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording is tested elsewhere; here it only takes time."""
+    monkeypatch.setattr(Recording, "_traced", lambda self: self._run)
 
 
-def bench_in(folder: Path) -> Bench:
+def bench_of(**changes: Any) -> Bench:
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    return Bench(device=device, dtype="float32", models=("tiny_llama",), sizes=LEAST, folder=folder, bandwidth=1e10)
+    return Bench(device=device, dtype="float32", model="tiny_llama", sizes=LEAST, bandwidth=1e10, **changes)
 
 
-def record_in(folder: Path) -> Record:
-    return Record(folder / "section.json", {})
+def part_in(folder: Path) -> Part:
+    return Findings(folder, {"model": "tiny_llama", "date": "now"}).part("part")
+
+
+# the plans
+
+
+@pytest.mark.parametrize(("plan", "budget"), [(quick_plan(), 200.0), (full_plan(FULL), 430.0)])
+def test_the_shares_of_all_parts_fit_the_budget(plan: Sequence[Step], budget: float) -> None:
+    assert START_S + sum(step.budget_s for step in plan) <= budget
+
+
+def test_what_is_most_telling_comes_first_and_predictions_before_what_they_predict() -> None:
+    assert [step.name for step in quick_plan()] == ["kernels", "tokens", "ladder", "mixed steps", "insertion"]
+    names = [step.name for step in full_plan(FULL)]
+    assert names[:4] == ["profile", "eager profile", "predictions", "decisive"]
+    assert names[4:] == ["decisive eager", "few rows", "many rows", "launches", "unscaled", "loaded", "peers"]
+
+
+def test_cells_are_saturated_and_of_equal_execution() -> None:
+    every = [cell for group in cells_of(FULL).values() for cell in group]
+    assert all(6 <= cell.per_row <= 10 for cell in every)
+    assert [(c.batch, c.execution, c.rounds, c.scale, c.longest, c.load) for c in every] == [
+        (32, GRAPHS, 3, 0.25, 256, None),
+        (32, EAGER, 1, 0.25, 256, None),
+        (8, GRAPHS, 2, 0.25, 256, None),
+        (8, EAGER, 1, 0.25, 256, None),
+        (64, GRAPHS, 2, 0.25, 256, None),
+        (32, GRAPHS, 1, 1.0, 1024, None),
+        (32, GRAPHS, 1, 0.25, 256, 0.7),
+    ]
+    assert len({cell.name for cell in every}) == len(every)
+
+
+def noting(given: list[float]) -> Any:
+    return lambda bench, part, until: given.append(until - time.perf_counter())
+
+
+def test_a_part_has_its_share_of_what_is_left_and_leaves_what_it_does_not_use(tmp_path: Path) -> None:
+    given: list[float] = []
+    plan = [Step(name, share, noting(given)) for name, share in (("a", 1), ("b", 3), ("c", 6))]
+    run(bench_of(), Findings(tmp_path, {}), plan, time.perf_counter() + 1000)
+    assert given == pytest.approx([100, 1000 * 3 / 9, 1000], abs=15)
+
+
+def test_a_part_that_never_ends_does_not_starve_those_behind_it(tmp_path: Path) -> None:
+    """A server that is still serving when its share is spent is stopped, and the next part has its own share."""
+    given: list[float] = []
+
+    def endless(bench: Bench, part: Part, until: float) -> None:
+        network, policy = bench.network(), policy_named("orca", 2)
+        while True:
+            bench.serve(network, policy, requests := bench.sharegpt(4, 24), kv_tokens_for(network, [policy], requests))
+
+    findings = Findings(tmp_path, {})
+    bench_of().network()
+    start = time.perf_counter()
+    run(bench_of(), findings, [Step("endless", 3, endless), Step("next", 3, noting(given))], start + 6)
+    assert "OutOfTime" in findings.found["parts"]["endless"]["reason"]
+    assert given[0] > 6 - 3 * (1 + GRACE) - 1
+
+
+def test_a_part_that_fails_says_why_and_the_others_go_on(tmp_path: Path) -> None:
+    def fails(bench: Bench, part: Part, until: float) -> None:
+        part.add(value=1)
+        raise ValueError("the first line\nand more")
+
+    findings = Findings(tmp_path, {})
+    plan = [Step("bad", 1, fails), Step("good", 1, lambda bench, part, until: part.add(value=2))]
+    run(bench_of(), findings, plan, time.perf_counter() + 9)
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert parts["bad"]["reason"] == "ValueError: the first line" and not parts["bad"]["complete"]
+    assert parts["bad"]["rows"] == [{"value": 1}] and "in fails" in "".join(parts["bad"]["traceback"])
+    assert parts["good"]["rows"] == [{"value": 2}] and parts["good"]["complete"]
+
+
+@pytest.mark.parametrize("step", [*quick_plan()[1:], *full_plan(LEAST)[2:]], ids=lambda step: step.name)
+def test_without_time_everything_is_left_out_and_said(tmp_path: Path, step: Step) -> None:
+    part = part_in(tmp_path)
+    step.measure(bench_of(until=0.0), part, -math.inf)
+    written = json.loads((tmp_path / "results.json").read_text())["parts"]["part"]
+    assert not written["rows"] and written["left_out"]
 
 
 # steps
@@ -69,16 +149,8 @@ def test_a_step_lasts_until_the_next_and_only_full_batches_that_just_decode_coun
     assert steps.period_s == [11, 13] and steps.duration_s == [8, 5] and steps.kv_read == [12, 18]
 
 
-def test_what_has_a_target_is_timed_first_then_the_others_batch_by_batch() -> None:
-    cells = cells_of("m", (64, 1))
-    assert [(cell.policy, cell.execution) for cell in cells[:4]] == [TARGETED] * 4
-    assert not any((cell.policy, cell.execution) == TARGETED for cell in cells[4:])
-    assert [cell.batch for cell in cells[4:]] == [64] * 14 + [1] * 14
-    assert len(set(cells)) == len(cells) == 2 * 2 * 8
-
-
-def test_the_floor_counts_all_weights_but_an_embedding_that_is_no_head(tmp_path: Path) -> None:
-    network = bench_in(tmp_path).network("tiny_llama", EAGER)
+def test_the_floor_counts_all_weights_but_an_embedding_that_is_no_head() -> None:
+    network = bench_of().network()
     model = network.dimensions
     layer = (
         model.hidden * (model.heads + 2 * model.kv_heads) * model.head_dim + model.heads * model.head_dim * model.hidden
@@ -87,20 +159,122 @@ def test_the_floor_counts_all_weights_but_an_embedding_that_is_no_head(tmp_path:
     assert weights_read(network) == 4 * (model.layers * layer + model.hidden + model.hidden * model.vocabulary)
 
 
-# policies and memory
+def step_rows(policy: str, start: float, slope: float) -> list[dict[str, Any]]:
+    return [{"policy": policy, "batch": batch, "median_step_s": start + slope * batch} for batch in (8, 32, 64)]
 
 
-def test_every_policy_that_one_device_can_run_is_run() -> None:
-    policies = policies_of(3)
-    assert {"baton", "baton_ragged", "orca", "orca_per_request", "chunked_prefill"} <= policies.keys()
-    assert "baton_dedicated" not in policies
-    assert all(policy.max_batch == 3 and not policy.traits.finds_prefixes for policy in policies.values())
+def test_a_line_through_steps_tells_what_a_launch_takes_and_where_the_claim_is_crossed() -> None:
+    rows = step_rows("orca_per_request", 5e-3, 640e-6) + step_rows("baton_ragged", 6e-3, 32e-6)
+    fits = fits_of(rows, layers=32)
+    assert fits["orca_per_request"] == pytest.approx({"t0_s": 5e-3, "t_launch_s": 20e-6})
+    assert fits["crossing"] == pytest.approx((CLAIMED * 6e-3 - 5e-3) / (640e-6 - CLAIMED * 32e-6))
+    never = step_rows("orca_per_request", 5e-3, 50e-6) + step_rows("baton_ragged", 6e-3, 32e-6)
+    assert fits_of(never, layers=32)["crossing"] is None
+    assert "crossing" not in fits_of(rows[:3], layers=32)
+
+
+def test_the_device_is_told_apart_from_the_clock_once_the_log_has_it() -> None:
+    records = np.zeros(3, dtype=DTYPE)
+    records["duration_s"], records["prefill_rows"] = [1, 2, 4], [1, 0, 1]
+    wider = with_device_times(records, [0.5, 1, 3])
+    assert with_device_times(records, []) is records
+    assert newcomers.lanes_of(wider)["prefill"] == {"iterations": 2, "wall_s": 5, "device_s": 3.5}
+    assert newcomers.times_of(wider)["device_s"] == 3
+    plain = np.zeros(2, dtype=DTYPE)
+    plain["prefill_rows"], plain["duration_s"] = 1, 2
+    assert newcomers.lanes_of(plain)["prefill"] == {"iterations": 2, "wall_s": 4}
+    assert newcomers.times_of(plain)["device_s"] is None
+
+
+# exactness
+
+
+def test_attention_of_rows_and_of_a_table_is_near_float64_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = exactness.attention_errors(torch.device("cpu"))
+    assert errors.keys() == {"rows", "table"} and all(1e-5 < error < 1e-2 for error in errors.values())
+    wrong = Attention.rows
+    monkeypatch.setattr(  # a kernel that reads one token too few, where there is a table
+        Attention, "rows",
+        lambda self, q, k, v, scale, lengths, table=None: wrong(
+            self, q, k, v, scale, lengths - (table is not None) * (lengths > 0).long(), table
+        ),
+    )  # fmt: skip
+    assert exactness.attention_errors(torch.device("cpu"))["table"] > 1e-2
+
+
+def test_a_tie_of_logits_is_told_from_an_error() -> None:
+    logits = {0: [torch.tensor([1.0, 4.0, 3.999996]), torch.tensor([8.0, 4.0, 2.0])]}
+    served = benches.Served(1.0, {}, np.zeros(0, dtype=DTYPE), {0: [1, 0]}, logits)
+    assert exactness.gap_of(served, [2, 0], 0) == pytest.approx(1e-6, rel=0.1)
+    assert exactness.gap_of(served, [1, 2], 0) == 0.75
+    assert exactness.gap_of(served, [1, 0], 0) == 0.0
+
+
+def test_tokens_that_differ_are_counted_and_their_gap_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Bench.serve
+
+    def wrong(self: Bench, network: Any, *given: Any, **named: Any) -> benches.Served:
+        served = right(self, network, *given, **named)
+        if network.execution.captured:
+            served.generated[0][-1] ^= 1
+        return served
+
+    monkeypatch.setattr(Bench, "serve", wrong)
+    part = part_in(tmp_path)
+    exactness.measure_tokens(bench_of(), part, math.inf)
+    for row in part.found["rows"]:
+        assert row["same_as_eager"] == row["requests"] - 1 and row["same_as_first"] == row["requests"]
+        assert row["gaps"].keys() == {0} and row["gaps"][0] > 1e-4
+
+
+def test_kernel_tests_run_apart_and_what_fails_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = exactness.kernel_tests(60.0, ["-k", "no_such_test"])
+    assert found["passed"] is False and "deselected" in found["said"] and found["failures"]
+    assert exactness.kernel_tests(0.1)["passed"] is None
+
+
+# memory
+
+
+def test_what_memory_lacks_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, part = bench_of(), part_in(tmp_path)
+    cell = cells_of(LEAST)["decisive"][0]
+    weights = bench.network().weight_bytes
+    monkeypatch.setattr(benches, "memory_left", lambda device: int(1.02 * weights / USABLE))
+    cells.measure(bench, part, time.perf_counter() + 60, [cell])
+    left = part.found["left_out"]
+    assert [each["what"] for each in left] == [cell.name] and "a full batch of 2 rows needs" in left[0]["why"]
+    with pytest.raises(NoRoom, match="tiny_llama needs"):
+        monkeypatch.setattr(benches, "memory_left", lambda device: weights)
+        bench_of().network()
+
+
+def test_a_profile_is_of_as_many_rows_and_tokens_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = replace(LEAST, profiled_rows=32, profiled_tokens=(256, 64))
+    bench = bench_of()
+    bench.sizes = sizes
+    network = bench.network(GRAPHS)
+
+    def found_within(budget: int) -> tuple[int, int, int]:
+        monkeypatch.setattr(profiles, "budget_of", lambda network: budget)
+        profiler, rows, longest = profiles.fitting(bench, network)
+        return rows, longest, profiler.left_out
+
+    assert found_within(1 << 40) == (32, 256, 0)
+    needs = [
+        max(profiler._need(job) for job in profiler._jobs)
+        for profiler in [profiles.fitting(bench, network)[0]]
+    ]  # fmt: skip
+    rows, longest, left_out = found_within(needs[0] - 1)
+    assert (rows, longest) == (32, 64) and left_out == 0
+    assert found_within(needs[0] // 12)[0] < 32
 
 
 @pytest.mark.parametrize("execution", [EAGER, GRAPHS])
-def test_a_run_leaves_no_kv_memory_behind(tmp_path: Path, execution: Any) -> None:
-    bench = bench_in(tmp_path)
-    requests, network, policy = bench.sharegpt(2, 12), bench.network("tiny_llama", execution), policies_of(2)["orca"]
+def test_a_run_leaves_no_kv_memory_behind(monkeypatch: pytest.MonkeyPatch, execution: Any) -> None:
+    monkeypatch.undo()
+    bench = bench_of()
+    requests, network, policy = bench.sharegpt(2, 12), bench.network(execution), policy_named("orca", 2)
     prompts = random_prompts(requests, network.dimensions.vocabulary, seed=0)
     gc.disable()
     try:
@@ -113,211 +287,84 @@ def test_a_run_leaves_no_kv_memory_behind(tmp_path: Path, execution: Any) -> Non
         gc.enable()
 
 
-# sections
+# cells
 
 
-SECTIONS: list[tuple[Callable[[Bench, Record, float], None], list[str]]] = [
-    (exactness.measure, ["baton eager", "orca graphs"]),
-    (insertion.measure, ["8 tokens"]),
-    (decode_steps.measure, [str(Cell("tiny_llama", "baton_ragged", GRAPHS, "equal", 1))]),
-    (profiles.measure, ["the profile of graphs", "the profile of eager"]),
-    (ratios.measure, ["graphs, batch 1", "eager, batch 1"]),
-    (throughput.measure, ["generate", "generate_batch", "generate, static cache", "baton graphs"]),
-]
-
-
-@pytest.mark.parametrize(("measure", "among"), SECTIONS, ids=lambda value: getattr(value, "__module__", ""))
-def test_without_time_everything_is_left_out_and_said(
-    tmp_path: Path, measure: Callable[[Bench, Record, float], None], among: list[str]
+def test_every_contender_passes_untimed_first_then_all_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = record_in(tmp_path)
-    measure(bench_in(tmp_path), record, -math.inf)
-    written = json.loads((tmp_path / "section.json").read_text())
-    assert not written["rows"] and set(among) <= set(written["left_out"])
+    served: list[tuple[str, int, int]] = []
+    right = Bench.serve
+
+    def noted(self: Bench, network: Any, policy: Any, requests: Any, kv_tokens: int) -> benches.Served:
+        served.append((type(policy).__name__, len(requests), kv_tokens))
+        return right(self, network, policy, requests, kv_tokens)
+
+    monkeypatch.setattr(Bench, "serve", noted)
+    part = part_in(tmp_path)
+    cells.measure(bench_of(), part, time.perf_counter() + 60, cells_of(LEAST)["decisive"])
+    assert [name for name, *_ in served] == ["Baton", "Orca", "Baton", "Orca", "Orca", "Baton"]
+    assert [count for _, count, _ in served] == [4, 4, 12, 12, 12, 12]
+    assert len({kv_tokens for *_, kv_tokens in served}) == 1, "not the same KV memory"
+    rows = part.found["rows"]
+    assert [(row["policy"], row["round"]) for row in rows] == [
+        ("baton_ragged", 0), ("orca", 0), ("orca", 1), ("baton_ragged", 1),
+    ]  # fmt: skip
+    assert all(row["saturated"] and row["waiting_share"] >= 0.9 for row in rows)
 
 
-def patched(monkeypatch: pytest.MonkeyPatch, *sections: gpu.Section) -> None:
-    monkeypatch.setattr(gpu, "SECTIONS", sections)
+def test_three_requests_a_row_are_too_few_and_the_row_says_so(tmp_path: Path) -> None:
+    part = part_in(tmp_path)
+    cell = replace(cells_of(LEAST)["decisive"][0], per_row=1, rounds=1)
+    cells.measure(bench_of(), part, time.perf_counter() + 60, [cell])
+    assert part.found["rows"] and not any(row["saturated"] for row in part.found["rows"])
 
 
-def test_a_section_that_fails_says_why_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(bench: Bench, record: Record, until: float) -> None:
-        record.add(value=1)
-        raise ValueError("the first line\nand more")
-
-    def works(bench: Bench, record: Record, until: float) -> None:
-        record.add(value=2)
-        assert json.loads((tmp_path / "good.json").read_text())["rows"] == [{"value": 2}], "not on disk at once"
-
-    patched(monkeypatch, gpu.Section("bad", 1, fails), gpu.Section("good", 1, works))
-    found: dict[str, Any] = {}
-    gpu.run(bench_in(tmp_path), {"machine": "here"}, time.perf_counter(), found)
-    bad, good = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("bad", "good"))
-    assert bad["reason"] == "ValueError: the first line" and not bad["complete"] and bad["rows"] == [{"value": 1}]
-    assert "in fails" in "".join(bad["traceback"])
-    assert good["complete"] and good["rows"] == [{"value": 2}] and good["machine"] == "here"
-    assert found["good"]["rows"] == good["rows"]
+def test_a_workload_is_cut_short_and_slowed_down() -> None:
+    requests = bench_of().sharegpt(9, 24)
+    few = first_of(requests, 4)
+    assert len(few) == 4 and (few.prompt_tokens == requests.prompt_tokens[:4]).all()
+    arrivals = at_rate(replace_many(requests, 400), 5.0, seed=0).arrival_s
+    assert arrivals[0] == 0 and (np.diff(arrivals) > 0).all() and arrivals[-1] == pytest.approx(80, rel=0.2)
 
 
-def test_an_interruption_keeps_what_was_measured_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(bench: Bench, record: Record, until: float) -> None:
-        record.add(value=1)
-        raise KeyboardInterrupt
-
-    patched(monkeypatch, gpu.Section("stopped", 1, stopped), gpu.Section("later", 1, stopped))
-    with pytest.raises(KeyboardInterrupt):
-        gpu.run(bench_in(tmp_path), {}, time.perf_counter(), {})
-    left = json.loads((tmp_path / "stopped.json").read_text())
-    assert left["reason"] == "interrupted" and left["rows"] == [{"value": 1}] and not left["complete"]
-    assert not (tmp_path / "later.json").exists()
+def replace_many(requests: Any, count: int) -> Any:
+    return bench_of().sharegpt(count, 24)
 
 
-def test_an_interrupted_command_still_prints_its_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_load_without_a_prediction_is_left_out(tmp_path: Path) -> None:
+    part = part_in(tmp_path)
+    cells.measure(bench_of(), part, time.perf_counter() + 60, cells_of(LEAST)["loaded"])
+    assert not part.found["rows"] and "prediction" in part.found["left_out"][0]["why"]
+
+
+def test_two_models_are_not_resident_at_once_where_memory_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(bench: Bench, record: Record, until: float) -> None:
-        raise KeyboardInterrupt
+    bench, part = bench_of(), part_in(tmp_path)
+    room = [1 << 40]
+    monkeypatch.setattr(cells, "memory_left", lambda device: room[0])
+    loaded: list[bool] = []
+    right = Peers._loaded
 
-    patched(monkeypatch, gpu.Section("insertion", 1, stopped))
-    assert gpu.main(["--device", "cpu", "--models", "tiny_llama", "--quick", "--folder", str(tmp_path)]) == 130
-    out = capsys.readouterr().out
-    assert "insertion  " in out and "not measured: interrupted" in out and "not measured: not reached" in out
+    def noted(self: Peers) -> Any:
+        loaded.append(bench._loaded is not None)
+        return right(self)
 
-
-def test_sections_share_what_time_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[float] = []
-
-    def notes(bench: Bench, record: Record, until: float) -> None:
-        given.append(until - time.perf_counter())
-
-    patched(monkeypatch, *(gpu.Section(name, share, notes) for name, share in (("a", 1), ("b", 3), ("c", 6))))
-    gpu.run(bench_in(tmp_path), {}, time.perf_counter() + 1000, {})
-    # None takes any of its time, so it is there for those after it.
-    assert given == pytest.approx([100, 1000 * 3 / 9, 1000], abs=1)
-
-
-# the table
-
-
-def row(policy: str, execution: str, batch: int, seconds: float, predicted: float | None) -> dict[str, Any]:
-    return {
-        "policy": policy, "execution": execution, "batch": batch, "seconds": seconds, "predicted_seconds": predicted,
-    }  # fmt: skip
-
-
-def step(batch: int, ratio: float, policy: str = "baton_ragged", execution: str = "graphs") -> dict[str, Any]:
-    return {
-        "model": "m", "lengths": "equal", "policy": policy, "execution": execution, "batch": batch, "ratio": ratio,
-    }  # fmt: skip
-
-
-def test_the_table_says_what_was_wanted_and_what_was_found() -> None:
-    found: dict[str, Any] = {
-        "decode_steps": {"rows": [step(1, 1.2), step(64, 1.4), step(1, 9.0, "baton"), step(1, 9.0, execution="eager")]},
-        "exactness": {
-            "rows": [{"execution": "graphs", "requests": 4, "same_as_eager": 4, "same_as_first": 3, "policy": "orca"}]
-        },
-        "throughput": {
-            "rows": [
-                {"name": "baton graphs", "seconds": [2.0, None, 2.0], "median_tokens_per_s": 50.0},
-                {"name": "baton_ragged eager", "seconds": [1.0, 4.0, 1.0], "median_tokens_per_s": 100.0},
-                {"name": "orca graphs", "seconds": [0.1, 0.1, 0.1], "median_tokens_per_s": 1000.0},
-                {"name": "generate_batch", "seconds": [2.5, 4.0, 3.5], "median_tokens_per_s": 33.0},
-                {"name": "generate_batch, CUDA graphs", "reason": "RuntimeError: no"},
-                {"name": "generate, static cache", "seconds": [2.0, None, 3.0], "median_tokens_per_s": 40.0},
-                {"name": "generate", "seconds": [9.0, 9.0, 9.0], "median_tokens_per_s": 11.0},
-            ]
-        },
-        "ratios": {
-            "rows": [
-                row("baton", "graphs", 32, 1.0, 1.0), row("orca_per_request", "graphs", 32, 2.0, 1.5),
-                row("baton", "graphs", 4, 4.0, None), row("orca_per_request", "graphs", 4, 3.0, 3.0),
-                row("baton", "eager", 4, 1.0, None),
-            ]
-        },
-        "insertion": {"rows": [{"tokens": 1024, "bound_s": 400e-6, "median_s": 401e-6}], "reason": "interrupted"},
-        "validation": {
-            "rows": [{}],
-            "worst": {"throughput": -0.049, "mean E2E": -0.081, "ratios of throughput": 0.031},
-        },
-    }  # fmt: skip
-    assert lines(found) == [
-        Line(
-            "decode step over its floor, m, equal", "at most 1.35",
-            "1.40 at batch 64, the worst of batches 1, 64", False,
-        ),
-        Line("tokens identical, eager and graphs", "all", "4 of 4 answers", True),
-        Line("tokens identical, all policies", "all", "3 of 4 answers", False),
-        Line(
-            "throughput of BATON to generate_batch", "at least 2",
-            "2.50, baton_ragged eager 100 and generate_batch 33 tokens/s", True,
-        ),
-        Line(
-            "throughput of BATON to generate", "at least 3",
-            "2.50, baton_ragged eager 100 and generate, static cache 40 tokens/s", False,
-        ),
-        Line(
-            "baton to orca_per_request, graphs, by batch (predicted)", "measured",
-            "4: 0.75, 32: 2.00 (1.50); 1.75 at batch 32",
-        ),
-        Line("insertion of 1,024 tokens", "at most 400 us", "401 us", False),
-        Line("insertion, the rest", "", "not measured: interrupted"),
-        Line("error of the simulator, throughput", "within 5%", "-4.9% at worst", True),
-        Line("error of the simulator, mean E2E", "within 8%", "-8.1% at worst", False),
-        Line("error of the simulator, ratios of throughput", "within 3%", "+3.1% at worst", False),
+    monkeypatch.setattr(Peers, "_loaded", noted)
+    cells.measure_peers(bench, part, time.perf_counter() + 60)
+    assert part.found["together"] and loaded == [True, True]
+    alone = bench.network().dimensions.weight_bytes + 2 * 2 * 256 * bench.network().dimensions.kv_bytes_per_token
+    room[0] = int(1.4 * alone)
+    part = part_in(tmp_path)
+    cells.measure_peers(bench, part, time.perf_counter() + 60)
+    assert not part.found["together"] and loaded[2:] == [False, False]
+    assert [row["name"] for row in part.found["rows"]] == [
+        "baton_ragged graphs", "baton graphs", "generate_batch", "generate",
     ]  # fmt: skip
-
-
-def test_what_was_left_out_is_not_vouched_for() -> None:
-    whole = {"execution": "graphs", "requests": 4, "same_as_eager": 4, "same_as_first": 4, "policy": "orca"}
-    found: dict[str, Any] = {
-        "decode_steps": {"rows": [step(1, 1.2)], "left_out": [str(Cell("m", *TARGETED, "equal", 64))]},
-        "exactness": {"rows": [whole], "left_out": ["baton graphs"]},
-    }
-    told = lines(found)
-    assert told[0].measured == "1.20 at batch 1, the worst of batches 1; left out: 1" and told[0].met is None
-    assert told[1].measured == "4 of 4 answers; left out: 1" and told[1].met is None
-    found["decode_steps"]["left_out"] = [str(Cell("m", "orca", GRAPHS, "equal", 64))]
-    assert lines(found)[0].met is True
-
-
-def test_of_what_was_not_measured_only_the_reason_is_said() -> None:
-    told = lines({"decode_steps": {"rows": [], "reason": "RuntimeError: no"}, "exactness": {"rows": []}})
-    reasons = ["RuntimeError: no", "no time was left", *["not reached"] * 4]
-    assert [line.measured for line in told] == [f"not measured: {reason}" for reason in reasons]
-    assert not any(line.met for line in told)
-
-
-# the files for task=claims
-
-
-def test_what_was_measured_is_a_measurement_of_the_claims(tmp_path: Path) -> None:
-    facts = {
-        "device": "cuda", "machine": "NVIDIA H200", "model": "m", "dtype": "bfloat16", "threads": 8,
-        "versions": {"torch": "2.13.0", "transformers": "5.23.0", "triton": "3"}, "date": "2026-11-24T10:00:00+00:00",
-        "command": "python -m benchmarks.gpu", "longest": 1024, "max_batch": 32,
-    }  # fmt: skip
-    whole = {"execution": "eager", "requests": 4, "same_as_eager": 4, "same_as_first": 3}
-    ratio = {"policy": "baton", "to": "orca", "measured": 1.5, "predicted": 1.4, "standard_error": 0.1}
-    load = {"workload": "synthetic", "load": "all at once", "num_requests": 9, "rounds": 3, "ratios": [ratio]}
-    (tmp_path / "validation.json").write_text(json.dumps({"seed": 0, "loads": [load]}))
-    compared = [
-        row("baton", "graphs", 8, 1.0, 1.0) | {"num_requests": 24}, row("orca", "graphs", 8, 2.0, 1.5),
-        row("orca", "eager", 8, 2.0, 1.5),
-    ]  # fmt: skip
-    found: dict[str, Any] = {
-        "exactness": facts | {"rows": [whole | {"policy": "baton"}, whole | {"policy": "orca"}]},
-        "validation": facts | {"rows": [{}], "report": "validation.json"},
-        "ratios": facts | {"rows": compared, "length_scale": 0.25},
-    }
-    paths = write_claims(tmp_path, found)
-    assert [path.name for path in paths] == ["claims_graphs.json", "claims_tokens.json"], "eager has one side only"
-    graphs, tokens = map(read_file, paths)
-    assert graphs.machine.execution == "graphs" and "triton" not in graphs.machine.versions
-    batch, rounds = graphs.results
-    assert (batch.measured, batch.predicted, batch.standard_error, batch.max_batch) == (2.0, 1.5, None, 8)
-    assert (rounds.measured, rounds.predicted, rounds.standard_error, rounds.count) == (1.5, 1.4, 0.1, 3)
-    assert [(each.policy, each.to, each.measured) for each in tokens.results] == [("orca", "baton", 0.75)]
+    room[0] = 1000
+    with pytest.raises(NoRoom):
+        cells.measure_peers(bench, part, time.perf_counter() + 60)
 
 
 # the command
@@ -334,37 +381,119 @@ def test_without_a_gpu_one_line_says_how_to_rehearse(
 
 
 def test_an_unknown_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--device", "cpu", "--models", "tiny_llama,gpt5", "--folder", str(tmp_path)]) == 2
-    assert "model=gpt5 is unknown" in capsys.readouterr().err
+    assert gpu.main(["--device", "cpu", "--models", "gpt5", "--folder", str(tmp_path / "made")]) == 2
+    assert "model=gpt5 is unknown" in capsys.readouterr().err and not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("budget", ["0", "-5", "nan"])
+@pytest.mark.parametrize("budget", ["0", "-5", "nan", "inf"])
 def test_a_budget_is_some_time(tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: str) -> None:
     given = ["--device", "cpu", "--models", "tiny_llama", "--budget", budget, "--folder", str(tmp_path / "made")]
     assert gpu.main(given) == 2 and not (tmp_path / "made").exists()
     assert capsys.readouterr().err == f"error: --budget {float(budget):g}: give seconds, more than 0\n"
 
 
-def test_a_profile_is_named_after_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = replace(bench_in(tmp_path), device=torch.device("cuda", 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", {0: "NVIDIA H200"}.__getitem__)
-    assert profiles.name_of(bench, GRAPHS) == "h200_measured"
-    monkeypatch.setattr(torch.cuda, "get_device_name", {0: "NVIDIA A100-SXM4-80GB"}.__getitem__)
-    assert profiles.name_of(bench, EAGER) == "a100_sxm4_80gb_measured_eager"
+def test_importing_counts_as_time() -> None:
+    source = "import time; time.sleep(0.5)\nfrom benchmarks.gpu.__main__ import process_age_s\nprint(process_age_s())"
+    start = time.monotonic()
+    age = float(subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout)
+    assert 0.5 < age < time.monotonic() - start + 0.1
 
 
+def test_a_profile_is_named_after_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = replace(bench_of(), device=torch.device("cuda", 0))
+    for gpu_name, execution, name in (
+        ("NVIDIA H100 80GB HBM3", GRAPHS, "h100_measured"),
+        ("NVIDIA H200", GRAPHS, "h200_measured"),
+        ("NVIDIA A100-SXM4-80GB", EAGER, "a100_sxm4_measured_eager"),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", {0: gpu_name}.__getitem__)
+        assert profiles.name_of(bench, execution) == name
+
+
+BLOCKED = ("hydra", "omegaconf", "antlr4", "hydra_plugins")
+BLOCKING = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
+
+
+def test_hydra_is_not_needed() -> None:
+    wanted = BLOCKING + "import benchmarks.gpu.__main__, benchmarks.gpu.plan"
+    assert subprocess.run([sys.executable, "-c", wanted], capture_output=True).returncode == 0
+    control = subprocess.run([sys.executable, "-c", BLOCKING + "import sim.cli.command_line"], capture_output=True)
+    assert control.returncode == 1 and b"hydra" in control.stderr
+
+
+REHEARSED = ["--device", "cpu", "--models", "tiny_llama", "--rehearse"]
+
+
+@pytest.mark.parametrize("quick", [True, False])
 def test_everything_runs_on_a_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick: bool
 ) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setattr(gpu, "QUICK", LEAST)
-    told = ["--device", "cpu", "--models", "tiny_llama", "--quick", "--budget", "12", "--folder", str(tmp_path)]
-    assert gpu.main(told) == 0
+    if quick:  # is run apart, see above
+        monkeypatch.setattr(exactness, "kernel_tests", lambda *given: {"passed": True, "said": "1 passed"})
+    options = [*REHEARSED, "--folder", str(tmp_path), *(["--quick"] if quick else [])]
+    assert gpu.main(options) == 0
     table = (tmp_path / "table.txt").read_text()
-    assert capsys.readouterr().out.rstrip().endswith(table.splitlines()[-1].rstrip())
-    for name in ("machine", *(section.name for section in gpu.SECTIONS)):
-        written = json.loads((tmp_path / f"{name}.json").read_text())
-        assert "reason" not in written, written.get("traceback")
-        assert written["complete"] and written["copy_bandwidth"] > 0 and written["versions"]["torch"]
-        assert name == "machine" or written["rows"] or written["left_out"]
-    assert (tmp_path / "cpu_measured.yaml").exists() and (tmp_path / "validate/prediction.json").exists()
+    assert capsys.readouterr().out.endswith(table) and "not measured" not in table, table
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["complete"] and found["copy_bandwidth"] > 0 and found["versions"]["torch"] and found["log"]
+    for name in found["plan"]:
+        part = found["parts"][name]
+        assert part["complete"] and part["rows"] and part["seconds"] > 0, (name, part.get("traceback"))
+    runs = set(pq.read_table(tmp_path / "iterations.parquet")["run"].to_pylist())
+    names = sorted(path.name for path in tmp_path.iterdir())
+    if quick:
+        assert names == ["claims_tokens.json", "iterations.parquet", "results.json", "table.txt"]
+        assert "ladder: baton_ragged graphs, batch 2" in runs
+    else:
+        assert names == [
+            "claims_eager.json", "claims_graphs.json", "cpu_measured.yaml", "iterations.parquet", "results.json",
+            "table.txt",
+        ]  # fmt: skip
+        assert len(runs) > 60 and any(run.startswith("profile: ") for run in runs)
+        decisive = read_file(tmp_path / "claims_graphs.json").results[0]
+        assert decisive.count == 2 and decisive.standard_error is not None and decisive.predicted is not None
+    assert len(names) <= 6
+    for path in tmp_path.glob("claims_*.json"):
+        assert read_file(path).results
+
+
+def stopped(folder: Path, number: int, line: str, delay: float = 0.0) -> tuple[int, str]:
+    """Rehearse the full plan until it says something, then send a signal, twice as `timeout` does."""
+    command = [sys.executable, "-m", "benchmarks.gpu", *REHEARSED, "--folder", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        said = ""
+        while line not in said:
+            said += (new := process.stdout.readline())
+            assert new, said
+        time.sleep(delay)
+        process.send_signal(number)
+        process.send_signal(number)
+        said += process.stdout.read()
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "delay", "least"),
+    [
+        (signal.SIGTERM, "", 1.0, {}),  # among the imports
+        (signal.SIGINT, "profile: graphs", 0.5, {}),  # a recording, or between two
+        (signal.SIGTERM, "decisive: ", 0.02, {"profile": 1, "predictions": 14, "decisive": 1}),  # a write, or after it
+    ],
+)
+def test_whoever_stops_a_rehearsal_loses_nothing(
+    tmp_path: Path, number: int, line: str, delay: float, least: dict[str, int]
+) -> None:
+    code, said = stopped(tmp_path, number, line, delay)
+    assert code == 130, said
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert "interrupted" in found and not found["complete"]
+    for name, rows in least.items():
+        assert len(found["parts"][name]["rows"]) >= rows
+    table = (tmp_path / "table.txt").read_text()
+    assert said.endswith(table) and "Interrupted: " in table
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")], "a draft was left"
+    if least:
+        assert "not measured: not reached" in table and (tmp_path / "cpu_measured.yaml").exists()
+        assert pq.read_table(tmp_path / "iterations.parquet").num_rows > 100

@@ -6,7 +6,7 @@ takes one second. Blocks hold a tuple of the numbers of all tokens from the firs
 
 from dataclasses import dataclass, field
 
-from policies.job import HASHED, Job
+from policies.job import Job
 
 BLOCK = 16
 
@@ -43,7 +43,7 @@ def tokens_of(job: Job) -> list[object]:
     tokens: list[object] = []
     for place in range(job.prompt_tokens):
         if job.prefix_hashes:
-            part = place // HASHED
+            part = place // job.hash_tokens
             shared = part < len(job.prefix_hashes)
             tokens.append(("hash", job.prefix_hashes[part], place) if shared else (job.id, place))
         else:

@@ -82,7 +82,7 @@ def test_every_iteration_is_that_of_a_scheduler_without_shortcuts(
 ) -> None:
     (jobs,) = chunks_of(requests)
     outputs = requests.output_tokens.tolist()
-    taken = [job for job in jobs if job.prompt_tokens + job.max_new_tokens <= 16 * blocks]
+    taken = [job for job in jobs if job.prompt_tokens + job.max_new_tokens - 1 <= 16 * blocks]
     plain = Scheduler(blocks, budget, max_batch, threshold or 1 << 40, caching, whole)
     expected, served = schedule(taken, [outputs[job.id] for job in taken], plain)
     policy = ChunkedPrefill(
@@ -211,6 +211,13 @@ def test_hashes_share_what_comes_before_them_too() -> None:
     requests = requests_of([(0.0, 1100, 1), (2.0, 1100, 1), (4.0, 1000, 1)], hashes=[(5, 6, 8), (5, 7, 9), (5, 6)])
     result = run(requests, ChunkedPrefill())
     assert result.log["prefill_kv"].tolist() == [0, 512, 992]  # of the third, 62 full blocks of its 1,000 tokens
+
+
+@pytest.mark.parametrize(("tokens", "found"), [(16, 32), (32, 64)])
+def test_a_hash_stands_for_as_many_tokens_as_the_trace_says(tokens: int, found: int) -> None:
+    hashes = [(11, 12, 13, 14, 15, 16, 17), (11, 12, 33, 34, 35, 36, 37)]
+    requests = requests_of([(0.0, 7 * tokens, 1), (9.0, 7 * tokens, 1)], hashes=hashes, hash_tokens=tokens)
+    assert run(requests, ChunkedPrefill()).log["prefill_kv"].tolist() == [0, found]
 
 
 def test_a_newcomer_needs_room_for_its_first_chunk_or_for_its_whole_prompt() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policies.policy import Policy
 from real.layouts.rectangle import Rectangular
+from real.model.network import Network
 from real.serving.clock import WallClock
 from real.serving.engine import Engine
 from real.serving.prompts import random_prompts
@@ -63,6 +64,7 @@ def real_run(
     attention: str = "sdpa",
     watch: Callable[[Engine], None] = lambda engine: None,
     execution: Execution = EAGER,
+    on: Network | None = None,
 ) -> RealRun:
     """Serve requests; arrivals are in ticks: two for every iteration, one for every other question."""
     prompts = random_prompts(requests, dimensions(model).vocabulary, seed=1)
@@ -71,7 +73,7 @@ def real_run(
     engine = Engine(
         requests,
         policy,
-        network(model, attention, execution),
+        on or network(model, attention, execution),
         prompts,
         IterationLog(lambda part: slices.append(part.copy())),
         kv_tokens,
@@ -101,7 +103,7 @@ def differences(run: RealRun, model: str, requests: Sequence[int] | None = None)
             continue
         prompt = run.prompts[request]
         alone = logits_alone(model, [*prompt, *tokens[:-1]])[len(prompt) - 1 :]
-        logits = torch.stack(run.logits[request][: len(tokens)])  # a held row goes on
+        logits = torch.stack(run.logits[request][: len(tokens)]).cpu()  # a held row goes on
         scale = alone.abs().max()
         error = float((logits - alone).abs().max() / scale)
         if error > TOLERANCE:

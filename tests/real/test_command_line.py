@@ -1,5 +1,6 @@
 """`python -m real` as a person uses it: what it writes and shows, and how it answers what is wrong."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from policies.baton import Baton
 from real import tasks
 from real.__main__ import main
 from real.model.network import Network
+from real.model.streams import Streams
 from real.serving import stage
 from sim.__main__ import main as sim_main
 from sim.output.progress import Progress
@@ -95,6 +97,20 @@ def test_one_policy_leaves_the_files_of_a_simulation_and_the_tokens(
     assert measured["machine"]
     requests = pq.read_table(scratch / "out/requests.parquet")
     assert [len(each) for each in tokens(scratch / "out")] == requests["output_tokens"].to_pylist()
+
+
+def test_the_devices_time_of_each_iteration_is_a_column_where_it_is_measured(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: Any = Streams.run
+    times = itertools.count(1)
+    monkeypatch.setattr(Streams, "run", lambda self, *given: (run(self, *given)[0], next(times) / 8))
+    assert real("policies=[baton,orca]", *SMALL, "hydra.run.dir=out") == 0
+    tables = [pq.read_table(scratch / "out" / name / "iterations.parquet") for name in ("baton", "orca")]
+    assert [table.schema.names[-1] for table in tables] == ["device_s"] * 2
+    measured = [each for table in tables for each in table["device_s"].to_pylist()]
+    last = next(times) - 1  # what came before these iterations warmed the model up
+    assert measured == [place / 8 for place in range(last + 1 - len(measured), last + 1)]
 
 
 def test_without_a_policy_several_are_compared_and_say_the_same(scratch: Path) -> None:

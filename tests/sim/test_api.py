@@ -101,7 +101,8 @@ def test_a_frame_is_a_trace(tmp_path: Path) -> None:
     frame, trace = read_requests(FRAME), Trace(path=str(tmp_path / "trace.csv")).build(0)
     for column in ("arrival_s", "prompt_tokens", "output_tokens", "max_new_tokens", "priority"):
         np.testing.assert_array_equal(getattr(frame, column), getattr(trace, column))
-    assert frame.notes == trace.notes == ("1 row out of order: all rows sorted by arrival time",)
+    assert frame.notes == trace.notes
+    assert frame.notes[0] == "1 row out of order: all rows sorted by arrival time"
     shuffled = FRAME.set_index(pd.Index([7, 7, 1]))
     np.testing.assert_array_equal(read_requests(shuffled).prompt_tokens, [30, 10, 20])
     assert simulate(FRAME).summary == simulate(trace).summary

@@ -22,7 +22,8 @@ def config(file: Path, **changes: Any) -> dict[str, Any]:
 
 def test_every_workload_has_a_file() -> None:
     assert [file.stem for file in FILES] == [
-        "azure_code", "azure_conv", "burstgpt", "measured", "mooncake_conversation", "mooncake_synthetic", "sharegpt",
+        "azure_code", "azure_conv", "burstgpt", "measured", "mooncake_conversation", "mooncake_synthetic",
+        "qwen_bailian", "sharegpt",
         "sharegpt_multiturn", "synthetic", "synthetic_fixed", "synthetic_lognormal", "synthetic_zipf", "trace",
     ]  # fmt: skip
 

@@ -12,6 +12,8 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from workloads.recorded.places import lock
+
 CHUNK_BYTES = 64 * 1024
 TIMEOUT_S = 30.0
 
@@ -31,12 +33,11 @@ def download(url: str, target: Path, sha256: str) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        file, part = _begun(target)
     except OSError as error:
         raise DownloadError(f"cannot write to {target.parent}: {error.strerror}") from None
-    part = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             found = _fetch(url, file, target.name)
         if found != sha256:
             raise DownloadError(f"the file's SHA-256 is {found}, expected {sha256}")
@@ -50,6 +51,16 @@ def download(url: str, target: Path, sha256: str) -> None:
         raise DownloadError(f"the transfer failed: {error or type(error).__name__}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _begun(target: Path) -> tuple[BinaryIO, Path]:
+    """Return a new locked file beside the target, and its path."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        file = os.fdopen(handle, "wb")
+        if lock(file):  # else another run took it for what a killed one left
+            return file, Path(name)
+        file.close()
 
 
 def _fetch(url: str, file: BinaryIO, label: str) -> str:

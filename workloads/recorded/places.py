@@ -1,10 +1,17 @@
 """Where published trace files are: the path given, $BATON_DATA, or the user's cache, into which they are downloaded."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from policies.checks import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class PublishedFile:
         for found in in_data_folder(self.folder, self.name):
             return found
         cached = cache_folder() / self.name
+        clear_parts(cached)
         if not cached.is_file():
             # What speaks HTTP takes a while to import: only those who download shall pay.
             from workloads.recorded.download import DownloadError, download
@@ -60,7 +68,7 @@ def given_file(path: object, option: str = "workload.path") -> Path:
     """
     if not isinstance(path, str) or not path.strip():
         raise InputError(f"{option} is {path!r}: give the path of a file")
-    given = Path(path).expanduser() if path.startswith("~/") else Path(path)
+    given = Path(path if os.path.exists(path) else os.path.expanduser(path))
     if not os.path.exists(given):
         raise InputError(f"{option}={path}: there is no such file: correct the path")
     return given
@@ -76,6 +84,23 @@ def in_data_folder(folder: str, pattern: str) -> list[Path]:
         if found:
             return found
     return []
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Lock what is being downloaded, so that `clear_parts` leaves it; return whether it is still there."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def clear_parts(target: Path) -> None:
+    """Remove what downloads of a file left that were killed; those still running hold a lock on theirs."""
+    if fcntl is None:
+        return
+    for part in target.parent.glob(f".{target.name}.*.part"):
+        with contextlib.suppress(OSError), open(part, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def cache_folder() -> Path:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date as date_type
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from policies.checks import InputError, shown
+from workloads.recorded.units import EPOCH_S, LONGEST_S, NAMES, PER_SECOND, date, duration, epoch_unit, in_seconds
 from workloads.requests import MAX_TOKENS, FloatArray, HashArray, IntArray
 
 MAX_SECONDS = 1e15
 """The latest time that is taken seriously; beyond it float64 loses whole fractions of a second."""
+
+_OTHER_UNIT = "correct it, or say workload.time_unit=s, ms, us or ns if that is its unit"
 
 Place = Callable[[int], str]
 """Says where a row (from 0) is in its file, such as `line 7`."""
@@ -48,22 +52,68 @@ class Table:
         """Return the number of rows."""
         return len(next(iter(self.columns.values())))
 
-    def seconds(self, name: str, may_be_blank: NDArray[np.bool_] | None = None) -> FloatArray:
-        """Return a column of times, float64 [n], from 0 to MAX_SECONDS.
+    def take(self, rows: IntArray) -> "Table":
+        """Return these rows, int64 [m], as a table; at least one."""
+        columns = {name: cells.iloc[rows].reset_index(drop=True) for name, cells in self.columns.items()}
+        return replace(self, columns=columns, place=lambda row: self.place(int(rows[row])))
+
+    def seconds(
+        self, name: str, may_be_blank: NDArray[np.bool_] | None = None, high: float = MAX_SECONDS
+    ) -> FloatArray:
+        """Return a column of times, float64 [n].
 
         Args:
             name: the column.
             may_be_blank: bool [n], rows where a blank cell is allowed and gives NaN; None for none.
+            high: the latest time allowed; the earliest is 0.
 
         Raises:
             InputError: at the first cell that is not one.
         """
         values = self._numbers(name)
-        good = (values >= 0) & (values <= MAX_SECONDS)
+        good = (values >= 0) & (values <= high)
         if may_be_blank is not None:
-            good |= may_be_blank & self._blank(name)
-        self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
+            good |= may_be_blank & self.blank(name)
+        self.refuse(name, ~good, f"a time from 0 to {high:g}")
         return values
+
+    def times(self, name: str, unit: str, said: bool, whole: bool) -> tuple[FloatArray, str | None]:
+        """Return a column of arrivals in seconds, float64 [n], and a note if their unit was recognised by their size.
+
+        Numbers count from the start of the recording or from 1970. Dates are read too, then in seconds after the
+        earliest.
+
+        Args:
+            name: the column.
+            unit: of numbers: `s`, `ms`, `us`, `ns`; or `date` if only dates are right.
+            said: whether a person said it; else times since 1970 in another unit are read as what they are.
+            whole: whether numbers must be whole in that unit.
+
+        Raises:
+            InputError: at the first cell that is no time or cannot be one beside the others.
+        """
+        if unit == "date" or self._is_date(name):
+            return self.timestamps(name), None
+        values = self._numbers(name)
+        good = (values >= 0) & (values <= max(PER_SECOND.values()) * EPOCH_S[1])
+        self.refuse(name, ~good, f"a time from 0 to {MAX_SECONDS:g}")
+        middle = float(np.partition(values, len(values) // 2)[len(values) // 2])
+        note, epoch = None, epoch_unit(middle)
+        if epoch is not None and epoch != unit and not said:
+            since_1970 = np.array([epoch_unit(value) == epoch for value in (values.min(), values.max())]).all()
+            if since_1970:
+                unit, whole = epoch, False
+                first = date(values.min() / PER_SECOND[epoch])
+                note = f"{name} is read as {NAMES[epoch]} since 1970: the first is {first}"
+            elif middle / PER_SECOND[unit] > EPOCH_S[1]:
+                others = np.array([epoch_unit(value) != epoch for value in values.tolist()])
+                self.refuse(name, others, f"{NAMES[epoch]} since 1970 like the others")
+        unit_name, seconds = NAMES[unit], in_seconds(values, unit)
+        self.refuse(name, whole & (values != np.rint(values)), f"a whole number of {unit_name}", _OTHER_UNIT)
+        self.refuse(name, seconds > EPOCH_S[1], f"a time in {unit_name}, since 1970 or since the start", _OTHER_UNIT)
+        late, span = seconds - seconds.min() > LONGEST_S, duration(float(np.ptp(seconds)))
+        self.refuse(name, late, f"a time in {unit_name} by the clock of the others, {span} earlier", _OTHER_UNIT)
+        return seconds, note
 
     def counts(
         self, name: str, low: int, high: int = MAX_TOKENS, may_be_blank: NDArray[np.bool_] | None = None
@@ -81,7 +131,7 @@ class Table:
         """
         values = self._numbers(name)
         if may_be_blank is not None:
-            values = np.where(may_be_blank & self._blank(name), low, values)
+            values = np.where(may_be_blank & self.blank(name), low, values)
         with np.errstate(invalid="ignore"):
             good = (values >= low) & (values <= high) & (values == np.rint(values))
         self.refuse(name, ~good, f"a whole number from {low} to {high}")
@@ -124,13 +174,14 @@ class Table:
             column[row] = numbers
         return column
 
-    def refuse(self, name: str, bad: NDArray[np.bool_], expected: str) -> None:
+    def refuse(self, name: str, bad: NDArray[np.bool_], expected: str, remedy: str | None = None) -> None:
         """Raise InputError about the first bad row of a column, if there is any.
 
         Args:
             name: the column.
             bad: bool [n], which rows are not as expected.
             expected: what a cell must be, in words.
+            remedy: what to do about it; None is what to do about any bad cell.
         """
         if not bad.any():
             return
@@ -139,9 +190,17 @@ class Table:
         is_blank = cell is None or cell is pd.NA or (isinstance(cell, str) and not cell.strip())
         found = "is blank" if is_blank else f"is {shown(cell.item() if isinstance(cell, np.generic) else cell)}"
         where = f"{self.path}, {self.place(row)}, column {name}"
-        raise InputError(f"{where}: {found}, not {expected}: {self.remedy}")
+        raise InputError(f"{where}: {found}, not {expected}: {remedy or self.remedy}")
 
-    def _blank(self, name: str) -> NDArray[np.bool_]:
+    def _is_date(self, name: str) -> bool:
+        """Return whether the first cell is a date and time; digits alone are a number."""
+        cell = self.columns[name].iloc[0]
+        if isinstance(cell, str) and "-" in cell.strip()[1:]:
+            return not pd.isna(pd.to_datetime(cell, format="ISO8601", errors="coerce", utc=True))
+        return isinstance(cell, date_type)
+
+    def blank(self, name: str) -> NDArray[np.bool_]:
+        """Return which cells of a column are blank, bool [n]."""
         cells = self.columns[name]
         blank = cells.str.strip() == "" if self.is_text else cells.isna()
         return blank.to_numpy(dtype=np.bool_)

@@ -1,14 +1,20 @@
-"""Recorded traces: Azure 2023, Mooncake, BurstGPT, and the user's own."""
+"""Recorded traces: Azure, Mooncake, Qwen-Bailian, BurstGPT, and the user's own."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from policies.checks import InputError, choice
-from workloads.demand import Demand, counted, in_order, spread_within_ticks, with_duplicates_noted, without_failures
-from workloads.options import Options
+from policies.checks import InputError, choice, shown, whole_number
+from workloads.demand import Demand, counted, in_order, with_duplicates_noted, with_rate_noted, without_failures
+from workloads.options import MAX_REQUESTS, Options
+from workloads.recorded.clock import spread_within_ticks
+from workloads.recorded.columns import AZURE, BURSTGPT, MOONCAKE, OWN, QWEN_BAILIAN, Columns, check_given, recognised
 from workloads.recorded.places import PublishedFile, given_file, in_data_folder
+from workloads.recorded.prefixes import chained, check_hash_tokens, deduced_tokens, lengths, refuse_wrong_counts
+from workloads.recorded.units import PER_SECOND
 from workloads.requests import Requests
 
 if TYPE_CHECKING:
@@ -47,12 +53,17 @@ MOONCAKE_FILES = {
     ),
 }
 
+Names = tuple[str, ...]
+"""Names of columns."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded(Options, ABC):
     """A recording: its lengths are used in order, its arrivals unless others are asked for."""
 
     recorded: ClassVar[bool] = True
+    strange_rate: ClassVar[str] = "are the times in seconds?"
+    """What is said of a recording with hardly any requests per second, or very many."""
 
     @abstractmethod
     def read(self) -> tuple[str, Demand]:
@@ -61,6 +72,11 @@ class Recorded(Options, ABC):
         Raises:
             InputError: if there is no file or something in it is wrong.
         """
+
+    @property
+    def needs_arrivals(self) -> bool:
+        """Whether requests come as recorded."""
+        return self.arrivals().process == "trace"
 
     def build(self, seed: int) -> Requests:
         """Read the trace and build its first `num_requests` requests.
@@ -77,9 +93,9 @@ class Recorded(Options, ABC):
                     f"ask for at most {len(demand)}, or for all with workload.num_requests=null"
                 )
             demand = demand.take(slice(self.num_requests))
-        if self.arrivals().process == "trace":
-            demand = with_duplicates_noted(demand)
-        else:
+        if self.needs_arrivals:
+            demand = with_rate_noted(with_duplicates_noted(demand), self.strange_rate)
+        elif demand.recorded_s is not None:
             demand = demand.noted(f"recorded arrivals replaced: {self.arrivals()}")
         return self.requests(seed, name, demand, longest_output)
 
@@ -96,10 +112,111 @@ class RecordedWorkload(Recorded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Azure(RecordedWorkload):
+class Clocked(Recorded):
+    """A recording of when clients sent their requests, by a clock whose unit and ticks are checked.
+
+    Attributes:
+        first_request: how many requests, by arrival, are left out before the first that is used.
+        time_unit: of arrivals: `s`, `ms`, `us` or `ns`; None is the format's own, where times since 1970 in another
+            unit are recognised.
+        spread_ticks: whether requests that a coarse clock gave one time are spread over its tick.
+    """
+
+    strange_rate: ClassVar[str] = "workload.time_unit says what the times are in"
+
+    first_request: int = 0
+    time_unit: str | None = None
+    spread_ticks: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        whole_number("workload.first_request", self.first_request, 0, MAX_REQUESTS)
+        if self.time_unit is not None:
+            choice("workload.time_unit", self.time_unit, PER_SECOND)
+        if not isinstance(self.spread_ticks, bool):
+            raise InputError(f"workload.spread_ticks is {shown(self.spread_ticks)}: give true or false")
+
+    def _demand(self, table: "Table", columns: Columns, hash_tokens: int | None = None) -> Demand:
+        """Return what a table says, checked, in order of arrival.
+
+        Args:
+            table: the recording.
+            columns: which of its columns hold what.
+            hash_tokens: tokens per hash, if a person said so.
+        """
+        low = 0 if columns.failures else 1
+        demand = Demand(
+            prompt_tokens=table.counts(columns.prompt_tokens, low=low),
+            output_tokens=table.counts(columns.output_tokens, low=low),
+            priority=table.counts(columns.priority, low=-(2**31)) if columns.priority in table else None,
+        )
+        demand = _with_prefixes(table, self._with_arrivals(table, demand, columns), columns, hash_tokens)
+        demand = without_failures(demand) if columns.failures else demand
+        if not len(demand):
+            raise InputError(
+                f"{table.path}: every request has 0 tokens: give a file with at least one that was answered"
+            )
+        return demand
+
+    def _with_arrivals(self, table: "Table", demand: Demand, columns: Columns) -> Demand:
+        if columns.arrival_s not in table:
+            return demand
+        try:
+            unit = self.time_unit or columns.unit
+            said = self.time_unit is not None
+            seconds, note = table.times(columns.arrival_s, unit, said, whole=columns.whole and not said)
+        except InputError as error:
+            if self.needs_arrivals:
+                raise
+            return demand.noted(f"recorded arrivals cannot be read, and are not needed: {error}")
+        demand = replace(demand, recorded_s=seconds)
+        return demand if note is None else demand.noted(note)
+
+    def _used(self, demand: Demand) -> Demand:
+        """Return the requests in order, spread within ticks, from the first that is used."""
+        if demand.recorded_s is not None:
+            demand = in_order(demand)
+        if self.spread_ticks and self.needs_arrivals:
+            demand = spread_within_ticks(demand)
+        if not self.first_request:
+            return demand
+        if self.first_request >= len(demand):
+            raise InputError(
+                f"workload.first_request is {self.first_request}, but there are {len(demand)} requests, counted from "
+                f"0: give at most {len(demand) - 1}"
+            )
+        demand = demand.take(slice(self.first_request, None))
+        demand = demand.noted(f"the first {counted(self.first_request, 'request')} left out")
+        return demand if demand.recorded_s is None else in_order(demand)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Clocked, RecordedWorkload):
+    """A recording in a format with columns of its own."""
+
+    format: ClassVar[Columns]
+
+    @abstractmethod
+    def locate(self) -> tuple[str, Path]:
+        """Return the workload's name and its file."""
+
+    def read(self) -> tuple[str, Demand]:
+        """Read the columns of the format."""
+        name, path = self.locate()
+        table = _read_table(path, *self.format.wanted(self.needs_arrivals))
+        return name, self._used(self._demand(table, self.format, self._hash_tokens))
+
+    @property
+    def _hash_tokens(self) -> int | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Azure(Published):
     """Azure LLM inference traces of 2023 (the Splitwise paper, ISCA 2024; CC-BY-4.0): about an hour of production.
 
-    The 2024 traces have the same columns and can be given as `path`.
+    The 2024 traces have the same columns and can be given as `path`: TIMESTAMP, ContextTokens and GeneratedTokens.
 
     Attributes:
         service: `conv` or `code`.
@@ -107,29 +224,44 @@ class Azure(RecordedWorkload):
 
     service: str = "conv"
 
+    format: ClassVar[Columns] = AZURE
+
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
         choice("workload.service", self.service, AZURE_FILES)
 
-    def read(self) -> tuple[str, Demand]:
-        """Read the columns TIMESTAMP, ContextTokens and GeneratedTokens."""
-        path = AZURE_FILES[self.service].locate(self.path)
-        table = _read_table(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"))
-        demand = Demand(
-            prompt_tokens=table.counts("ContextTokens", low=0),
-            output_tokens=table.counts("GeneratedTokens", low=0),
-            recorded_s=table.timestamps("TIMESTAMP"),
-        )
-        return f"azure_{self.service}", _published(path, demand)
+    def locate(self) -> tuple[str, Path]:
+        """Return the workload's name and its file."""
+        return f"azure_{self.service}", AZURE_FILES[self.service].locate(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mooncake(RecordedWorkload):
+class Hashed(Published):
+    """A recording whose prompts share their prefixes where they share `hash_ids`.
+
+    Attributes:
+        hash_tokens: tokens that one hash stands for; None is as the format says.
+    """
+
+    hash_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        check_hash_tokens(self.hash_tokens)
+
+    @property
+    def _hash_tokens(self) -> int | None:
+        return self.hash_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mooncake(Hashed):
     """Mooncake traces (FAST 2025; Apache-2.0): an hour of Kimi's conversations, or a mix of public data sets.
 
-    The conversation trace's clock ticks every 3 s: arrivals are spread evenly within each tick. Prompts that share
-    `hash_ids` share their prefixes.
+    Their columns are timestamp (whole milliseconds), input_length, output_length and, if it is there, hash_ids, one for
+    512 tokens. The conversation trace's clock ticks every 3 s.
 
     Attributes:
         trace: `conversation` or `synthetic`.
@@ -137,68 +269,94 @@ class Mooncake(RecordedWorkload):
 
     trace: str = "conversation"
 
+    format: ClassVar[Columns] = MOONCAKE
+
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
         choice("workload.trace", self.trace, MOONCAKE_FILES)
 
-    def read(self) -> tuple[str, Demand]:
-        """Read the columns timestamp (ms), input_length, output_length and, if it is there, hash_ids."""
-        path = MOONCAKE_FILES[self.trace].locate(self.path)
-        table = _read_table(path, ("timestamp", "input_length", "output_length"), ("hash_ids",))
-        demand = Demand(
-            prompt_tokens=table.counts("input_length", low=0),
-            output_tokens=table.counts("output_length", low=0),
-            recorded_s=table.seconds("timestamp") / 1000,
-            prefix_hashes=table.lists("hash_ids") if "hash_ids" in table else None,
-        )
-        demand = _published(path, demand)
-        return f"mooncake_{self.trace}", spread_within_ticks(demand) if self.trace == "conversation" else demand
+    def locate(self) -> tuple[str, Path]:
+        """Return the workload's name and its file."""
+        return f"mooncake_{self.trace}", MOONCAKE_FILES[self.trace].locate(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BurstGPT(RecordedWorkload):
+class QwenBailian(Hashed):
+    """Qwen-Bailian traces (USENIX ATC 2025; Apache-2.0): two hours of a Qwen model's users, as prompts share prefixes.
+
+    Their columns are timestamp (seconds), input_length, output_length and hash_ids, one for 16 tokens. The file is the
+    user's own, from alibaba-edu/qwen-bailian-usagetraces-anon on GitHub, where `git lfs pull` fetches it: `path`, or
+    the only qwen*.jsonl under $BATON_DATA/qwen_bailian or $BATON_DATA.
+    """
+
+    format: ClassVar[Columns] = QWEN_BAILIAN
+
+    def locate(self) -> tuple[str, Path]:
+        """Return the workload's name and its file."""
+        source = "clone https://github.com/alibaba-edu/qwen-bailian-usagetraces-anon, run git lfs pull in it"
+        return "qwen_bailian", _only_file(self.path, "Qwen-Bailian", "qwen_bailian", "qwen*.jsonl", source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BurstGPT(Published):
     """BurstGPT traces (CC-BY-4.0): months of ChatGPT and GPT-4 requests; failed ones are dropped.
 
-    The file is the user's own, from the releases of HPMLL/BurstGPT on GitHub: `path`, or the only BurstGPT*.csv under
-    $BATON_DATA/burstgpt or $BATON_DATA.
+    Their columns are Timestamp (s), Request tokens and Response tokens. The file is the user's own, from the releases
+    of HPMLL/BurstGPT on GitHub: `path`, or the only BurstGPT*.csv under $BATON_DATA/burstgpt or $BATON_DATA.
     """
 
-    def read(self) -> tuple[str, Demand]:
-        """Read the columns Timestamp (s), Request tokens and Response tokens."""
-        path = self._locate()
-        table = _read_table(path, ("Timestamp", "Request tokens", "Response tokens"))
-        demand = Demand(
-            prompt_tokens=table.counts("Request tokens", low=0),
-            output_tokens=table.counts("Response tokens", low=0),
-            recorded_s=table.seconds("Timestamp"),
-        )
-        return "burstgpt", _published(path, demand)
+    format: ClassVar[Columns] = BURSTGPT
 
-    def _locate(self) -> Path:
-        if self.path is not None:
-            return given_file(self.path)
-        found = in_data_folder("burstgpt", "BurstGPT*.csv")
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise InputError(f"{found[0].parent} has {len(found)} BurstGPT files: choose one, workload.path={found[0]}")
-        raise InputError(
-            "BurstGPT was not found: get a CSV from https://github.com/HPMLL/BurstGPT/releases and give "
-            "workload.path=FILE, or put it into the folder $BATON_DATA/burstgpt"
-        )
+    def locate(self) -> tuple[str, Path]:
+        """Return the workload's name and its file."""
+        source = "get a CSV from https://github.com/HPMLL/BurstGPT/releases"
+        return "burstgpt", _only_file(self.path, "BurstGPT", "burstgpt", "BurstGPT*.csv", source)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace(RecordedWorkload):
-    """The user's own trace: a .csv, .jsonl or .parquet file.
+class Own(Clocked):
+    """A trace of the user's own.
 
-    Columns: `arrival_s` (seconds, 0 or more), `prompt_tokens`, `output_tokens`; optionally `priority` (whole number,
-    lower is more urgent), and together `prefix_id` (whole number or name; blank or -1 for none) and `prefix_tokens`
-    (the part of the prompt, at most all of it, that requests of that prefix share); or, instead of these two,
-    `hash_ids` (a list of whole numbers, one for each 512 tokens of the prompt, equal where these and all tokens before
-    them are). Others are ignored.
+    Columns: `arrival_s` (seconds, 0 or more; needed if requests come as recorded), `prompt_tokens`, `output_tokens`;
+    optionally `priority` (whole number, lower is more urgent), and together `prefix_id` (whole number or name; blank or
+    -1 for none) and `prefix_tokens` (the part of the prompt, at most all of it, that requests of that prefix share);
+    or, instead of these two, `hash_ids` (a list of whole numbers, one for each so many tokens of the prompt, equal
+    where these and all tokens before them are). Others are ignored. The columns of Azure, Mooncake, Qwen-Bailian,
+    BurstGPT, Vidur, Splitwise and LLMServingSim are recognised.
+
+    Attributes:
+        columns: names of columns that are called otherwise, as in `{arrival_s: TIMESTAMP}`; a name that ends in `ms`,
+            `us` or `ns` says its unit.
+        hash_tokens: tokens that one hash stands for; None is 512, or what the numbers of hashes show.
     """
+
+    columns: Mapping[str, str] | None = None
+    hash_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        check_given(self.columns)
+        check_hash_tokens(self.hash_tokens)
+
+    def _own(self, names: list[str], read: "Callable[[Names, Names], Table]") -> Demand:
+        """Read the columns that are recognised among these names."""
+        given = check_given(self.columns)
+        columns = recognised(names, given)
+        required, optional = columns.wanted(self.needs_arrivals)
+        table = read(tuple(dict.fromkeys([*required, *given.values()])), optional)
+        demand = self._demand(table, columns, self.hash_tokens)
+        if columns.title != OWN.title:
+            demand = demand.noted(f"read as {columns.title}'s: {', '.join(name for name in table.columns)}")
+        elif table.ignored:
+            demand = demand.noted(f"{counted(len(table.ignored), 'column')} ignored: {', '.join(table.ignored)}")
+        return self._used(demand)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(Own, RecordedWorkload):
+    """The user's own trace in a file: CSV, JSON lines or Parquet, whatever its name; see `Own` for its columns."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -207,14 +365,16 @@ class Trace(RecordedWorkload):
             raise InputError("workload.path is missing: give workload.path=FILE, a .csv, .jsonl or .parquet file")
 
     def read(self) -> tuple[str, Demand]:
-        """Read the columns above."""
+        """Read the file."""
+        from workloads.recorded.formats import column_names
+
         path = given_file(self.path)
-        return path.name, _own_demand(_read_table(path, *_OWN_COLUMNS))
+        return path.name, self._own(column_names(path), partial(_read_table, path))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Frame(Recorded):
-    """The user's own trace as a DataFrame, with the columns of `Trace`.
+class Frame(Own):
+    """The user's own trace as a DataFrame; see `Own` for its columns.
 
     Attributes:
         frame: one row per request.
@@ -223,59 +383,67 @@ class Frame(Recorded):
     frame: "DataFrame"
 
     def read(self) -> tuple[str, Demand]:
-        """Read the columns of `Trace`."""
+        """Read the frame."""
         from workloads.recorded.formats import frame_table
 
-        return "DataFrame", _own_demand(frame_table(self.frame, *_OWN_COLUMNS))
+        names = [str(name) for name in self.frame.columns]
+        return "DataFrame", self._own(names, partial(frame_table, self.frame))
 
 
-_OWN_COLUMNS = (
-    ("arrival_s", "prompt_tokens", "output_tokens"),
-    ("priority", "prefix_id", "prefix_tokens", "hash_ids"),
-)
-"""Columns of a trace of the user's own: those that it must have, and those that it may."""
-
-
-def _own_demand(table: "Table") -> Demand:
-    demand = Demand(
-        prompt_tokens=table.counts("prompt_tokens", low=1),
-        output_tokens=table.counts("output_tokens", low=1),
-        recorded_s=table.seconds("arrival_s"),
-        priority=table.counts("priority", low=-(2**31)) if "priority" in table else None,
-    )
-    demand = _with_prefixes(table, demand)
-    if table.ignored:
-        demand = demand.noted(f"{counted(len(table.ignored), 'column')} ignored: {', '.join(table.ignored)}")
-    return in_order(demand)
-
-
-def _read_table(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> "Table":
+def _read_table(path: Path, columns: Names, optional: Names = ()) -> "Table":
     # pandas takes a third of a second to import: only those who read a trace shall pay.
     from workloads.recorded.formats import read_table
 
     return read_table(path, columns, optional)
 
 
-def _published(path: Path, demand: Demand) -> Demand:
-    """Drop the failed requests of a published trace and bring the rest into order."""
-    demand = without_failures(demand)
-    if not len(demand):
-        raise InputError(f"{path}: every request has 0 tokens: give a file with at least one that was answered")
-    return in_order(demand)
+def _only_file(path: str | None, title: str, folder: str, pattern: str, source: str) -> Path:
+    """Return the file that was given, or else the only one of its kind in the data folder."""
+    if path is not None:
+        return given_file(path)
+    found = in_data_folder(folder, pattern)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{found[0].parent} has {len(found)} {title} files: choose one, workload.path={found[0]}")
+    raise InputError(
+        f"{title} was not found: {source} and give workload.path=FILE, or put it into the folder $BATON_DATA/{folder}"
+    )
 
 
-def _with_prefixes(table: "Table", demand: Demand) -> Demand:
-    if ("prefix_id" in table) != ("prefix_tokens" in table):
-        raise InputError(f"{table.path}: prefix_id and prefix_tokens need each other: add or rename a column")
-    if "hash_ids" in table:
-        if "prefix_id" in table:
-            raise InputError(f"{table.path}: prefix_id and hash_ids both say what is shared: remove one of them")
-        return replace(demand, prefix_hashes=table.lists("hash_ids"))
-    if "prefix_id" not in table:
+def _with_prefixes(table: "Table", demand: Demand, columns: Columns, hash_tokens: int | None) -> Demand:
+    """Add what prompts share, as hashes or as prefixes with names."""
+    id_name, tokens_name = columns.prefix_id, columns.prefix_tokens
+    if (id_name in table) != (tokens_name in table):
+        raise InputError(f"{table.path}: {id_name} and {tokens_name} need each other: add or rename a column")
+    if columns.hash_ids in table:
+        if id_name in table:
+            raise InputError(
+                f"{table.path}: {id_name} and {columns.hash_ids} both say what is shared: remove one of them"
+            )
+        return _with_hashes(table, demand, columns, hash_tokens)
+    if id_name not in table:
         return demand
-    prefix_id = table.labels("prefix_id")
-    prefix_tokens = table.counts("prefix_tokens", low=0, may_be_blank=prefix_id < 0)
+    prefix_id = table.labels(id_name)
+    prefix_tokens = table.counts(tokens_name, low=0, may_be_blank=prefix_id < 0)
     too_long = prefix_tokens > demand.prompt_tokens
-    table.refuse("prefix_tokens", too_long, "at most prompt_tokens of that row")
-    table.refuse("prefix_tokens", (prefix_id < 0) & (prefix_tokens > 0), "0 or blank, as in a row without prefix_id")
+    table.refuse(tokens_name, too_long, f"at most {columns.prompt_tokens} of that row")
+    table.refuse(tokens_name, (prefix_id < 0) & (prefix_tokens > 0), f"0 or blank, as in a row without {id_name}")
     return replace(demand, prefix_id=prefix_id, prefix_tokens=prefix_tokens)
+
+
+def _with_hashes(table: "Table", demand: Demand, columns: Columns, hash_tokens: int | None) -> Demand:
+    """Add hashes of prefixes, whose numbers must be those that the prompts' lengths allow."""
+    hashes = table.lists(columns.hash_ids)
+    count, answered = lengths(hashes), (demand.prompt_tokens > 0) & (demand.output_tokens > 0)
+    tokens, note = hash_tokens or columns.hash_tokens, None
+    if tokens is None:
+        tokens, note = deduced_tokens(table, count[answered], demand.prompt_tokens[answered])
+    refuse_wrong_counts(table, columns.hash_ids, count, demand.prompt_tokens, tokens, answered)
+    notes = [note] if note else []
+    if lacking := int((answered & (count == 0) & (demand.prompt_tokens >= tokens)).sum()):
+        notes.append(f"{counted(lacking, 'prompt')} without hashes, which share nothing")
+    if (linked := chained(hashes, count)) is not None:
+        notes.append("equal hash_ids after different ones: each is taken together with those before it")
+    hashes = hashes if linked is None else linked
+    return replace(demand, prefix_hashes=hashes, hash_tokens=tokens, notes=(*demand.notes, *notes))

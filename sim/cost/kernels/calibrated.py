@@ -163,7 +163,7 @@ class CalibratedCost(CostModel):
         if model.bytes_per_value != 2:
             raise InputError(
                 f"model.bytes_per_value={model.bytes_per_value}: kernels of hardware={hardware.name} were measured "
-                f"with 2 (bf16, fp16); use hardware={hardware.name}_datasheet"
+                f"with 2 (bf16, fp16); give model.dtype=bfloat16 (model=hf), or use hardware={hardware.name}_datasheet"
             )
         super().__init__(hardware, model)
         self.engine = engine = hardware.engine

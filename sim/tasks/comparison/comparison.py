@@ -112,7 +112,7 @@ class Comparison(ABC):
     def _refuse_nothing(self) -> None:
         """Say in one line that nobody was served by any policy: there is nothing to show."""
         summaries = {name: result.summary for name, result in self._results.items()}
-        if reason := unserved(summaries, self._requests, self._kv_tokens):
+        if reason := unserved(summaries, self._requests, self._kv_tokens, self._compared.policies):
             raise InputError(reason)
 
     def _run_legally(self, name: str, policy: Policy, folder: Path) -> None:

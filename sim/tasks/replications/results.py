@@ -168,7 +168,7 @@ def replicate(trial: Trial, replications: int, done: Replicated) -> None:
                 done.summaries[name].append(trial.run(name, requests))
                 progress.update(replication * len(trial.policies) + place + 1)
             first = {name: each[-1] for name, each in done.summaries.items()}
-            if reason := unserved(first, requests, trial.context().kv_tokens):
+            if reason := unserved(first, requests, trial.context().kv_tokens, trial.policies):
                 raise InputError(f"replication {replication}: {reason}")
     done.notes = notes_on_replications(trial, done)
 

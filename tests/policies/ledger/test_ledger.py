@@ -69,7 +69,7 @@ class LedgerMachine(RuleBasedStateMachine):
         job = Job(len(self.jobs), float(len(self.jobs)), prompt, new, priority)
         self.jobs[job.id] = job
         rejected = self.ledger.submit([job])
-        remote_limit, needed = self.ledger._remote_limit, prompt + new
+        remote_limit, needed = self.ledger._remote_limit, prompt + new - (self.kind == "paged")
         if remote_limit is not None and self.kind == "rectangle_max":
             needed += prompt  # its prompt lies beside its row
         elif remote_limit is not None and self.kind == "rectangle_window":

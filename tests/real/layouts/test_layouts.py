@@ -16,7 +16,7 @@ from policies.policy import Policy
 from policies.queue import declared
 from policies.run_to_completion import RunToCompletion
 from real.layouts import concatenated, executor_for, rectangle
-from real.layouts.prefill import prefill_group
+from real.layouts.prefill import Apart, Store, prefill_group
 from real.layouts.sequences import Sequences
 from real.model.streams import Streams
 from real.serving.engine import Engine
@@ -90,10 +90,11 @@ def test_the_allocator_hears_of_every_tensor_that_crosses_lanes(
 ) -> None:
     made, crossed = set[int](), set[int]()
 
-    def group(executor: Any, prompts: Any, places: list[Tensor], lane: int) -> Any:
+    def group(executor: Any, prompts: Any, store: Store, lane: int) -> Any:
         if lane == 1:
-            made.update(place.untyped_storage().data_ptr() for place in places)
-        return prefill_group(executor, prompts, places, lane)
+            tensors = store.places if isinstance(store, Apart) else [executor._buffer]
+            made.update(tensor.untyped_storage().data_ptr() for tensor in tensors)
+        return prefill_group(executor, prompts, store, lane)
 
     def hear(tensor: Tensor) -> Tensor:
         crossed.add(tensor.untyped_storage().data_ptr())

@@ -18,6 +18,7 @@ from real.layouts.prefill import prefill_group
 from real.layouts.rectangle import Rectangular
 from real.layouts.slot_table import SlotTable
 from real.model.graphs import Decoded, Graphs, Inputs, Recording
+from real.model.host_memory import Numbers
 from real.serving.engine import Engine
 from real.serving.prompts import random_prompts
 from sim.engine.execution import EAGER, GRAPHS
@@ -77,8 +78,9 @@ def test_what_has_no_recorded_form_stays_eager() -> None:
 def test_with_yesterdays_positions_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     call: Callable[..., Decoded] = Recording.__call__
 
-    def stale(self: Recording, ids: list[int], lengths: list[int]) -> Decoded:
-        return call(self, ids, lengths if self.seconds is None else [max(0, length - 1) for length in lengths])
+    def stale(self: Recording, inputs: Numbers) -> Decoded:
+        ids, lengths = inputs
+        return call(self, inputs if self.seconds is None else np.stack([ids, np.maximum(0, lengths - 1)]))
 
     monkeypatch.setattr(Recording, "__call__", stale)
     assert differences(real_run(a_dozen(seed=3), ONE_DEVICE["baton"], execution=GRAPHS), "tiny_llama")
@@ -86,10 +88,10 @@ def test_with_yesterdays_positions_it_is_wrong(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_step_that_looks_at_a_value_cannot_be_recorded() -> None:
     def looks(inputs: Inputs) -> Decoded:
-        return Decoded(None, inputs.ids[: int(inputs.lengths.max())], inputs.lengths, 1)
+        return Decoded(None, inputs.ids[: int(inputs.lengths.max())], 1)
 
     with pytest.raises(RuntimeError, match="get value out of a tracing tensor"):
-        Graphs(torch.device("cpu")).decode(1, 1, looks, [1], [1])
+        Graphs(torch.device("cpu")).decode(1, 1, looks, np.array([[1], [1]]))
 
 
 def test_a_step_that_remembers_a_value_replays_it() -> None:
@@ -98,11 +100,11 @@ def test_a_step_that_remembers_a_value_replays_it() -> None:
     graphs = Graphs(torch.device("cpu"))
 
     def remembers(inputs: Inputs) -> Decoded:
-        return Decoded(None, inputs.ids + seen[0], inputs.lengths, 1)
+        return Decoded(None, inputs.ids + seen[0], 1)
 
-    assert graphs.decode(1, 1, remembers, [5], [0]).tokens.tolist() == [6]
+    assert graphs.decode(1, 1, remembers, np.array([[5], [0]])).found.tolist() == [6]
     seen[0] = 100
-    assert graphs.decode(1, 1, remembers, [7], [0]).tokens.tolist() == [8]
+    assert graphs.decode(1, 1, remembers, np.array([[7], [0]])).found.tolist() == [8]
 
 
 # what is recorded
@@ -172,12 +174,12 @@ def test_no_more_recordings_are_kept_than_are_allowed(monkeypatch: pytest.Monkey
     def step(shape: int) -> Callable[[Inputs], Decoded]:
         def compute(inputs: Inputs) -> Decoded:
             made.append(shape)
-            return Decoded(None, inputs.ids + shape, inputs.lengths, 1)
+            return Decoded(None, inputs.ids + shape, 1)
 
         return compute
 
     for shape in (1, 2, 1, 3, 1, 2):
-        assert graphs.decode(shape, 1, step(shape), [10], [0]).tokens.tolist() == [10 + shape]
+        assert graphs.decode(shape, 1, step(shape), np.array([[10], [0]])).found.tolist() == [10 + shape]
     assert made == [1, 2, 3, 2]  # 2 made room for 3, being the one used longest ago
     assert graphs.count == 4
 
@@ -259,9 +261,9 @@ def test_a_prefill_beside_gets_no_time_for_nothing(monkeypatch: pytest.MonkeyPat
         time.sleep(0.6)
         return traced(self)
 
-    def slowly_prefilled(executor: Any, prompts: Any, places: Any, lane: int) -> Any:
+    def slowly_prefilled(executor: Any, prompts: Any, store: Any, lane: int) -> Any:
         time.sleep(0.3 if lane else 0.0)
-        return prefill(executor, prompts, places, lane)
+        return prefill(executor, prompts, store, lane)
 
     monkeypatch.setattr(Recording, "_traced", slowly_recorded)
     monkeypatch.setattr("real.layouts.rectangle.prefill_group", slowly_prefilled)
@@ -290,20 +292,24 @@ def test_a_table_that_moved_is_recorded_anew() -> None:
 
 def test_a_table_holds_those_it_is_told_to_and_nobody_behind_them() -> None:
     table = SlotTable(4, nobodys=99, device=torch.device("cpu"))
-    slots = {7: torch.arange(0, 16), 8: torch.arange(16, 48), 9: torch.arange(48, 64)}
-    assert not table.hold(slots)
+    slots = {7: np.arange(0, 16), 8: np.arange(16, 48), 9: np.arange(48, 64)}
+    for request in slots:
+        table.hold(request, slots[request])
     where = table.slots.data_ptr()
     assert table.requests == [7, 8, 9]
-    del slots[7]
-    slots[9] = torch.cat([slots[9], torch.arange(70, 86)])  # a block more
-    assert not table.hold(slots)
+    table.leave(7)
+    table.leave(7)  # it is not there any more
+    slots[9] = np.concatenate([slots[9], np.arange(70, 86)])  # a block more
+    table.hold(9, slots[9])
     assert table.requests == [9, 8]  # the last row took the place of the first
     assert table.slots[0, :32].tolist() == slots[9].tolist()
     assert table.slots[1, :32].tolist() == slots[8].tolist()
     assert table.slots[2:, 0].tolist() == [99, 99]
+    assert not table.widen(128)
     assert table.slots.data_ptr() == where
-    slots[5] = torch.arange(200)
-    assert table.hold(slots)  # longer than its columns: it had to move
+    assert table.widen(200)  # longer than its columns: it had to move
+    table.hold(5, np.arange(200))
     assert table.slots.shape == (4, 256)
     assert table.slots[2, :200].tolist() == list(range(200))
     assert table.slots[0, :32].tolist() == slots[9].tolist()
+    assert table.slots[3, 0] == 99

@@ -14,7 +14,14 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from policies.checks import InputError
 from real.__main__ import main
@@ -200,6 +207,17 @@ def test_damaged_weights_are_one_line(scratch: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "../prompts.txt"])
+def test_pointers_of_git_lfs_are_named(name: str, scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(scratch / "mine")
+    (scratch / "prompts.txt").write_text("the cat")
+    (scratch / "mine" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    capsys.readouterr()
+    assert run_here(main, *SERVED) == 2
+    shown = capsys.readouterr().err
+    assert f"{Path(name).name}: is a Git LFS pointer" in shown and "git lfs pull" in shown and shown.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("lost", "gained", "message"),
     [
@@ -243,6 +261,58 @@ def test_code_that_a_model_brings_is_not_run(scratch: Path) -> None:
     (scratch / "mine/config.json").write_text(json.dumps(config))
     (scratch / "mine/evil.py").write_text("raise SystemExit('run')")
     assert pretrained_network(Pretrained(path=str(scratch / "mine"))).dimensions.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "renamed"),
+    [
+        ("bloom", {"hidden_size": "n_embed", "n_head": "num_attention_heads"}),
+        ("gpt2", {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_positions": "max_position_embeddings"}),
+    ],
+)
+def test_dimensions_under_the_names_of_the_hub_are_those_of_the_network(
+    scratch: Path, architecture: str, renamed: dict[str, str]
+) -> None:
+    common: Any = {"vocab_size": 300, "n_layer": 2, "n_head": 4}
+    sizes: Any = {
+        "bloom": BloomConfig(hidden_size=64, **common),
+        "gpt2": GPT2Config(n_embd=64, n_positions=96, **common),
+    }
+    module = save(scratch / "mine", sizes[architecture])
+    config = json.loads((scratch / "mine/config.json").read_text())
+    again = {renamed.get(key, key): value for key, value in config.items()}
+    (scratch / "mine/config.json").write_text(json.dumps(again))
+    network = pretrained_network(Pretrained(path=str(scratch / "mine")))
+    assert (network.dimensions.hidden, network.dimensions.layers, network.dimensions.heads) == (64, 2, 4)
+    assert network.dimensions.head_parameters == module.get_input_embeddings().weight.numel()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "value_bytes"),
+    [(None, None, 4), ("torch.float32", None, 4), ("torch.bfloat16", None, 2), ("float32", "bfloat16", 2)],
+)
+def test_the_type_of_weights_is_what_was_asked_for_or_is_named_or_is_on_disk(
+    scratch: Path, dtype: str | None, asked: str | None, value_bytes: int
+) -> None:
+    save(scratch / "mine")
+    config = json.loads((scratch / "mine/config.json").read_text())
+    config.pop("dtype", None)
+    (scratch / "mine/config.json").write_text(json.dumps(config | ({"torch_dtype": dtype} if dtype else {})))
+    assert pretrained_network(Pretrained(path="mine"), dtype=asked).dimensions.bytes_per_value == value_bytes
+    assert pretrained_network(Pretrained(path="mine", dtype=asked)).dimensions.bytes_per_value == value_bytes
+
+
+def test_quantised_weights_are_not_served_as_if_they_were_not(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(scratch / "mine")
+    (scratch / "mine/hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    (scratch / "prompts.txt").write_text("the cat")
+    capsys.readouterr()
+    assert run_here(main, *SERVED) == 2
+    assert "quantised weights are not supported (ModelOpt, FP8, says hf_quant_config.json)" in capsys.readouterr().err
+    assert run_here(main, *SERVED, "dtype=float32", "model.dtype=bfloat16") == 2
+    assert capsys.readouterr().err.startswith("error: dtype=float32 and model.dtype=bfloat16 contradict each other")
 
 
 def response(status: int) -> Any:

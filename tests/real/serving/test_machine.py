@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from real.model.network import device_of
 from real.serving.machine import Machine, copy_rate, machine_of, measure, memory_of, product_rate, warm_up
 from sim.cost.profile import Profile
 from tests.real.models import network
@@ -54,6 +56,35 @@ def test_measured_rates_are_reached_ones() -> None:
     # A step of this model takes what was measured: it reads almost nothing.
     assert hardware.layer_overhead_s * tiny.dimensions.layers == pytest.approx(step_s, rel=0.2)
     assert machine_of(tiny, "sdpa").machine == hardware.name
+
+
+def test_a_product_is_timed_with_values_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With equal ones a GPU runs at a higher clock than it does at work."""
+    spreads: list[float] = []
+
+    def product(one: Tensor, other: Tensor) -> Tensor:
+        spreads.extend(float(matrix.std()) for matrix in (one, other))
+        return multiply(one, other)
+
+    multiply = torch.matmul
+    monkeypatch.setattr("real.serving.machine.torch.matmul", product)
+    product_rate(torch.device("cpu"), torch.float32)
+    assert spreads and min(spreads) > 0.9
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "auto"])
+def test_whoever_asks_for_a_gpu_gets_attention_that_needs_no_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        device_of("cpu")
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        assert device_of(name).type == "cuda"
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def test_a_device_can_be_asked_without_a_network() -> None:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from policies.baton import Baton
 from policies.checks import InputError
+from policies.chunked_prefill import ChunkedPrefill
 from policies.ledger.opening import make_ledger
 from policies.orca import Orca
 from policies.policy import Policy
@@ -53,6 +56,57 @@ def test_otherwise_the_batch_is_scaled_down_until_no_request_fits() -> None:
     assert kv_tokens_within(NEEDS, smallest) == 50
     with pytest.raises(InputError, match="for its smallest request"):
         kv_tokens_within(NEEDS, smallest - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    budget=st.integers(1, 1 << 27),
+    rows=st.integers(1, 64),
+    recorded=st.booleans(),
+    policy=st.sampled_from([*ONE_DEVICE.values()]),
+)
+def test_the_most_kv_memory_that_fits_is_taken(budget: int, rows: int, recorded: bool, policy: Policy) -> None:
+    model = network("tiny_llama", execution=GRAPHS if recorded else EAGER)
+    needs = needs_of(model, [replace(policy, max_batch=rows)], REQUESTS)
+    try:
+        kv_tokens = kv_tokens_within(needs, budget)
+    except InputError:
+        assert needs.total(needs.smallest) > budget
+        return
+    assert needs.total(kv_tokens) <= budget
+    assert needs.total(kv_tokens + 1) > budget or kv_tokens == 4 * rows * 50
+
+
+# on a GPU, whose kernels hold neither scores nor copies
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("real.model.streams.has_kernels", lambda tensor: True)
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("policy", [Orca(max_batch=4), Baton(max_batch=4)])
+def test_a_gpu_holds_no_scores_and_no_copies_of_what_its_kernels_read(policy: Policy) -> None:
+    model = wide("bfloat16", "sdpa")
+    needs, shape = needs_of(model, [policy], REQUESTS), model.dimensions
+    activations = (4 * shape.hidden + 2 * (16 + 2 * 2) * 16 + 3 * shape.intermediate) * 2
+    assert needs.slot == activations + 50 * (4 + 8 * 5)  # a mask for the 8 queries that share a head of keys
+    assert needs.read == 32
+    for layouts in (Baton(max_batch=4, embedding="concatenate"), ChunkedPrefill(max_batch=4, prefix_caching=False)):
+        assert needs_of(model, [policy, layouts], REQUESTS).read == 32 + 2 * 2 * 16 * 2 + 4 + 8 * 5
+
+
+@pytest.mark.parametrize(("name", "attention"), [("tiny_llama", "eager"), ("tiny_bloom", "sdpa")])
+def test_attention_that_is_eager_or_biased_holds_scores_there_too(
+    name: str, attention: str, request: pytest.FixtureRequest
+) -> None:
+    model = network(name, attention)
+    cpu = needs_of(model, [Orca(max_batch=2)], REQUESTS)
+    request.getfixturevalue("on_gpu")
+    gpu = needs_of(model, [Orca(max_batch=2)], REQUESTS)
+    assert gpu.slot == cpu.slot
+    assert (gpu.read == cpu.read) == (attention == "eager")  # a bias is no reason to copy keys and values
 
 
 def test_memory_that_no_batch_can_fill_is_not_taken() -> None:

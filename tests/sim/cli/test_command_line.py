@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,18 @@ def test_what_is_wrong_is_said_in_one_line(
     assert not [path for path in files(scratch) if not path.endswith(("multirun.yaml", "sweep.json"))]
 
 
+def test_an_engine_of_ones_own_is_given_by_its_path(scratch: Path) -> None:
+    shipped = (ROOT / "conf/engine/vllm.yaml").read_text()
+    (scratch / "slow.yaml").write_text(shipped.replace("step_overhead_s: 0.0005042", "step_overhead_s: 1.0"))
+    few = ("+policy=orca", "workload.num_requests=1", "workload.arrival=all_at_once", "pictures=false")
+    assert sim(*few, "engine=slow.yaml", "engine.frontend_latency_s=0", "hydra.run.dir=out") == 0
+    slow = summary(scratch / "out")
+    assert slow["engine"] == "slow"
+    assert slow["policies"]["orca"]["mean_tpot_ms"] > 1000
+    assert sim("-m", *few, f"engine={scratch}/slow.yaml,vllm", "hydra.sweep.dir=sweep") == 0
+    assert [summary(scratch / f"sweep/{point}")["engine"] for point in (0, 1)] == ["slow", "vllm"]
+
+
 def test_results_call_a_copied_gpu_by_the_name_of_its_file(scratch: Path) -> None:
     shipped = (Path(__file__).parents[3] / "conf/hardware/h100_sxm_datasheet.yaml").read_text()
     (scratch / "half.yaml").write_text(shipped)
@@ -383,6 +396,17 @@ def test_a_run_that_serves_nobody_is_no_success(
         assert summary(scratch / "out")["policies"]["baton"]["rejected"] == 5
 
 
+@pytest.mark.parametrize("memory", [47, 33])
+def test_paged_memory_is_told_in_whole_blocks(memory: int, scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scratch / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,20,14\n")
+    options = ("workload=trace", "workload.path=trace.csv", "+policy=chunked_prefill", "pictures=false")
+    assert sim(*options, "kv_tokens=48", "hydra.run.dir=out") == 0
+    assert sim(*options, f"kv_tokens={memory}") == 2
+    told = capsys.readouterr().err
+    assert "needs 48 tokens of KV memory (prompt + declared max_new_tokens - 1, in whole blocks of 16)" in told
+    assert f"there are {memory}; whole blocks are 32 of these; " in told
+
+
 def test_a_policy_that_serves_nobody_beside_one_that_does_is_told(
     scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -434,6 +458,16 @@ def test_it_runs_from_any_folder_and_draws(scratch: Path) -> None:
     done = python(scratch, "-m", "sim", "+policy=baton", "workload.num_requests=5", "hydra.run.dir=out")
     assert (done.returncode, done.stderr) == (0, "")
     assert files(scratch / "out") == OF_A_POLICY | PICTURES
+
+
+@pytest.mark.parametrize("file", ["conf/config.yaml", "conf/__init__.py", "conf.py"])
+def test_a_conf_of_ones_own_is_not_in_the_way(file: str, scratch: Path) -> None:
+    (scratch / file).parent.mkdir(exist_ok=True)
+    (scratch / file).write_text("")
+    few = ("+policy=orca", "workload.num_requests=5", "pictures=false")
+    for launcher in ((), ("-m", "hydra/launcher=joblib") if find_spec("hydra_plugins.hydra_joblib_launcher") else ()):
+        done = python(scratch, "-m", "sim", *launcher, *few)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_slow_to_import_is_imported_when_needed(scratch: Path) -> None:

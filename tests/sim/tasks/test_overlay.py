@@ -126,12 +126,48 @@ def test_the_summary_is_written_as_vllm_would(scratch: Path) -> None:
     assert classic["mean_tpot_ms"] is classic["std_tpot_ms"] is None
 
 
+def notes_of(folder: Path) -> list[str]:
+    return list(json.loads((folder / "overlay.json").read_text())["notes"])
+
+
+def test_facts_of_the_file_are_held_against_what_was_simulated(scratch: Path) -> None:
+    content = {
+        "model_id": "org/other-70b", "tensor_parallel_size": 4, "request_rate": "inf", "max_concurrency": None,
+        "input_lens": [64, 64], "output_lens": [9, 5], "ttfts": [0.02, 0.02], "itls": [[0.02, 0.02], [0.01] * 4],
+    }  # fmt: skip
+    (scratch / "run.json").write_text(json.dumps(content))
+    assert sim("task=overlay", "measured=run.json", *QUICK, OUT) == 0
+    notes = " | ".join(notes_of(scratch / "out"))
+    assert "its model is org/other-70b, and llama3_8b is simulated" in notes
+    assert "4 GPUs, and 1 is simulated" in notes
+    assert "1 answer of 2 came in other pieces than tokens (2 gaps for 9 tokens)" in notes
+    assert "measured times are" not in notes
+    content |= {"ttfts": [20, 20], "itls": [[20, 20], [10] * 4]}
+    (scratch / "run.json").write_text(json.dumps(content))
+    assert sim("task=overlay", "measured=run.json", *QUICK, OUT) == 0
+    assert any("are they in milliseconds?" in note for note in notes_of(scratch / "out"))
+    assert summary(scratch / "out")["notes"] == notes_of(scratch / "out") + summary(scratch / "out")["notes"][-1:]
+
+
+def test_times_of_a_server_know_no_frontend(scratch: Path) -> None:
+    (scratch / "run.csv").write_text("arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n0,90,3,1,2\n9,90,3,1,2\n")
+    predicted, options = {}, ("task=overlay", "measured=run.csv", *QUICK, "engine.frontend_latency_s=0.25")
+    for times in ("client", "server"):
+        assert sim(*options, f"overlay.times={times}", OUT) == 0
+        predicted[times] = pq.read_table(scratch / "out/requests.parquet")["ttft_s"].to_numpy()
+        assert json.loads((scratch / "out/overlay.json").read_text())["times"] == times
+    np.testing.assert_allclose(predicted["client"] - predicted["server"], 0.25)
+    assert any("no frontend latency is added" in note for note in notes_of(scratch / "out"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("task=overlay", "measured is missing: give measured=FILE"),
         ("task=overlay workload=sharegpt measured=run.csv", "task=overlay replays the measured run: leave workload= "),
         ("task=overlay measured=run.csv overlay.warmup=2", "overlay.warmup=2 leaves nothing of 2 requests"),
+        ("task=overlay measured=run.csv overlay.times=mine", "overlay.times is 'mine': choose one of client, server"),
+        ("overlay.times=server", "overlay.times=server has no use in task=run: add task=overlay"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from policies.checks import InputError
-from workloads.recorded.places import PublishedFile
+from workloads.recorded.places import PublishedFile, lock
 
 CONTENT = b"TIMESTAMP,ContextTokens,GeneratedTokens\n" + b"2023-11-16 18:15:46.6805900,374,44\n" * 10_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -145,3 +145,22 @@ class TestLookUp:
         (cache / "trace.csv").write_text("cached")
         assert published(server, "good").locate(None) == cache / "trace.csv"
         assert server.asked == 0  # type: ignore[attr-defined]
+
+
+def test_what_a_killed_download_left_is_cleared_by_the_next_run(server: HTTPServer, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / ".trace.csv.abc.part").write_bytes(b"TIMESTAMP")
+    (cache / ".other.csv.abc.part").write_bytes(b"another's")
+    (cache / "trace.csv").write_bytes(CONTENT)
+    published(server, "good").locate(None)
+    assert {file.name for file in cache.iterdir()} == {".other.csv.abc.part", "trace.csv"}
+
+
+def test_what_another_run_is_downloading_is_left_alone(server: HTTPServer, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    with open(cache / ".trace.csv.abc.part", "wb") as file:
+        assert lock(file)
+        published(server, "good").locate(None)
+        assert {file.name for file in cache.iterdir()} == {".trace.csv.abc.part", "trace.csv"}
+    published(server, "good").locate(None)
+    assert {file.name for file in cache.iterdir()} == {"trace.csv"}

@@ -64,17 +64,17 @@ def test_azure_times_in_jsonl_must_be_text(write: Callable[[str, str], str], sta
 
 def mooncake_lines(*timestamps_ms: int) -> str:
     """Return Mooncake's JSONL for requests at these times."""
-    rows = [{"timestamp": t, "input_length": 9, "output_length": 3, "hash_ids": [0, 1]} for t in timestamps_ms]
+    rows = [{"timestamp": t, "input_length": 900, "output_length": 3, "hash_ids": [0, 1]} for t in timestamps_ms]
     return "\n".join(json.dumps(row) for row in rows)
 
 
 def test_mooncake_conversations_are_spread_within_their_ticks(write: Callable[[str, str], str]) -> None:
     path = write("trace.jsonl", mooncake_lines(0, 0, 0, 3000, 9000, 9000))
     requests = Mooncake(path=path).build(0)
-    np.testing.assert_allclose(requests.arrival_s, [0, 1, 2, 3, 9, 12])
+    np.testing.assert_allclose(requests.arrival_s, [0, 1, 2, 3, 9, 10.5])
     assert requests.prefix_hashes is not None and requests.prefix_hashes.tolist() == [(0, 1)] * 6
     assert requests.share_prefixes
-    assert requests.notes == ("arrivals recorded in ticks of 4.5 s spread evenly within each tick",)
+    assert requests.notes[0] == "arrivals recorded in ticks of 3 s spread evenly within each tick"
 
 
 def test_mooncake_synthetic_times_are_left_alone(write: Callable[[str, str], str]) -> None:

@@ -65,7 +65,7 @@ class TestReading:
         assert requests.priority.tolist() == [0, -1, 2]
         assert requests.prefix_id.tolist() == [0, -1, 0]
         assert requests.prefix_tokens.tolist() == [4, 0, 4]
-        assert requests.notes == () and requests.share_prefixes
+        assert requests.notes == ("recorded: 3 requests in 7 s, 0.286 requests/s",) and requests.share_prefixes
         assert requests.name == path.name
 
     @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -104,17 +104,17 @@ class TestReading:
     def test_unsorted_rows_are_sorted_and_it_is_said(self, tmp_path: Path) -> None:
         requests = build(tmp_path / "t.csv", HEADER + "0,1,1\n9,2,2\n3,3,3\n4,4,4\n")
         assert requests.prompt_tokens.tolist() == [1, 3, 4, 2]
-        assert requests.notes == ("2 rows out of order: all rows sorted by arrival time",)
+        assert requests.notes[0] == "2 rows out of order: all rows sorted by arrival time"
 
     def test_duplicate_times_are_kept_in_file_order_and_it_is_said(self, tmp_path: Path) -> None:
         requests = build(tmp_path / "t.csv", HEADER + "0,1,1\n2,3,1\n2,2,1\n2,4,1\n")
         assert requests.prompt_tokens.tolist() == [1, 3, 2, 4]
-        assert requests.notes == ("3 requests share their arrival time with another (kept)",)
+        assert requests.notes[0] == "3 requests share their arrival time with another (kept)"
 
     def test_arrivals_are_shifted_to_start_at_zero_and_it_is_said(self, tmp_path: Path) -> None:
         requests = build(tmp_path / "t.csv", HEADER + "100.5,1,1\n102,2,2\n")
         assert requests.arrival_s.tolist() == [0.0, 1.5]
-        assert requests.notes == ("arrivals shifted by -100.500 s so that the first is at 0",)
+        assert requests.notes[0] == "arrivals shifted by -100.500 s so that the first is at 0"
 
     def test_other_columns_are_ignored_and_named(self, tmp_path: Path) -> None:
         requests = build(tmp_path / "t.csv", 'arrival_s,user,prompt_tokens,output_tokens,text\n0,"a,b",1,1,"x\ny"\n')
@@ -248,17 +248,18 @@ class TestRefusals:
             ("t.csv", "", "t.csv: is empty"),
             ("t.csv", "\n\n", "no column arrival_s, prompt_tokens, output_tokens: add or rename it; it has none"),
             ("t.csv", HEADER, "t.csv: has columns but no rows"),
+            ("t.csv", HEADER.strip(), "t.csv: has columns but no rows"),
             ("t.csv", "arrival_s,prompt\n0,1\n", "no column prompt_tokens, output_tokens: add or rename it"),
             ("t.csv", HEADER.replace(",", ";") + "0;1;1\n", "it has arrival_s;prompt_tokens;output_tokens"),
             ("t.csv", "0.0,5,1\n1.0,5,1\n", "no column arrival_s"),
             ("t.csv", "arrival_s,arrival_s,prompt_tokens,output_tokens\n0,0,1,1\n", "2 columns are called arrival_s"),
             ("t.csv", HEADER + "0,1,1\n1,1,1,1\n", "t.csv, line 3: 4 fields, but the header has 3"),
             ("t.csv", HEADER + "0,1,1\n1,1\n", "t.csv, line 3: 2 fields, but the header has 3"),
-            ("t.csv", PNG, "t.csv: is binary, not csv text"),
+            ("t.csv", PNG, "t.csv: is binary, and no Parquet"),
             ("t.csv", HEADER.encode() + b"0,1,1\n" * 5000 + b"0,\0,1\n", "line 5002, column prompt_tokens: is '\\x00'"),
             ("t.csv", HEADER.encode() + b"0,caf\xe9,1\n", "t.csv: not UTF-8 text"),
             ("t.csv", b"caf\xe9," + HEADER.encode() + b"0,0,1,1\n", "t.csv: not UTF-8 text"),
-            ("t.csv", (HEADER + "0,1,1\n").encode("utf-16"), "t.csv: is binary"),
+            ("t.csv", (HEADER + "0,1,1\n").encode("utf-16"), "t.csv: is UTF-16 text"),
             ("t.csv", HEADER + '0,"1,1\n1,1,1\n', "t.csv"),
             ("t.csv", HEADER[:-1] + ",prefix_id\n0,1,1,a\n", "prefix_id and prefix_tokens need each other"),
             ("t.csv", HEADER[:-1] + ",prefix_tokens\n0,1,1,1\n", "prefix_id and prefix_tokens need each other"),
@@ -268,17 +269,17 @@ class TestRefusals:
             ("t.jsonl", '{"arrival_s": 0, "output": 1}\n', "add or rename it; it has arrival_s, output"),
             ("t.jsonl", '\n{"arrival_s": 0,\n', "t.jsonl, line 2: not valid JSON"),
             ("t.jsonl", '{"arrival_s": ' + "9" * 5000 + "}\n", "t.jsonl, line 1: not valid JSON"),
-            ("t.jsonl", "[" * 100_000 + "\n", "t.jsonl, line 1: not valid JSON"),
-            ("t.jsonl", "[1, 2]\n", "t.jsonl, line 1: not a JSON object"),
-            ("t.jsonl", "7\n", "t.jsonl, line 1: not a JSON object"),
+            ("t.jsonl", "[" * 100_000 + "\n", "t.jsonl: not valid JSON"),
+            ("t.jsonl", "[1, 2]\n", "t.jsonl, entry 1: not a JSON object"),
+            ("t.jsonl", "7\n", "t.jsonl: no column arrival_s, prompt_tokens, output_tokens"),
             ("t.jsonl", PNG, "t.jsonl: is binary"),
             ("t.jsonl", b'{"arrival_s": "\xe9"}\n', "t.jsonl: not UTF-8 text"),
             ("t.parquet", b"", "t.parquet: is empty"),
-            ("t.parquet", PNG, "t.parquet: cannot be read as parquet"),
+            ("t.parquet", PNG, "t.parquet: is binary, and no Parquet"),
             ("t.parquet", b"PAR1" + b"\xff" * 64 + b"PAR1", "t.parquet: cannot be read as parquet"),
-            ("t.json", "{}", "t.json: unknown kind of file: convert it to .csv, .jsonl, .parquet"),
-            ("t.csv.gz", b"\x1f\x8b\x08\x00", "unknown kind of file"),
-            ("trace", "x", "unknown kind of file"),
+            ("t.json", "{}", "t.json: no column arrival_s"),
+            ("t.csv.gz", b"\x1f\x8b\x08\x00", "t.csv.gz: cannot be decompressed"),
+            ("trace", "x", "trace: no column arrival_s"),
         ],
     )  # fmt: skip
     def test_files(self, tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
