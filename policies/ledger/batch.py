@@ -1,5 +1,6 @@
 """The rows of the running batch, on one decode clock."""
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from policies.job import Job
@@ -47,11 +48,13 @@ class Batch:
         self.fresh.discard(request)
         return row
 
-    def hold(self, request: int) -> None:
-        """Keep computing a row that has finished."""
-        self.held[request] = row = self.rows.pop(request)
-        self.offset_sum -= row[1]
-        self.fresh.discard(request)
+    def hold(self, requests: Iterable[int]) -> None:
+        """Keep computing rows that have finished."""
+        rows, held, fresh = self.rows, self.held, self.fresh
+        for request in requests:
+            held[request] = row = rows.pop(request)
+            self.offset_sum -= row[1]
+            fresh.discard(request)
 
     def length(self, request: int) -> int:
         """Tokens of KV that a live row holds."""

@@ -127,8 +127,8 @@ class Ledger:
 
     # begin
 
-    def begin(self, lane: int, plan: Plan) -> None:
-        """Start an iteration on a lane.
+    def begin(self, lane: int, plan: Plan) -> bool:
+        """Start an iteration on a lane; return whether rows were moved into or out of the batch for it.
 
         Raises:
             IllegalPlan: The plan breaks a rule of this module, or needs more KV memory than is free.
@@ -167,6 +167,7 @@ class Ledger:
             book.copied += self._copy_owed
             self._copy_owed = 0
         self._active[lane] = plan
+        return bool(insert or park or drop)
 
     def _begin_chunks(self, lane: int, plan: Plan) -> None:
         """Do a plan of a batch whose prompts are prefilled in chunks."""
@@ -390,8 +391,7 @@ class Ledger:
 
     def _hold_rows(self, finished: Sequence[int]) -> None:
         batch = self.batch
-        for request in finished:
-            batch.hold(request)
+        batch.hold(finished)
         if not batch.rows:
             for job, offset in batch.held.values():
                 self.book.release(job, batch.clock + offset)

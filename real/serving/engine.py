@@ -147,15 +147,13 @@ class Engine:
         if self._traits.lanes == "shared" and self._aside is None:
             plan, start = self._ask(PREFILL)
             if plan.acts:
-                self._books.begin(PREFILL, plan)
-                stretch = Stretch(plan, Work(), start, 0.0, self.ledger)
+                stretch = self._begin(PREFILL, plan, start)
                 self._aside = stretch, thread.submit(self._streams.run_aside, self.executor.run, PREFILL, plan)
             else:
                 aside_until = plan.ask_at
         plan, start = self._ask(DECODE)
         if plan.acts:
-            self._books.begin(DECODE, plan)
-            stretch = Stretch(plan, Work(), start, 0.0, self.ledger)
+            stretch = self._begin(DECODE, plan, start)
             self._commit(DECODE, stretch, *self._streams.run(self.executor.run, DECODE, plan))
             return True
         self._keep_books()
@@ -185,13 +183,17 @@ class Engine:
             self._unbooked.append(partial(self._tape.append, Asked(lane, now, tuple(arrived), plan)))
         return plan, now
 
+    def _begin(self, lane: int, plan: Plan, now: float) -> Stretch:
+        self._books.begin(lane, plan)
+        return Stretch(plan, Work(), now, 0.0, self.ledger)
+
     def _commit(self, lane: int, stretch: Stretch, outcome: Outcome, device_s: float | None) -> None:
         """Close an iteration: now what the next plan depends on, the rest while the next iteration is computed."""
-        now, tokens = self._clock.now(), outcome.tokens
-        self._sequences.extend(tokens)
-        stopped: list[int] = []
-        if not self._end_tokens.isdisjoint(tokens.values()):
-            stopped = [request for request, token in tokens.items() if token in self._end_tokens]
+        now = self._clock.now()
+        self._sequences.extend(outcome.tokens)
+        stopped: Sequence[int] = ()
+        if not self._end_tokens.isdisjoint(outcome.tokens.values()):
+            stopped = [request for request, token in outcome.tokens.items() if token in self._end_tokens]
         ended = self._books.commit(lane, stretch.plan, stretch.start, now, stopped=stopped)
         self.executor.finished(ended)
         self._unbooked.append(
@@ -208,10 +210,9 @@ class Engine:
         finished: int,
     ) -> None:  # fmt: skip
         """Record an iteration, by when so many requests had finished."""
-        stretch.work = outcome.work
         if device_s is not None:
             self.device_s.append(device_s)
-        self._log.append(stretch, now - stretch.start, now - stretch.start, 1)
+        self._log.append(stretch.head(now - stretch.start, now - stretch.start, 1), outcome.work)
         self._sequences.settle()
         self._tokens += len(outcome.tokens)
         if self._tape is not None:

@@ -45,13 +45,12 @@ class Bookkeeping:
         return admitted
 
     def begin(self, lane: int, plan: Plan) -> bool:
-        """Begin an iteration; return whether rows have joined or left the batch for it.
+        """Begin an iteration; return whether rows were moved into or out of the batch for it.
 
         Raises:
             IllegalPlan: The ledger refuses the plan; nothing was changed.
         """
-        self.ledger.begin(lane, plan)
-        if not (plan.insert or plan.park or plan.drop):
+        if not self.ledger.begin(lane, plan):
             return False
         log, clock = self.request_log, self.ledger.batch.clock
         if plan.park or plan.drop:
@@ -76,18 +75,18 @@ class Bookkeeping:
             The requests that had their last token from them.
         """
         ledger, log = self.ledger, self.request_log
+        clock, prefill = ledger.batch.clock, plan.prefill
         ended: list[int] = []
-        prefilled, clock = plan.prefill, ledger.batch.clock
         if plan.decode:
             clock += steps
             self._decoded_s = now
             ended = log.ending(clock, now)
-        if prefilled:
-            chunked = bool(plan.tokens)
-            if chunked:
-                log.scheduled(prefilled, start)
-                prefilled = ledger.chunks.completed(plan)
-            ended += log.prefilled(prefilled, None if chunked else start, now, None if plan.apart else clock)
+        if prefill:
+            scheduled: float | None = start
+            if plan.tokens:
+                log.scheduled(prefill, start)
+                prefill, scheduled = ledger.chunks.completed(plan), None
+            ended += log.prefilled(prefill, scheduled, now, None if plan.apart else clock)
         for request in stopped:
             if request not in ended:
                 log.stopped(request, now)

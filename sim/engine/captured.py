@@ -37,7 +37,7 @@ class Counting(NamedTuple):
     """What counts the work of a policy, as its decode steps are executed.
 
     Attributes:
-        work: Of any plan.
+        work: Of any plan, on any lane.
         decode: Of a plan that decodes and prefills nothing, on lane 0: what `work` says of it, and faster.
         window_left: For how many decode steps, the one that has begun first, the window that is read stays the same if
             no row joins or leaves; None: it grows with the rows, or there is none.

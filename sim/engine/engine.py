@@ -181,7 +181,8 @@ class Engine(Loop):
         self._now = now = self._env.now
         stretch = running.stretch
         duration = now - stretch.start
-        self._log.append(stretch, duration, duration if stretch.steps == 1 else stretch.first, stretch.steps)
+        first = duration if stretch.steps == 1 else stretch.first
+        self._log.append(stretch.head(duration, first, stretch.steps), stretch.work)
         self._lanes[lane] = None
         self._books.commit(lane, stretch.plan, stretch.start, now, stretch.steps)
         if stretch.plan.prefill and self.ledger.sending:
@@ -199,7 +200,7 @@ class Engine(Loop):
         done = min(stretch.steps_within(now - stretch.start), stretch.steps - 1)  # its last step ends by its own event
         if done:
             boundary = stretch.start + stretch.elapsed(done)
-            self._log.append(stretch, boundary - stretch.start, stretch.first, done)
+            self._log.append(stretch.head(boundary - stretch.start, stretch.first, done), stretch.work)
             self._books.commit(lane, stretch.plan, stretch.start, boundary, done)
             stretch = self._begin(lane, CARRY_ON, boundary)
         stretch.steps = 1

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.work import DecodeWork, Work
-from sim.engine.stretch import Stretch
 
 HEAD = ("start_s", "duration_s", "first_s", "steps", "waiting", "kv_tokens", "live_rows", "fixed_window")
 """Columns before the fields of `Work`.
@@ -27,6 +26,9 @@ SLICE = 65_536
 """Records per slice (16 MB)."""
 _CACHED = 1024
 """Records that a processor's cache holds."""
+
+Head = tuple[float, float, float, int, int, int, int, bool]
+"""The columns of `HEAD`."""
 
 Slice = npt.NDArray[np.void]
 """Structured array of `DTYPE`."""
@@ -55,22 +57,18 @@ class IterationLog:
         self._pack = self._record.pack_into
         self._place = 0
 
-    def append(self, stretch: Stretch, duration: float, first: float, steps: int) -> None:
-        """Record the first `steps` iterations of a stretch, of which the first took `first` seconds."""
-        place, one = self._place, stretch
-        head = (self._buffer, place, one.start, duration, first, steps, one.waiting, one.kv, one.live, one.fixed_window)
-        self._pack(*(head + one.work))
-        self._place = place = place + _SIZE
-        if place == self._end:
+    def append(self, head: Head, work: Work) -> None:
+        """Record a stretch of iterations: the columns of `HEAD`, and the first one's work."""
+        self._pack(*((self._buffer, self._place) + head + work))  # noqa: RUF005 (unpacked: 1.3 times the time)
+        self._place += _SIZE
+        if self._place == self._end:
             self.flush()
 
-    def append_decode(self, head: tuple[float, float, float, int, int, int, int, bool], work: DecodeWork) -> None:
-        """Record a stretch that only decodes, on lane 0: the columns of `HEAD`, and its first iteration's work."""
-        place = self._place
-        values = (self._buffer, place) + head + work  # noqa: RUF005 (joined, not unpacked: 0.8 times the time)
-        self._pack_decode(*values)
-        self._place = place = place + _SIZE
-        if place == self._end:
+    def append_decode(self, head: Head, work: DecodeWork) -> None:
+        """Record a stretch that only decodes, on lane 0."""
+        self._pack_decode(*((self._buffer, self._place) + head + work))  # noqa: RUF005
+        self._place += _SIZE
+        if self._place == self._end:
             self.flush()
 
     def flush(self) -> None:

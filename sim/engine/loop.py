@@ -48,8 +48,7 @@ class Loop(ABC):
         self._policy = policy
         self._view = LedgerView(books.ledger)
         self._cost = cost
-        self._counting = counting(traits, execution)
-        self._fixed_window = self._counting.window_left is not None
+        self._count, self._count_decode, self._window_left = counting(traits, execution)
         self._log = log
         self._stretches = stretch
         self._trusts = stretch and not books.ledger.book.grows and not traits.concatenates
@@ -73,13 +72,23 @@ class Loop(ABC):
             if plan.decode and not plan.prefill:
                 promised = self._decode(plan, now)
             elif plan.prefill or plan.acts:
-                stretch = self._begin(DECODE, plan, now)
-                self._log.append(stretch, stretch.first, stretch.first, 1)
-                self._now = end = now + stretch.first
-                ended = books.commit(DECODE, plan, now, end)
-                promised = self._promised(plan, end) if plan.steady and not ended else None
+                promised = self._iterate(plan, now)
             else:
                 return self._sleep(DECODE, plan)
+
+    def _iterate(self, plan: Plan, now: float) -> Plan | None:
+        """Begin, run and commit one iteration; return the answer to the next ask, if it is promised."""
+        books, ledger, book = self._books, self.ledger, self.ledger.book
+        if self._warming >= 0:
+            self._warm(plan)
+        books.begin(DECODE, plan)
+        work = self._count(ledger, plan, DECODE)
+        seconds = self._cost.seconds(work)
+        kv, live = book.used + book.transient, len(ledger.batch.rows)
+        self._log.append((now, seconds, seconds, 1, len(ledger.waiting), kv, live, False), work)
+        self._now = end = now + seconds
+        ended = books.commit(DECODE, plan, now, end)
+        return self._promised(plan, end) if plan.steady and not ended else None
 
     def _decode(self, plan: Plan, now: float) -> Plan | None:
         """Begin, run and commit a stretch that only decodes; return the answer to the next ask, if it is promised.
@@ -88,7 +97,7 @@ class Loop(ABC):
         """
         books, ledger, book, cost = self._books, self.ledger, self.ledger.book, self._cost
         rearranged = books.begin(DECODE, plan)
-        work = self._counting.decode(ledger)
+        work = self._count_decode(ledger)
         rows, held, inserted, kv, kv_held, padding, copied, host, launches, dummies, kv_dummy = work
         computed, read = rows + held + dummies, kv + kv_held + padding + kv_dummy
         first = cost.decode_seconds(computed, read, launches, copied, host, inserted)
@@ -97,8 +106,8 @@ class Loop(ABC):
         if alike and plan.steady and self._stretches:
             steps, growth = self._extent(plan, now, first, computed, read, rows + held)
             seconds = elapsed(first, growth, steps)
-        head = (now, seconds, first, steps, len(ledger.waiting), book.used + book.transient, rows, self._fixed_window)
-        self._log.append_decode(head, work)
+        kv, fixed_window = book.used + book.transient, self._window_left is not None
+        self._log.append_decode((now, seconds, first, steps, len(ledger.waiting), kv, rows, fixed_window), work)
         self._now = end = now + seconds
         ended = books.commit(DECODE, plan, now, end, steps)
         return self._promised(plan, end) if plan.steady and not alike and not ended else None
@@ -108,14 +117,14 @@ class Loop(ABC):
         if self._warming >= 0:
             self._warm(plan)
         rearranged = self._books.begin(lane, plan)
-        work, cost = self._counting.work(self.ledger, plan, lane), self._cost
+        work, cost = self._count(self.ledger, plan, lane), self._cost
         stretch = Stretch(plan, work, now, cost.seconds(work), self.ledger)
         if plan.decode and not plan.prefill:
-            stretch.fixed_window = self._fixed_window
             alike = not (rearranged or work.kv_copied or (work.inserted_rows and cost.counts_insertions))
             if alike and plan.steady and self._stretches:
                 shape = computed_rows(work), decode_kv(work), work.rows + work.held_rows
                 stretch.steps, stretch.growth = self._extent(plan, now, stretch.first, *shape)
+                stretch.fixed_window = self._window_left is not None and stretch.steps > 1
         return stretch
 
     def _extent(
@@ -130,9 +139,8 @@ class Loop(ABC):
         steps = self.request_log.next_finish - ledger.batch.clock
         if ledger.book.grows:
             steps = min(steps, 1 + ledger.book.further_steps())
-        if self._fixed_window:
-            assert self._counting.window_left is not None
-            steps, added = min(steps, self._counting.window_left(ledger)), 0
+        if self._window_left is not None:
+            steps, added = min(steps, self._window_left(ledger)), 0
         if steps <= 1:
             return 1, 0.0
         growth, alike = self._cost.growth(computed, read, added)

@@ -5,6 +5,7 @@ import math
 from policies.ledger.ledger import Ledger
 from policies.plan import Plan
 from sim.cost.work import Work
+from sim.engine.iteration_log import Head
 
 
 class Stretch:
@@ -48,6 +49,10 @@ class Stretch:
         book = ledger.book
         self.kv = book.used + book.transient
         self.live = len(ledger.batch.rows)
+
+    def head(self, duration: float, first: float, steps: int) -> Head:
+        """Return what the iteration log records of its first `steps` iterations, of which the first took `first`."""
+        return self.start, duration, first, steps, self.waiting, self.kv, self.live, self.fixed_window
 
     def elapsed(self, steps: int) -> float:
         """Seconds that the first `steps` iterations take, alone on the GPU."""

@@ -28,7 +28,7 @@ def test_a_decode_record_is_a_record_whose_other_columns_are_zero(fixed_window: 
     log.append_decode((1.0, 2.0, 0.5, 3, 4, 100, 8, fixed_window), work)
     stretch = Stretch(CARRY_ON, work.work(), 1.0, 0.5, make_ledger(Orca(), 100, declared))
     stretch.waiting, stretch.kv, stretch.live, stretch.fixed_window = 4, 100, 8, fixed_window
-    log.append(stretch, 2.0, 0.5, 3)
+    log.append(stretch.head(2.0, 0.5, 3), stretch.work)
     log.flush()
     decode, whole = slices[0]
     assert decode == whole
