@@ -6,17 +6,16 @@ terms of its own, since each has its own way of execution. `real.profiling.profi
 are YAML files that a run takes as its hardware. A profile that met its own measurements badly is doubted.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.checks import InputError
 from policies.policy import Traits
-from sim.cost.device import Array, CostModel, Demand, Device
+from sim.cost.device import Array, CostModel, Demand, Device, StraightTime
 from sim.cost.engine_constants import EngineConstants
 from sim.cost.model import Model
 from sim.cost.terms import COUNTS, PHASES, Term, is_number, phase_of, phases_of
@@ -173,13 +172,6 @@ def layout_of(traits: Traits) -> str:
     return "concatenated_rectangle" if traits.concatenates else traits.layout
 
 
-class _DecodeStep(NamedTuple):
-    """A decode step of some number of rows: seconds but for its KV, and seconds per KV token it reads."""
-
-    fixed_s: float
-    kv_s: float
-
-
 _SHAPING = ("inserted_rows", "kv_copied", "kv_host")
 """Counts that most decode steps do not have."""
 
@@ -188,6 +180,7 @@ class MeasuredCost(CostModel):
     """Prices `Work` by the measurements of a profile."""
 
     has_range = True
+    launches_within = 0
 
     def __init__(self, hardware: Profile, model: Model, costs: LayoutCost) -> None:
         """Sort the terms by phase."""
@@ -200,27 +193,27 @@ class MeasuredCost(CostModel):
         self._kv = [term for term in decode if term.of == "kv"]
         self.counts_insertions = any(term.of == "inserted_rows" for term in decode)
         self._rest = [term for term in decode if term.of not in (*_SHAPING, "launches", "kv")]
-        self._steps: dict[int, _DecodeStep] = {}
 
-    def seconds(self, work: Work) -> float:
-        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
-        if work.prefill_rows or not (work.rows or work.held_rows):
-            return max(0.0, sum(term.total(work) for term in self._terms[phase_of(work)]))
-        fixed, kv_s = self._step(work.rows + work.held_rows + work.dummy_rows)
-        seconds = fixed + (work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy) * kv_s
+    def decode(self, rows: int) -> StraightTime:
+        """What a decode step of so many rows takes: the same for each token of KV."""
+        work = Work(rows=rows)
+        fixed = sum(term.total(work) for term in self._rest)
+        return StraightTime(fixed, sum(term.coefficient(rows) for term in self._kv))
+
+    def prefill(self, work: Work) -> float:
+        """Seconds of an iteration that prefills, or that computes no row at all."""
+        return max(0.0, sum(term.total(work) for term in self._terms[phase_of(work)]))
+
+    def moved(self, seconds: float, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
+        """Seconds of a decode step that takes `seconds` but for its launches and moves."""
+        work = Work(
+            rows=rows, inserted_rows=inserted, kv_read=kv, kv_copied=copied, kv_host=host, attention_launches=launches
+        )
         for term in self._launches:
             seconds += term.total(work)
-        if work.inserted_rows or work.kv_copied or work.kv_host:
+        if inserted or copied or host:
             seconds += sum(term.total(work) for term in self._shaping)
         return max(0.0, seconds)
-
-    def _step(self, rows: int) -> _DecodeStep:
-        step = self._steps.get(rows)
-        if step is None:
-            work = Work(rows=rows)
-            kv_s = sum(term.coefficient(rows) for term in self._kv)
-            step = self._steps[rows] = _DecodeStep(sum(term.total(work) for term in self._rest), kv_s)
-        return step
 
     def seconds_each(self, work: Work) -> Array:
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
@@ -239,10 +232,6 @@ class MeasuredCost(CostModel):
             for count, measured in (("rows", fit.rows), ("slots", fit.slots), ("kv", fit.kv)):
                 outside |= phases[fit.phase] & (COUNTS[count](work) > measured[-1])
         return outside
-
-    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
-        """How much longer each decode step takes than the one before: always the same."""
-        return added * self._step(rows).kv_s, math.inf
 
     def demand(self, work: Work) -> Demand:
         """Half of the measured slowdown times the time alone, so that two lanes together show the whole of it."""

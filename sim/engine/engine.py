@@ -138,7 +138,7 @@ class Engine(Loop):
             added = work.rows + work.held_rows
             if self._window_left is not None:
                 steps, added, task.fixed_window = min(steps, self._window_left(ledger, 1)), 0, True
-            task.growth, alike = self._cost.growth(computed_rows(work), decode_kv(work), added)
+            _, task.growth, alike = self._cost.decode_steps(computed_rows(work), decode_kv(work), added)
             task.steps = self._steps(task.plan, task.start, task.first, task.growth, int(min(steps, alike)))
             task.left = task.elapsed(task.steps)
 

@@ -190,9 +190,10 @@ class Loop(ABC):
         if recorded:
             dummies, kv_dummy = recorded(ledger, step)
             computed, read = computed + dummies, read + kv_dummy
-        first = seconds = cost.decode_seconds(computed, read, launches, copied, host, inserted)
+        added = 0 if most <= 1 or self._window_left else rows + held
+        first, growth, alike = cost.decode_steps(computed, read, added, launches, copied, host, inserted)
+        seconds = first
         if most > 1:
-            growth, alike = cost.growth(computed, read, 0 if self._window_left else rows + held)
             most = self._steps(plan, now, first, growth, most if most < alike else int(alike))
             seconds = elapsed(first, growth, most)
         else:

@@ -14,14 +14,14 @@ equal chunks with the same tokens and the same (query, key) pairs.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.checks import InputError
 from policies.policy import Traits
-from sim.cost.device import Array, CostModel, Demand, Device, computed_rows, computed_slots, decode_kv
+from sim.cost.device import Array, CostModel, DecodeTime, Demand, Device, computed_rows, computed_slots, decode_kv
 from sim.cost.engine_constants import IDEAL, EngineConstants
 from sim.cost.kernels.curve import Line
 from sim.cost.kernels.shard import shard_of
@@ -140,11 +140,35 @@ REACHABLE = 0.75
 """Share of the datasheet's rates that two lanes on one GPU can reach together."""
 
 
-class _Step(NamedTuple):
-    """Decode steps of some number of rows: seconds but for attention, and all layers' attention by KV per row."""
+class BentTime(DecodeTime):
+    """A decode step whose attention is a line by the KV of a row, bent at the points of a table."""
 
-    fixed_s: float
-    attention: Line
+    __slots__ = ("_attention", "_fixed", "_host_floor", "_rows", "_step")
+
+    def __init__(self, rows: int, attention: Line, fixed: float, host_floor: float, step: float) -> None:
+        """Take the rows, and seconds: of other kernels, of the host at least, and of the engine's own work."""
+        self._attention = attention
+        self._rows = rows
+        self._fixed = fixed
+        self._host_floor = host_floor
+        self._step = step
+
+    def steps(self, kv: int, added: int) -> tuple[float, float, float]:
+        """What steps in a row take, up to the next bend or to where the device overtakes the host."""
+        rows, fixed, floor = self._rows, self._fixed, self._host_floor
+        context = kv / rows
+        attention, slope, bend = self._attention.piece(context)
+        device = fixed + attention
+        first = self._step + (device if device > floor else floor)
+        if not added:
+            return first, 0.0, math.inf
+        longer = added / rows
+        slope *= longer
+        alike = math.inf if bend == math.inf else math.floor((bend - context) / longer) + 1
+        late = floor - fixed - attention
+        if late <= 0:
+            return first, slope, alike
+        return first, 0.0, min(alike, math.floor(late / slope) + 1 if slope else math.inf)
 
 
 class CalibratedCost(CostModel):
@@ -180,11 +204,11 @@ class CalibratedCost(CostModel):
         self._mixed = engine.mixed_factor
         self._step_s = engine.step_overhead_s
         self._host_floor_s = model.layers * engine.host_layer_s
-        self._launch_s = model.layers * hardware.attention_launch_s
+        self.launch_s = model.layers * hardware.attention_launch_s
         self._kv_read_s = model.kv_bytes_per_token / gpus / (STREAMING * hardware.memory_bandwidth)
-        self._copy_s = 2 * model.kv_bytes_per_token / gpus / (REACHABLE * hardware.memory_bandwidth)
-        self._host_s = model.kv_bytes_per_token / gpus / hardware.host_bandwidth
-        self._steps: dict[float, _Step] = {}
+        self.copy_s = 2 * model.kv_bytes_per_token / gpus / (REACHABLE * hardware.memory_bandwidth)
+        self.host_s = model.kv_bytes_per_token / gpus / hardware.host_bandwidth
+        self._attentions: dict[int, Line] = {}
 
     def _missing(self, group: float) -> Iterator[str]:
         hardware, model = self.hardware, self.model
@@ -234,60 +258,49 @@ class CalibratedCost(CostModel):
         sampling = hardware.elementwise.sample_seconds + rows * model.vocabulary * hardware.elementwise.logit_seconds
         return Line(rows.tolist(), (self.engine.matrix_factor * seconds + sampling).tolist())
 
-    def _step(self, rows: float) -> _Step:
-        step = self._steps.get(rows)
-        if step is None:
-            line = self._decode.line(rows, self._shard.kv_heads)
-            read_s = rows * self._kv_read_s
-            values = [
-                max(self.model.layers * value, context * read_s)
-                for context, value in zip(line.at, line.values, strict=True)
-            ]
-            attention = Line(line.at, values)
-            step = self._steps[rows] = _Step(self._layers(rows) + self._head(rows), attention)
-        return step
+    def decode(self, rows: int) -> BentTime:
+        """What a decode step of so many rows takes."""
+        fixed = self._layers(rows) + self._head(rows)
+        return BentTime(rows, self._attention(rows), fixed, self._host_floor_s, self._step_s)
 
-    def seconds(self, work: Work) -> float:
-        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and faster."""
+    def _attention(self, rows: int) -> Line:
+        """Return the time of all layers' decode attention of so many rows, by KV tokens per row."""
+        line = self._attentions.get(rows)
+        if line is None:
+            layer = self._decode.line(rows, self._shard.kv_heads)
+            layers, read_s = self.model.layers, rows * self._kv_read_s
+            values = [
+                max(layers * each, context * read_s) for context, each in zip(layer.at, layer.values, strict=True)
+            ]
+            line = self._attentions[rows] = Line(layer.at, values)
+        return line
+
+    def prefill(self, work: Work) -> float:
+        """Seconds of an iteration that prefills, or that computes no row at all."""
         (
-            _, live, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
+            _, rows, held, inserted, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
             kv_read, kv_held, kv_padding, copied, host, launches, _, _, past, dummies, kv_dummy,
         ) = work  # fmt: skip
-        rows, kv = live + held + dummies, kv_read + kv_held + kv_padding + kv_dummy
+        rows, kv = rows + held + dummies, kv_read + kv_held + kv_padding + kv_dummy
         queries = tokens + padding + insertion
-        if not prompts and not queries:
-            return self.decode_seconds(rows, kv, launches, copied, host, 0)
-        seconds = self._layers(rows + queries) + self._head(rows + prompts)
-        if rows:
-            attention = (self._steps.get(rows) or self._step(rows)).attention(kv / rows)
-            seconds += self._mixed * attention if prompts else attention
-        pairs += padding_pairs + insertion_pairs
-        if prompts and queries > 0 and pairs > 0:
-            seconds += self._prefill_seconds(prompts, queries, pairs, past)
-        if seconds < self._host_floor_s:
-            seconds = self._host_floor_s
-        if launches > 1:
-            seconds += (launches - 1) * self._launch_s
-        if copied or host:
-            seconds += self._moved_seconds(copied, host)
+        seconds = 0.0
+        if rows or queries or prompts:
+            seconds = self._layers(rows + queries) + self._head(rows + prompts)
+            if rows:
+                attention = self._attention(rows)(kv / rows)
+                seconds += self._mixed * attention if prompts else attention
+            pairs += padding_pairs + insertion_pairs
+            if prompts and queries > 0 and pairs > 0:
+                seconds += self._prefill_seconds(prompts, queries, pairs, past)
+            if seconds < self._host_floor_s:
+                seconds = self._host_floor_s
+        if launches > 1 or copied or host:
+            seconds = self.moved(seconds, rows, kv, launches, copied, host, inserted)
         return seconds + self._step_s
-
-    def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
-        """Duration of a decode step that computes `rows` rows and reads `kv` tokens: `seconds` of it, and faster."""
-        seconds = self._step_s
-        if rows:
-            fixed, attention = self._steps.get(rows) or self._step(rows)
-            device = fixed + attention(kv / rows)
-            seconds += device if device > self._host_floor_s else self._host_floor_s
-        if launches > 1:
-            seconds += (launches - 1) * self._launch_s
-        if copied or host:
-            seconds += self._moved_seconds(copied, host)
-        return seconds
 
     def _moved_seconds(self, copied: Any, host: Any) -> Any:
         """Copies that shape the batch, and transfers to the host."""
-        return copied * self._copy_s + host * self._host_s
+        return copied * self.copy_s + host * self.host_s
 
     def _prefill_seconds(self, prompts: int, tokens: int, pairs: int, kv: int) -> float:
         """All layers' prefill attention of so many chunks, query tokens and pairs, over `kv` tokens of the past."""
@@ -316,7 +329,7 @@ class CalibratedCost(CostModel):
         """Return what each part adds to each of many iterations, in seconds, were the host never late."""
         rows, prompts = np.asarray(computed_rows(work)), np.asarray(work.prefill_rows)
         slots = np.asarray(computed_slots(work), dtype=np.float64)
-        launches = np.maximum(np.asarray(work.attention_launches) - 1, 0) * self._launch_s
+        launches = np.maximum(np.asarray(work.attention_launches) - 1, 0) * self.launch_s
         return {
             "layers": np.where(slots > 0, self._layers.each(slots), 0.0),
             "head": np.where(slots > 0, self._head.each(rows + prompts), 0.0),
@@ -331,7 +344,7 @@ class CalibratedCost(CostModel):
         seconds = np.zeros(rows.shape)
         for count in np.unique(rows[rows > 0]).tolist():
             which = rows == count
-            seconds[which] = self._step(count).attention.each(kv[which] / count)
+            seconds[which] = self._attention(count).each(kv[which] / count)
         return seconds
 
     def _prefill_each(self, work: Work) -> Array:
@@ -355,39 +368,13 @@ class CalibratedCost(CostModel):
         total[some] = np.maximum(self.model.layers * seconds, (kv + tokens) * self._kv_read_s)
         return total
 
-    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
-        """How much longer, in seconds, each decode step takes than the one before, and for how many steps."""
-        if not rows:
-            return 0.0, math.inf
-        fixed, attention = self._step(rows)
-        if not added:
-            return 0.0, math.inf
-        context, longer = kv / rows, added / rows
-        slope, end = attention.piece(context)
-        slope *= longer
-        steps = math.inf if end == math.inf else math.floor((end - context) / longer) + 1
-        late = self._host_floor_s - fixed - attention(context)
-        if late < 0 or not late:
-            return slope, steps
-        hidden = math.floor(late / slope) + 1 if slope else math.inf
-        return 0.0, min(steps, hidden)
-
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource at reachable rates; neither exceeds `seconds`."""
         alone = self.seconds(work)
         rates = REACHABLE * self._gpus
-        flops = self._computed_flops(work) / (rates * self.hardware.peak_flops)
+        flops = self.computed_flops(work) / (rates * self.hardware.peak_flops)
         traffic = (self.moved_bytes(work)) / (rates * self.hardware.memory_bandwidth)
         return Demand(min(flops, alone), min(traffic, alone))
-
-    def _computed_flops(self, work: Work) -> float:
-        """FLOPs that were computed, whoever they served."""
-        model = self.model
-        pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs
-        pairs += decode_kv(work)
-        sampled = computed_rows(work) + work.prefill_rows
-        linear = computed_slots(work) * model.layers * model.layer_parameters + sampled * model.head_parameters
-        return float(2 * linear + pairs * model.attention_flops_per_pair)
 
     def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
         """Return which of many iterations are larger than any that a table was measured with."""
