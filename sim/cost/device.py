@@ -73,9 +73,13 @@ class Device(ABC):
         """Return the engine whose latency the requests of a run on it see: the one that is asked for."""
         return engine
 
+    def doubts(self) -> list[str]:
+        """Return what speaks against its figures, as sentences: nothing, unless it was measured and met badly."""
+        return []
+
     @property
-    def known_together(self) -> list[int]:
-        """Of how many such GPUs it is known how they share layers, ascending; one alone left out."""
+    def gpu_counts(self) -> list[int]:
+        """Numbers of GPUs whose communication was measured, ascending; one alone left out."""
         return []
 
     @property

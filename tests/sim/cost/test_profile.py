@@ -97,7 +97,7 @@ def test_dummies_cost_what_rows_cost_and_bring_no_kv() -> None:
     """Five rows filled up to eight: priced as eight, over the slots that are read; only the five make it grow."""
     filled = Work(rows=5, kv_read=200, dummy_rows=3, kv_dummy=3, attention_launches=1)
     assert COST.seconds(filled) == pytest.approx(0.030 + 203 * 2e-6 + 1e-5 + 1e-4)
-    assert COST.decode_steps(8, 203, 5) == (COST.seconds(filled), pytest.approx(5 * 2e-6), math.inf)
+    assert COST.decode_steps(8, 203, 5) == pytest.approx((COST.seconds(filled), 5 * 2e-6, math.inf))
 
 
 def test_an_iteration_is_the_sum_of_its_terms() -> None:
