@@ -113,6 +113,10 @@ def decode_kv(work: Work) -> Any:
     return work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy
 
 
+FOREVER = math.inf
+"""Steps for which a line without a bend holds."""
+
+
 class DecodeTime(ABC):
     """What a decode step of some number of rows takes, by the KV that it reads, but for launches and moves."""
 
@@ -142,7 +146,7 @@ class StraightTime(DecodeTime):
     def steps(self, kv: int, added: int) -> tuple[float, float, float]:
         """What steps in a row take: the line never bends."""
         kv_s = self._kv_s
-        return self._fixed + kv * kv_s + self._layers + self._head, added * kv_s, math.inf
+        return self._fixed + kv * kv_s + self._layers + self._head, added * kv_s, FOREVER
 
 
 class CostModel(ABC):
@@ -224,10 +228,11 @@ class CostModel(ABC):
         time = self._decode_times.get(rows)
         if time is None:
             time = self._decode_times[rows] = self.decode(rows)
-        first, growth, alike = time.steps(kv, added)
+        steps = time.steps(kv, added)
         if launches > self.launches_within or copied or host or inserted:
-            first = self.moved(first, rows, kv, launches, copied, host, inserted)
-        return first, growth, alike
+            first, growth, alike = steps
+            return self.moved(first, rows, kv, launches, copied, host, inserted), growth, alike
+        return steps
 
     def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
         """Return which of many iterations are larger than any that was measured: none, where nothing was."""
