@@ -1,9 +1,9 @@
 """BATON: re-batch a rectangular batch while it runs (Cong, Chen, Zhao, Yang; arXiv 2410.18701)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from policies.checks import InputError, require_choice, require_positive
+from policies.checks import InputError, Whole
 from policies.plan import (
     CARRY_ON_THROUGH_ARRIVALS,
     CARRY_ON_UNTIL_ARRIVAL,
@@ -45,27 +45,20 @@ class Baton(Policy):
 
     prefill: Literal["inline", "overlapped", "dedicated"] = "inline"
     reserve: Literal["max", "window"] = "max"
-    max_prefill: int | None = None
-    prefill_ahead: int = 0
+    max_prefill: Annotated[int | None, Whole(1)] = None
+    prefill_ahead: Annotated[int, Whole(0)] = 0
     embedding: Literal["in_place", "direct", "concatenate"] = "in_place"
     attention: Literal["padded", "ragged"] = "padded"
 
     def __post_init__(self) -> None:
-        """Refuse options that are unknown or out of range."""
+        """Refuse options that contradict each other, too."""
         super().__post_init__()
-        require_choice("prefill", self.prefill, ("inline", "overlapped", "dedicated"))
-        require_choice("reserve", self.reserve, ("max", "window"))
-        require_positive("max_prefill", self.max_prefill, optional=True)
-        if not isinstance(self.prefill_ahead, int) or isinstance(self.prefill_ahead, bool) or self.prefill_ahead < 0:
-            raise InputError(f"policy.prefill_ahead={self.prefill_ahead}: must be a whole number, 0 or more")
-        require_choice("embedding", self.embedding, ("in_place", "direct", "concatenate"))
         if self.embedding == "direct" and (self.prefill != "inline" or self.prefill_ahead):
             raise InputError(
                 "policy.embedding=direct needs policy.prefill=inline and policy.prefill_ahead=0: rows only"
             )
         if self.embedding == "concatenate" and self.reserve != "max":
             raise InputError("policy.embedding=concatenate needs policy.reserve=max: its batch parks no rows")
-        require_choice("attention", self.attention, ("padded", "ragged"))
         if self.embedding == "concatenate" and self.attention != "padded":
             raise InputError(
                 "policy.attention=ragged needs policy.embedding=in_place or direct: a batch that stays put"

@@ -6,8 +6,9 @@ the queue. Nobody is kept waiting by a long prompt for longer than an iteration 
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from policies.checks import require_positive, require_switch
+from policies.checks import Whole
 from policies.job import Job
 from policies.ledger.paged import Draft
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
@@ -54,18 +55,10 @@ class ChunkedPrefill(Policy):
         prefix_caching: Whether KV is found again by its content.
     """
 
-    token_budget: int = 2048
-    long_prefill_token_threshold: int | None = None
+    token_budget: Annotated[int, Whole(1)] = 2048
+    long_prefill_token_threshold: Annotated[int | None, Whole(1)] = None
     reserve_full_prompt: bool = False
     prefix_caching: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
-        super().__post_init__()
-        require_positive("token_budget", self.token_budget)
-        require_positive("long_prefill_token_threshold", self.long_prefill_token_threshold, optional=True)
-        require_switch("reserve_full_prompt", self.reserve_full_prompt)
-        require_switch("prefix_caching", self.prefix_caching)
 
     @property
     def traits(self) -> Traits:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.checks import require_choice
+from policies.checks import InputError
 from policies.plan import (
     CARRY_ON_THROUGH_ARRIVALS,
     CARRY_ON_UNTIL_ARRIVAL,
@@ -34,12 +34,10 @@ class Orca(Policy):
     attention: Literal["fused", "per_request"] = "fused"
 
     def __post_init__(self) -> None:
-        """Refuse options that are unknown or contradict each other."""
+        """Refuse options that contradict each other, too."""
         super().__post_init__()
-        require_choice("layout", self.layout, ("selective", "rectangular"))
-        require_choice("attention", self.attention, ("fused", "per_request"))
-        if self.layout == "rectangular":
-            require_choice("attention (with policy.layout=rectangular)", self.attention, ("fused",))
+        if self.layout == "rectangular" and self.attention != "fused":
+            raise InputError("policy.attention=per_request needs policy.layout=selective: a rectangle has one kernel")
 
     @property
     def traits(self) -> Traits:

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from policies.checks import InputError, require_choice, require_positive
+from policies.checks import Checked, Choice, InputError, Whole
 from policies.plan import Plan
 from policies.queue import ORDERS
 from policies.view import View
@@ -51,7 +51,7 @@ class Traits(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy(ABC):
+class Policy(Checked, ABC, option="policy"):
     """An immutable decision rule: sees a view and a time, returns a plan, does nothing else.
 
     Attributes:
@@ -60,15 +60,13 @@ class Policy(ABC):
         predictor: What `sjf` predicts by: `declared` (max_new_tokens) or `oracle` (the true output length).
     """
 
-    max_batch: int = 32
-    order: str = "fcfs"
-    predictor: str = "declared"
+    max_batch: Annotated[int, Whole(1)] = 32
+    order: Annotated[str, Choice(ORDERS)] = "fcfs"
+    predictor: Annotated[str, Choice(("declared", "oracle"))] = "declared"
 
     def __post_init__(self) -> None:
         """Refuse options that are out of range or contradict each other."""
-        require_positive("max_batch", self.max_batch)
-        require_choice("order", self.order, ORDERS)
-        require_choice("predictor", self.predictor, ("declared", "oracle"))
+        super().__post_init__()
         if self.predictor != "declared" and self.order != "sjf":
             raise InputError(f"policy.predictor={self.predictor} has no effect with policy.order={self.order}; use sjf")
 

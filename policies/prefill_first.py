@@ -5,8 +5,9 @@ It schedules almost as inline BATON does; what differs is the layout: paged KV, 
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated
 
-from policies.checks import require_positive, require_switch
+from policies.checks import Whole
 from policies.job import Job
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, IDLE, Plan
 from policies.policy import Policy, Traits
@@ -22,14 +23,8 @@ class PrefillFirst(Policy):
         prefix_caching: Whether KV is found again by its content.
     """
 
-    max_batched_tokens: int = 8192
+    max_batched_tokens: Annotated[int, Whole(1)] = 8192
     prefix_caching: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
-        super().__post_init__()
-        require_positive("max_batched_tokens", self.max_batched_tokens)
-        require_switch("prefix_caching", self.prefix_caching)
 
     @property
     def traits(self) -> Traits:

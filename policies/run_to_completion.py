@@ -1,10 +1,9 @@
 """Static batching: form a batch, run it until its longest answer ends, form the next."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from policies.checks import InputError, require_choice
+from policies.checks import Number
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, IDLE, Plan
 from policies.policy import Policy, Traits
 from policies.view import View
@@ -21,16 +20,8 @@ class RunToCompletion(Policy):
         release: `batch`: answers leave with the batch, the classic; `early`: tokens are streamed.
     """
 
-    max_wait: float = 0.0
+    max_wait: Annotated[float, Number(0)] = 0.0
     release: Literal["batch", "early"] = "batch"
-
-    def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
-        super().__post_init__()
-        require_choice("release", self.release, ("batch", "early"))
-        number = isinstance(self.max_wait, int | float) and not isinstance(self.max_wait, bool)
-        if not (number and 0 <= self.max_wait < math.inf):
-            raise InputError(f"policy.max_wait={self.max_wait}: must be a time in seconds, 0 or more")
 
     @property
     def traits(self) -> Traits:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from policies.checks import InputError, choice, number, shown, whole_number
+from policies.checks import Checked, InputError, Number, Whole, choice, number, shown, whole_number
 from sim.config.pretrained import Pretrained
 from sim.config.settings import Compared, Config, read_compared, read_count, read_model, read_object, read_options
 from sim.cost.device import Device
@@ -15,7 +15,7 @@ from workloads.requests import MAX_TOKENS, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileOptions:
+class ProfileOptions(Checked, option="profile"):
     """How thorough a profile is.
 
     Attributes:
@@ -26,22 +26,13 @@ class ProfileOptions:
     """
 
     quick: bool = False
-    rounds: int = 3
-    longest: int = 256
-    limit_s: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range."""
-        if not isinstance(self.quick, bool):
-            raise InputError(f"profile.quick={shown(self.quick)}: give true or false")
-        whole_number("profile.rounds", self.rounds, 1, 1000)
-        whole_number("profile.longest", self.longest, 2, MAX_TOKENS)
-        if self.limit_s is not None:
-            number("profile.limit_s", self.limit_s, 0, 1e6)
+    rounds: Annotated[int, Whole(1, 1000)] = 3
+    longest: Annotated[int, Whole(2, MAX_TOKENS)] = 256
+    limit_s: Annotated[float | None, Number(0, 1e6)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateOptions:
+class ValidateOptions(Checked, option="validate"):
     """How long to measure, and at which load.
 
     Attributes:
@@ -51,17 +42,10 @@ class ValidateOptions:
         load: Arrival rate of the second load, as a share of the lowest measured capacity.
     """
 
-    limit_s: float = 600.0
-    standard_error: float = 0.015
-    rounds: int = 3
-    load: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range."""
-        number("validate.limit_s", self.limit_s, 0, 1e6)
-        number("validate.standard_error", self.standard_error, 1e-4, 1)
-        whole_number("validate.rounds", self.rounds, 1, 1000)
-        number("validate.load", self.load, 0.01, 10)
+    limit_s: Annotated[float, Number(0, 1e6)] = 600.0
+    standard_error: Annotated[float, Number(1e-4, 1)] = 0.015
+    rounds: Annotated[int, Whole(1, 1000)] = 3
+    load: Annotated[float, Number(0.01, 10)] = 0.7
 
 
 TASKS = ("run", "profile", "validate")

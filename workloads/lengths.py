@@ -1,15 +1,17 @@
 """Distributions of prompt and output lengths, in tokens."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 
-from policies.checks import InputError, number, whole_number
+from policies.checks import InputError, Number, Whole, check_options
 from workloads.requests import MAX_TOKENS, FloatArray, IntArray
 
 ZIPF_LONGEST = 1_000_000
 """Longest length of a Zipf distribution: its table of probabilities has one entry per length."""
+
+TOKENS = Whole(1, MAX_TOKENS)
 
 
 @runtime_checkable
@@ -34,7 +36,7 @@ class LengthDistribution(Protocol):
 class Fixed:
     """Every length is `tokens`."""
 
-    tokens: int
+    tokens: Annotated[int, TOKENS]
 
     @property
     def longest(self) -> int:
@@ -43,7 +45,7 @@ class Fixed:
 
     def check(self, option: str) -> None:
         """Raise InputError unless `tokens` is a token count."""
-        whole_number(f"{option}.tokens", self.tokens, 1, MAX_TOKENS)
+        check_options(self, option)
 
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
         """Return int64 [n], all `tokens`; draws nothing."""
@@ -54,8 +56,8 @@ class Fixed:
 class Uniform:
     """Every whole length from `low` to `high`, both included, is equally likely."""
 
-    low: int
-    high: int
+    low: Annotated[int, TOKENS]
+    high: Annotated[int, TOKENS]
 
     @property
     def longest(self) -> int:
@@ -64,7 +66,7 @@ class Uniform:
 
     def check(self, option: str) -> None:
         """Raise InputError unless 1 <= low <= high."""
-        _check_range(option, self.low, self.high, MAX_TOKENS)
+        _check_range(self, option)
 
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
         """Draw int64 [n]."""
@@ -82,10 +84,10 @@ class LogNormal:
         high: longest length, tokens.
     """
 
-    median: float
-    sigma: float
-    low: int
-    high: int
+    median: Annotated[float, Number(1, MAX_TOKENS)]
+    sigma: Annotated[float, Number(0, 10)]
+    low: Annotated[int, TOKENS]
+    high: Annotated[int, TOKENS]
 
     @property
     def longest(self) -> int:
@@ -94,9 +96,7 @@ class LogNormal:
 
     def check(self, option: str) -> None:
         """Raise InputError unless 1 <= low <= high, median is at least 1 and sigma is from 0 to 10."""
-        _check_range(option, self.low, self.high, MAX_TOKENS)
-        number(f"{option}.median", self.median, 1, MAX_TOKENS)
-        number(f"{option}.sigma", self.sigma, 0, 10)
+        _check_range(self, option)
 
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
         """Draw int64 [n]."""
@@ -108,9 +108,9 @@ class LogNormal:
 class Zipf:
     """Bounded Zipf: length k from `low` to `high` has a probability proportional to k**-exponent."""
 
-    exponent: float
-    low: int
-    high: int
+    exponent: Annotated[float, Number(0, 10)]
+    low: Annotated[int, Whole(1, ZIPF_LONGEST)]
+    high: Annotated[int, Whole(1, ZIPF_LONGEST)]
 
     @property
     def longest(self) -> int:
@@ -119,8 +119,7 @@ class Zipf:
 
     def check(self, option: str) -> None:
         """Raise InputError unless 1 <= low <= high <= 1,000,000 and the exponent is from 0 to 10."""
-        _check_range(option, self.low, self.high, ZIPF_LONGEST)
-        number(f"{option}.exponent", self.exponent, 0, 10)
+        _check_range(self, option)
 
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
         """Draw int64 [n]."""
@@ -130,8 +129,9 @@ class Zipf:
         return lengths
 
 
-def _check_range(option: str, low: object, high: object, limit: int) -> None:
-    whole_number(f"{option}.low", low, 1, limit)
-    whole_number(f"{option}.high", high, 1, limit)
-    if low > high:  # type: ignore[operator]
-        raise InputError(f"{option}.low is {low}, above {option}.high={high}: lower the one or raise the other")
+def _check_range(lengths: Uniform | LogNormal | Zipf, option: str) -> None:
+    check_options(lengths, option)
+    if lengths.low > lengths.high:
+        raise InputError(
+            f"{option}.low is {lengths.low}, above {option}.high={lengths.high}: lower the one or raise the other"
+        )

@@ -1,17 +1,19 @@
 """The options that every workload takes: arrivals, and the output length that a request declares to the scheduler."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, get_args
 
 import numpy as np
 
-from policies.checks import InputError, choice, whole_number
-from workloads.arrivals import PROCESSES, Arrivals
+from policies.checks import Checked, InputError, Number, Whole
+from workloads.arrivals import PROCESSES, Arrivals, Process
 from workloads.demand import Demand
 from workloads.requests import MAX_TOKENS, IntArray, Requests
 from workloads.streams import stream
 
-RULES = ("max", "pow2", "oracle")
+Rule = Literal["max", "pow2", "oracle"]
+
+RULES = get_args(Rule)
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,10 @@ class Declaration:
         rule: `max`, every request declares the cap; `pow2`, the output rounded up to a power of two, at most the
             cap (a good predictor); `oracle`, the output itself (a perfect one).
         cap: the longest output that may be declared, in tokens; None is the longest the workload can have.
-
-    Raises:
-        InputError: if the rule is unknown or the cap is no token count.
     """
 
-    rule: str
+    rule: Rule
     cap: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the two options."""
-        choice("workload.max_new_tokens", self.rule, RULES)
-        if self.cap is not None:
-            whole_number("workload.max_new_cap", self.cap, 1, MAX_TOKENS)
 
     def declare(self, output_tokens: IntArray, longest: int) -> IntArray:
         """Return what each request declares, int64 [n], never less than its output.
@@ -71,9 +64,12 @@ class Declaration:
 
 MAX_REQUESTS = 100_000_000
 
+COUNT = Whole(1, MAX_REQUESTS)
+RATE = Number(1e-6, 1e9)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked, option="workload"):
     """Options common to all workloads. An option that the others make useless must be None.
 
     Attributes:
@@ -91,35 +87,32 @@ class Options:
         InputError: if an option is out of range, missing or contradicts another.
     """
 
-    num_requests: int | None = None
-    arrival: str | None = None
-    rate: float | None = None
-    cv: float | None = None
-    concurrency: int | None = None
-    rate_multiplier: float | None = None
-    max_new_tokens: str = "max"
-    max_new_cap: int | None = None
+    num_requests: Annotated[int | None, COUNT] = None
+    arrival: Process | None = None
+    rate: Annotated[float | None, RATE] = None
+    cv: Annotated[float | None, Number(0.001, 1000)] = None
+    concurrency: Annotated[int | None, Whole(1, 10**9)] = None
+    rate_multiplier: Annotated[float | None, RATE] = None
+    max_new_tokens: Rule = "max"
+    max_new_cap: Annotated[int | None, Whole(1, MAX_TOKENS)] = None
 
     recorded: ClassVar[bool] = False
     """Whether the workload has arrivals of its own."""
 
     def __post_init__(self) -> None:
         """Check all options at once, before any work is done."""
-        if self.num_requests is not None or not self.recorded:
-            whole_number("workload.num_requests", self.num_requests, 1, MAX_REQUESTS)
+        super().__post_init__()
+        if not self.recorded:
+            COUNT("workload.num_requests", self.num_requests)
         if self.arrival == "trace" and not self.recorded:
             choices = ", ".join(process for process in PROCESSES if process != "trace")
             raise InputError(f"workload.arrival=trace needs a recorded trace, this is none: choose {choices}")
         self.arrivals()
-        self.declaration()
 
     def arrivals(self) -> Arrivals:
         """Return the arrival process that the options describe."""
-        process = self.arrival
-        if process is None:
-            unsaid = "trace" if self.recorded else "all_at_once"
-            process = "poisson" if self.rate is not None else unsaid
-        return Arrivals(process, self.rate, self.cv, self.concurrency, self.rate_multiplier)
+        unsaid: Process = "poisson" if self.rate is not None else "trace" if self.recorded else "all_at_once"
+        return Arrivals(self.arrival or unsaid, self.rate, self.cv, self.concurrency, self.rate_multiplier)
 
     def declaration(self) -> Declaration:
         """Return how output lengths are declared."""

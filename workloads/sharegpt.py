@@ -4,16 +4,18 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 import numpy as np
 
-from policies.checks import choice
 from workloads.demand import Demand
 from workloads.options import Options
 from workloads.requests import FloatArray, IntArray, Requests
 from workloads.streams import stream
 
-LONGEST_TOTAL = {"first": 2048, "multi": 8192}
+Turns = Literal["first", "multi"]
+
+LONGEST_TOTAL: dict[Turns, int] = {"first": 2048, "multi": 8192}
 """Prompt plus output tokens at most, by `turns`: the filter under which the conversations were counted."""
 
 
@@ -74,12 +76,7 @@ class ShareGPT(Options):
             8192, output at most 1024).
     """
 
-    turns: str = "first"
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        choice("workload.turns", self.turns, LONGEST_TOTAL)
+    turns: Turns = "first"
 
     def build(self, seed: int) -> Requests:
         """Draw the requests.
@@ -95,7 +92,7 @@ class ShareGPT(Options):
 
 
 @cache
-def read_histogram(turns: str) -> Histogram:
+def read_histogram(turns: Turns) -> Histogram:
     """Read the embedded histogram of these turns (`first` or `multi`); workloads/data/README.md names its source."""
     file = resources.files("workloads") / "data" / f"sharegpt_{turns}.csv"
     header, *rows = csv.reader(file.read_text(encoding="utf-8").splitlines())

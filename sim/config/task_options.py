@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from policies.checks import InputError, choice, number, shown, whole_number
+from policies.checks import Checked, InputError, Number, Whole, choice, number, shown, whole_number
 from sim.metrics.slo import SLO
 from workloads.requests import MAX_TOKENS
 
@@ -67,13 +67,7 @@ class Objective(SLO):
         InputError: if a limit or the share is out of range.
     """
 
-    attainment: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check all three."""
-        super().__post_init__()
-        if self.attainment is not None:
-            check_attainment(self.attainment)
+    attainment: Annotated[float | None, Number(0.01, 0.9999)] = None
 
 
 def check_attainment(given: object) -> None:
@@ -160,7 +154,7 @@ def _refuse_unused(config: Mapping[str, Any], task: str) -> None:
 
 
 @dataclass(frozen=True)
-class OverlayOptions:
+class OverlayOptions(Checked, option="overlay"):
     """How task=overlay compares.
 
     Attributes:
@@ -171,21 +165,15 @@ class OverlayOptions:
         InputError: if the first is no whole number of at least 0, or the second is neither.
     """
 
-    warmup: int = 0
-    times: str = "client"
-
-    def __post_init__(self) -> None:
-        whole_number("overlay.warmup", self.warmup, 0, MAX_TOKENS)
-        choice("overlay.times", self.times, ("client", "server"))
+    warmup: Annotated[int, Whole(0, MAX_TOKENS)] = 0
+    times: Literal["client", "server"] = "client"
 
 
 Size = Literal["quick", "full"]
 
-SIZES = get_args(Size)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ClaimsOptions:
+class ClaimsOptions(Checked, option="claims"):
     """How much is simulated.
 
     Attributes:
@@ -196,7 +184,3 @@ class ClaimsOptions:
     """
 
     size: Size = "quick"
-
-    def __post_init__(self) -> None:
-        """Refuse what is unknown."""
-        choice("claims.size", self.size, SIZES)

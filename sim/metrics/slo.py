@@ -1,16 +1,24 @@
 """What a request must meet."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import InputError
+from policies.checks import Checked, InputError, Number
 from sim.metrics.request_columns import Columns
 
 
+def _limit(option: str, value: object) -> None:
+    try:
+        Number(0, above=True)(option, value)
+    except InputError:
+        raise InputError(f"{option}={value}: must be a positive number of seconds, or null for no limit") from None
+
+
 @dataclass(frozen=True)
-class SLO:
+class SLO(Checked, option="slo"):
     """Service-level objective: a request meets it if no latency exceeds its limit; None is no limit.
 
     Attributes:
@@ -21,14 +29,8 @@ class SLO:
         InputError: if a limit is not a positive number.
     """
 
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, limit in (("ttft_s", self.ttft_s), ("tpot_s", self.tpot_s)):
-            number = isinstance(limit, int | float) and not isinstance(limit, bool)
-            if limit is not None and not (number and 0 < limit < float("inf")):
-                raise InputError(f"slo.{name}={limit}: must be a positive number of seconds, or null for no limit")
+    ttft_s: Annotated[float | None, _limit] = None
+    tpot_s: Annotated[float | None, _limit] = None
 
     def met(self, columns: Columns, release_with_batch: bool) -> npt.NDArray[np.bool_] | None:
         """Return which requests [n] finished and met it; None without any limit.

@@ -102,7 +102,10 @@ class TestDeclaration:
         ({"num_requests": True}, r"workload\.num_requests is True"),
         ({"num_requests": "many"}, r"workload\.num_requests is 'many'"),
         ({"num_requests": 10**12}, r"from 1 to 100000000"),
-        ({"arrival": "possion"}, r"workload\.arrival is 'possion': choose one of poisson, gamma, constant"),
+        (
+            {"arrival": "possion"},
+            r"workload\.arrival is 'possion': did you mean poisson\? choose one of poisson, gamma",
+        ),
         ({"arrival": "trace"}, r"workload\.arrival=trace needs a recorded trace"),
         ({"arrival": "poisson"}, r"workload\.arrival=poisson needs workload\.rate"),
         ({"arrival": "constant"}, r"workload\.arrival=constant needs workload\.rate"),

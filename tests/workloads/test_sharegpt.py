@@ -7,7 +7,7 @@ import pytest
 
 from policies.checks import InputError
 from workloads import ShareGPT
-from workloads.sharegpt import read_histogram
+from workloads.sharegpt import Turns, read_histogram
 
 # Quantiles of the conversations themselves, before they were binned (52,211 first turns; 30,731 multi-turn).
 QUANTILES = {
@@ -18,7 +18,7 @@ MEANS = {"first": (111.2, 327.9), "multi": (2340.0, 438.7)}
 
 
 @pytest.mark.parametrize("turns", ["first", "multi"])
-def test_quantiles_and_means_are_those_of_the_conversations(turns: str) -> None:
+def test_quantiles_and_means_are_those_of_the_conversations(turns: Turns) -> None:
     requests = ShareGPT(turns=turns, num_requests=300_000).build(0)
     for column, quantiles in QUANTILES[turns].items():
         for quantile, tokens in quantiles.items():
@@ -32,7 +32,7 @@ def test_quantiles_and_means_are_those_of_the_conversations(turns: str) -> None:
     [("first", (4, 4), 1023, 1614, 2048), ("multi", (1, 2), 8141, 1024, 8192)],
 )
 def test_lengths_keep_to_the_filter_of_the_source(
-    turns: str, shortest: tuple[int, int], longest_prompt: int, longest_output: int, longest_total: int
+    turns: Turns, shortest: tuple[int, int], longest_prompt: int, longest_output: int, longest_total: int
 ) -> None:
     requests = ShareGPT(turns=turns, num_requests=300_000).build(0)
     assert requests.prompt_tokens.min() >= shortest[0]
@@ -44,7 +44,7 @@ def test_lengths_keep_to_the_filter_of_the_source(
 
 
 @pytest.mark.parametrize(("turns", "conversations"), [("first", 52_211), ("multi", 30_731)])
-def test_the_histogram_counts_every_conversation_once(turns: str, conversations: int) -> None:
+def test_the_histogram_counts_every_conversation_once(turns: Turns, conversations: int) -> None:
     histogram = read_histogram(turns)
     assert histogram.counts.sum() == conversations
     np.testing.assert_array_equal(histogram.prompt_low[1:], histogram.prompt_high[:-1] + 1)
@@ -80,4 +80,4 @@ def test_a_million_requests_take_about_a_second() -> None:
 
 def test_unknown_turns_are_refused() -> None:
     with pytest.raises(InputError, match=r"workload\.turns is 'second': choose one of first, multi"):
-        ShareGPT(turns="second", num_requests=1)
+        ShareGPT(turns="second", num_requests=1)  # type: ignore[arg-type]

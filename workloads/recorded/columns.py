@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from policies.checks import InputError, shown
+from policies.checks import InputError, nearest, shown
 from workloads.recorded.units import PER_SECOND
 
 
@@ -143,17 +143,10 @@ def unit_in(name: str) -> str | None:
     return last[0] if last and last[0] in PER_SECOND else None
 
 
-def check_given(given: object) -> Mapping[str, str]:
-    """Return the option `workload.columns` as a mapping.
-
-    Raises:
-        InputError: if it is something else, or names what no trace has.
-    """
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) and name.strip() for name in given.values()):
-        raise InputError(f"workload.columns is {shown(given)}: give names, as in {{arrival_s: TIMESTAMP}}")
-    for key in given:
+def check_columns(option: str, value: object) -> None:
+    """Raise InputError unless this gives names to columns that a trace can have."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name.strip() for name in value.values()):
+        raise InputError(f"{option} is {shown(value)}: give names, as in {{arrival_s: TIMESTAMP}}")
+    for key in value:
         if key not in _NAMES:
-            raise InputError(f"workload.columns has {shown(key)}: its keys are {', '.join(_NAMES)}")
-    return dict(given)
+            raise InputError(f"{option} has {shown(key)}: {nearest(key, _NAMES)}its keys are {', '.join(_NAMES)}")

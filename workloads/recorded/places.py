@@ -66,12 +66,18 @@ def given_file(path: object, option: str = "workload.path") -> Path:
     Raises:
         InputError: if there is nothing.
     """
-    if not isinstance(path, str) or not path.strip():
-        raise InputError(f"{option} is {path!r}: give the path of a file")
+    check_path(option, path)
+    assert isinstance(path, str)
     given = Path(path if os.path.exists(path) else os.path.expanduser(path))
     if not os.path.exists(given):
         raise InputError(f"{option}={path}: there is no such file: correct the path")
     return given
+
+
+def check_path(option: str, path: object) -> None:
+    """Raise InputError unless this can be a path."""
+    if not isinstance(path, str) or not path.strip():
+        raise InputError(f"{option} is {path!r}: give the path of a file")
 
 
 def in_data_folder(folder: str, pattern: str) -> list[Path]:

@@ -18,11 +18,10 @@ _USUAL = tuple(1 << power for power in range(4, 14))
 _MOST = 1 << 16
 
 
-def check_hash_tokens(given: int | None) -> None:
-    """Raise InputError unless this is a block size, or None."""
-    whole = isinstance(given, int) and not isinstance(given, bool) and given % 16 == 0 and 16 <= given <= _MOST
-    if given is not None and not whole:
-        raise InputError(f"workload.hash_tokens is {shown(given)}: give a multiple of 16, at most {_MOST}")
+def check_hash_tokens(option: str, value: object) -> None:
+    """Raise InputError unless this is a block size."""
+    if not isinstance(value, int) or isinstance(value, bool) or value % 16 or not 16 <= value <= _MOST:
+        raise InputError(f"{option} is {shown(value)}: give a multiple of 16, at most {_MOST}")
 
 
 def lengths(hashes: HashArray) -> IntArray:

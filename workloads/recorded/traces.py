@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from policies.checks import InputError, choice, shown, whole_number
+from policies.checks import Choice, InputError, Whole
 from workloads.demand import Demand, counted, in_order, with_duplicates_noted, with_rate_noted, without_failures
 from workloads.options import MAX_REQUESTS, Options
 from workloads.recorded.clock import spread_within_ticks
-from workloads.recorded.columns import AZURE, BURSTGPT, MOONCAKE, OWN, QWEN_BAILIAN, Columns, check_given, recognised
-from workloads.recorded.places import PublishedFile, given_file, in_data_folder
+from workloads.recorded.columns import AZURE, BURSTGPT, MOONCAKE, OWN, QWEN_BAILIAN, Columns, check_columns, recognised
+from workloads.recorded.places import PublishedFile, check_path, given_file, in_data_folder
 from workloads.recorded.prefixes import chained, check_hash_tokens, deduced_tokens, lengths, refuse_wrong_counts
 from workloads.recorded.units import PER_SECOND
 from workloads.requests import Requests
@@ -108,7 +108,7 @@ class RecordedWorkload(Recorded):
         path: the trace file; None is the published one, where there is one.
     """
 
-    path: str | None = None
+    path: Annotated[str | None, check_path] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +124,9 @@ class Clocked(Recorded):
 
     strange_rate: ClassVar[str] = "workload.time_unit says what the times are in"
 
-    first_request: int = 0
-    time_unit: str | None = None
+    first_request: Annotated[int, Whole(0, MAX_REQUESTS)] = 0
+    time_unit: Annotated[str | None, Choice(PER_SECOND)] = None
     spread_ticks: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        whole_number("workload.first_request", self.first_request, 0, MAX_REQUESTS)
-        if self.time_unit is not None:
-            choice("workload.time_unit", self.time_unit, PER_SECOND)
-        if not isinstance(self.spread_ticks, bool):
-            raise InputError(f"workload.spread_ticks is {shown(self.spread_ticks)}: give true or false")
 
     def _demand(self, table: "Table", columns: Columns, hash_tokens: int | None = None) -> Demand:
         """Return what a table says, checked, in order of arrival.
@@ -222,14 +213,9 @@ class Azure(Published):
         service: `conv` or `code`.
     """
 
-    service: str = "conv"
+    service: Literal["conv", "code"] = "conv"
 
     format: ClassVar[Columns] = AZURE
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        choice("workload.service", self.service, AZURE_FILES)
 
     def locate(self) -> tuple[str, Path]:
         """Return the workload's name and its file."""
@@ -244,12 +230,7 @@ class Hashed(Published):
         hash_tokens: tokens that one hash stands for; None is as the format says.
     """
 
-    hash_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        check_hash_tokens(self.hash_tokens)
+    hash_tokens: Annotated[int | None, check_hash_tokens] = None
 
     @property
     def _hash_tokens(self) -> int | None:
@@ -267,14 +248,9 @@ class Mooncake(Hashed):
         trace: `conversation` or `synthetic`.
     """
 
-    trace: str = "conversation"
+    trace: Literal["conversation", "synthetic"] = "conversation"
 
     format: ClassVar[Columns] = MOONCAKE
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        choice("workload.trace", self.trace, MOONCAKE_FILES)
 
     def locate(self) -> tuple[str, Path]:
         """Return the workload's name and its file."""
@@ -331,21 +307,15 @@ class Own(Clocked):
         hash_tokens: tokens that one hash stands for; None is 512, or what the numbers of hashes show.
     """
 
-    columns: Mapping[str, str] | None = None
-    hash_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        check_given(self.columns)
-        check_hash_tokens(self.hash_tokens)
+    columns: Annotated[Mapping[str, str] | None, check_columns] = None
+    hash_tokens: Annotated[int | None, check_hash_tokens] = None
 
     def _own(self, names: list[str], read: "Callable[[Names, Names], Table]") -> Demand:
         """Read the columns that are recognised among these names."""
-        given = check_given(self.columns)
-        columns = recognised(names, given)
+        renamed = self.columns or {}
+        columns = recognised(names, renamed)
         required, optional = columns.wanted(self.needs_arrivals)
-        table = read(tuple(dict.fromkeys([*required, *given.values()])), optional)
+        table = read(tuple(dict.fromkeys([*required, *renamed.values()])), optional)
         demand = self._demand(table, columns, self.hash_tokens)
         if columns.title != OWN.title:
             demand = demand.noted(f"read as {columns.title}'s: {', '.join(name for name in table.columns)}")

@@ -247,7 +247,7 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("+hydra.callbacks.x._target_=os.system", "hydra.callbacks.x._target_=os.system is refused"),
         ("hardware._target_=os.system", "hardware._target_=os.system is refused"),
         ("hardware=rtx4090 model=qwen3_32b", "model=qwen3_32b does not fit on hardware=rtx4090"),
-        ("+policy=baton policy.prefill=foo", "policy.prefill=foo: unknown; choose one of inline, "),
+        ("+policy=baton policy.prefill=foo", "policy.prefill is 'foo': choose one of inline, "),
         (
             "+policy=baton_concatenate policy.attention=ragged",
             "policy.attention=ragged needs policy.embedding=in_place or direct",

@@ -74,7 +74,10 @@ def test_names_can_be_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"arrival": "t"}, r"workload\.columns has 'arrival': its keys are arrival_s, prompt_tokens"),
+        (
+            {"arrival": "t"},
+            r"workload\.columns has 'arrival': did you mean arrival_s\? its keys are arrival_s, prompt_tokens",
+        ),
         ({"unit": "ms"}, r"workload\.columns has 'unit'"),
         ({"arrival_s": 5}, r"workload\.columns is .*: give names"),
         ("arrival_s", r"workload\.columns is 'arrival_s': give names"),

@@ -134,7 +134,7 @@ class TestClock:
 
     @pytest.mark.parametrize("value", [0, "false", None])
     def test_the_switch_is_true_or_false(self, tmp_path: Path, value: Any) -> None:
-        with pytest.raises(InputError, match=r"workload\.spread_ticks is .*: give true or false"):
+        with pytest.raises(InputError, match=r"workload\.spread_ticks=.*: give true or false"):
             own(tmp_path, 0, spread_ticks=value)
 
 
