@@ -15,7 +15,7 @@ from real.serving.run import Run
 from real.serving.stage import budget_of, kv_tokens_for, load, profile_notes, shortened, warmed
 from real.validation.report import plot_validation, print_validation
 from real.validation.validation import Validation
-from sim.cost.profile import Profile, doubts
+from sim.cost.profile import Profile
 from sim.output.progress import Progress
 from sim.output.writing import Draft, make_folder, writing
 from workloads.demand import counted
@@ -87,7 +87,7 @@ def _profile(settings: Settings, folder: Path, console: Console) -> None:
         )
     console.print(Text(f"{profile.model} on {profile.machine}, {profile.dtype}, {profile.attention}"))
     console.print(_fits(profile))
-    for doubt in doubts(profile):
+    for doubt in profile.doubts():
         console.print(Text(f"WARNING: {doubt}"), soft_wrap=True)
     console.print(Text(f"Profile: {path}"), soft_wrap=True)
     console.print(Text(f"Simulate with it: python -m sim hardware={path} model={profile.model}"), soft_wrap=True)
@@ -104,7 +104,7 @@ def _validate(settings: Settings, folder: Path, console: Console) -> None:
     for requests in workloads.values():
         check_context(requests, bench.network.dimensions)
     kv_tokens = kv_tokens_for(settings, bench.network, *workloads.values())
-    for note in (*profile_notes(profile, bench.machine), *doubts(profile)):
+    for note in (*profile_notes(profile, bench.machine), *profile.doubts()):
         console.print(Text(f"- {note}"), soft_wrap=True)
     with Progress("validate", 100, unit="% of the measuring") as progress:
         validation = Validation(

@@ -10,14 +10,13 @@ The shape and the default efficiencies (0.8 of the bandwidth, 0.75 of the FLOPs,
 real vLLM runs on an H100 within 6 %. Activations, norms and element-wise work are inside the fixed time per layer.
 """
 
-import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from policies.checks import InputError
 from policies.policy import Traits
-from sim.cost.device import Array, CostModel, Demand, Device, computed_rows, computed_slots, decode_kv
+from sim.cost.device import Array, CostModel, Demand, Device, StraightTime, computed_rows, computed_slots, decode_kv
 from sim.cost.model import Model
 from sim.cost.work import Work
 
@@ -81,47 +80,42 @@ class Roofline(CostModel):
         self._pair_s = model.attention_flops_per_pair / flops
         self._kv_read_s = kv_bytes / bandwidth
         self._kv_s = max(self._kv_read_s, self._pair_s)
-        self._copy_s = 2 * kv_bytes / bandwidth
-        self._host_s = kv_bytes / hardware.host_bandwidth
-        self._launch_s = model.layers * hardware.attention_launch_s
+        self.copy_s = 2 * kv_bytes / bandwidth
+        self.host_s = kv_bytes / hardware.host_bandwidth
+        self.launch_s = model.layers * hardware.attention_launch_s
         self._step_s = hardware.step_overhead_s
         self._pass_s = model.layers * hardware.layer_overhead_s
 
-    def seconds(self, work: Work) -> float:
-        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
+    def _products(self, slots: int, sampled: int) -> tuple[float, float]:
+        """Seconds of so many token slots in all layers, attention apart, and of so many rows in the output head."""
+        layers, layers_read = slots * self._layers_flops_s, self._layers_read_s
+        head, head_read = sampled * self._head_flops_s, self._head_read_s
+        return self._pass_s + (layers if layers > layers_read else layers_read), head if head > head_read else head_read
+
+    def decode(self, rows: int) -> StraightTime:
+        """What a decode step of so many rows takes: the same for each token of KV."""
+        return StraightTime(self._step_s, self._kv_s, *self._products(rows, rows))
+
+    def prefill(self, work: Work) -> float:
+        """Seconds of an iteration that prefills, or that computes no row at all."""
         (
-            _, rows, held, _, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
+            _, rows, held, inserted, prompts, tokens, pairs, padding, padding_pairs, insertion, insertion_pairs,
             kv_read, kv_held, kv_padding, copied, host, launches, _, _, prefill_kv, dummies, kv_dummy,
         ) = work  # fmt: skip
-        seconds = self._step_s + (kv_read + kv_held + kv_padding + kv_dummy) * self._kv_s
+        kv = kv_read + kv_held + kv_padding + kv_dummy
+        seconds = self._step_s + kv * self._kv_s
         rows += held + dummies
         slots = rows + tokens + padding + insertion
         if slots:
-            layers, layers_read = slots * self._layers_flops_s, self._layers_read_s
-            head, head_read = (rows + prompts) * self._head_flops_s, self._head_read_s
-            seconds += self._pass_s + (layers if layers > layers_read else layers_read)
-            seconds += head if head > head_read else head_read
+            layers, head = self._products(slots, rows + prompts)
+            seconds += layers
+            seconds += head
         if prompts:
             attention = (pairs + padding_pairs + insertion_pairs) * self._pair_s
             attention_read = prefill_kv * self._kv_read_s
             seconds += attention if attention > attention_read else attention_read
-        if launches > 1:
-            seconds += (launches - 1) * self._launch_s
-        if copied or host:
-            seconds += copied * self._copy_s + host * self._host_s
-        return seconds
-
-    def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
-        """Duration of a decode step that computes `rows` rows and reads `kv` tokens: `seconds` of it, and faster."""
-        layers, layers_read = rows * self._layers_flops_s, self._layers_read_s
-        head, head_read = rows * self._head_flops_s, self._head_read_s
-        seconds = self._step_s + kv * self._kv_s
-        seconds += self._pass_s + (layers if layers > layers_read else layers_read)
-        seconds += head if head > head_read else head_read
-        if launches > 1:
-            seconds += (launches - 1) * self._launch_s
-        if copied or host:
-            seconds += copied * self._copy_s + host * self._host_s
+        if launches > 1 or copied or host:
+            seconds = self.moved(seconds, rows, kv, launches, copied, host, inserted)
         return seconds
 
     def seconds_each(self, work: Work) -> Array:
@@ -133,14 +127,10 @@ class Roofline(CostModel):
         layers = self._pass_s + np.maximum(slots * self._layers_flops_s, self._layers_read_s)
         head = np.maximum(sampled * self._head_flops_s, self._head_read_s)
         launches = np.maximum(work.attention_launches - 1, 0)
-        fixed = self._step_s + (slots > 0) * (layers + head) + launches * self._launch_s
-        moved = work.kv_copied * self._copy_s + work.kv_host * self._host_s
+        fixed = self._step_s + (slots > 0) * (layers + head) + launches * self.launch_s
+        moved = work.kv_copied * self.copy_s + work.kv_host * self.host_s
         attention = np.maximum(pairs * self._pair_s, work.prefill_kv * self._kv_read_s)
         return np.asarray(fixed + kv * self._kv_s + attention + moved, dtype=np.float64)
-
-    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
-        """How much longer each decode step takes than the one before: always the same."""
-        return added * self._kv_s, math.inf
 
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource; neither exceeds `seconds`."""
@@ -154,7 +144,7 @@ class Roofline(CostModel):
         slots = rows + tokens + padding + insertion
         flops_s = slots * self._layers_flops_s + (rows + prompts) * self._head_flops_s
         flops_s += (pairs + kv) * self._pair_s
-        traffic_s = (kv + prefill_kv) * self._kv_read_s + copied * self._copy_s
+        traffic_s = (kv + prefill_kv) * self._kv_read_s + copied * self.copy_s
         if slots:
             traffic_s += self._layers_read_s + self._head_read_s
         return _new(Demand, (flops_s, traffic_s))

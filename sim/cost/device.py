@@ -4,20 +4,19 @@
 `sim.cost.kernels.calibrated` answer, each for one kind of device.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.checks import InputError
 from policies.policy import Traits
+from sim.cost.engine_constants import EngineConstants
 from sim.cost.model import Model
 from sim.cost.work import Work
-
-if TYPE_CHECKING:
-    from sim.cost.engine_constants import EngineConstants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +47,14 @@ class Device(ABC):
     usable_memory: float = 0.9
 
     @abstractmethod
-    def cost_model(self, model: "Model", traits: Traits) -> "CostModel":
+    def cost_model(self, model: Model, traits: Traits) -> "CostModel":
         """Return what prices the iterations of a model under policies with these traits.
 
         Raises:
             InputError: this hardware cannot tell.
         """
 
-    def deployed(self, engine: "EngineConstants", tensor_parallel: int) -> "Device":
+    def deployed(self, engine: EngineConstants, tensor_parallel: int) -> "Device":
         """Return what runs when an engine uses so many of these GPUs as one.
 
         Efficiencies that were met on whole iterations, and profiles, hold an engine's overheads already.
@@ -70,13 +69,17 @@ class Device(ABC):
             )
         return self
 
-    def engine_on(self, engine: "EngineConstants") -> "EngineConstants":
+    def engine_on(self, engine: EngineConstants) -> EngineConstants:
         """Return the engine whose latency the requests of a run on it see: the one that is asked for."""
         return engine
 
+    def doubts(self) -> list[str]:
+        """Return what speaks against its figures, as sentences: nothing, unless it was measured and met badly."""
+        return []
+
     @property
-    def known_together(self) -> list[int]:
-        """Of how many such GPUs it is known how they share layers, ascending; one alone left out."""
+    def gpu_counts(self) -> list[int]:
+        """Numbers of GPUs whose communication was measured, ascending; one alone left out."""
         return []
 
     @property
@@ -110,8 +113,48 @@ def decode_kv(work: Work) -> Any:
     return work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy
 
 
+FOREVER = math.inf
+"""Steps for which a line without a bend holds."""
+
+
+class DecodeTime(ABC):
+    """What a decode step of some number of rows takes, by the KV that it reads, but for launches and moves."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def steps(self, kv: int, added: int) -> tuple[float, float, float]:
+        """What steps in a row take, the first reading `kv` tokens and each later one `added` tokens more.
+
+        Returns:
+            Seconds of the first; how much longer each later one takes than the one before; for how many that holds.
+        """
+
+
+class StraightTime(DecodeTime):
+    """The same seconds for each token of KV: `fixed + kv * kv_s + layers + head`, summed in this order."""
+
+    __slots__ = ("_fixed", "_head", "_kv_s", "_layers")
+
+    def __init__(self, fixed: float, kv_s: float, layers: float = 0.0, head: float = 0.0) -> None:
+        """Take seconds of a step, of a token of KV, of all layers but for attention, and of the output head."""
+        self._fixed = fixed
+        self._kv_s = kv_s
+        self._layers = layers
+        self._head = head
+
+    def steps(self, kv: int, added: int) -> tuple[float, float, float]:
+        """What steps in a row take: the line never bends."""
+        kv_s = self._kv_s
+        return self._fixed + kv * kv_s + self._layers + self._head, added * kv_s, FOREVER
+
+
 class CostModel(ABC):
     """Prices `Work` of one model on one device.
+
+    A subclass says what a decode step takes by its rows (`decode`) and what any other iteration takes (`prefill`); one
+    whose launches and moves have no plain rates says what they add (`moved`). The rest follows. `seconds_each` says the
+    same of arrays.
 
     Attributes:
         hardware: The device.
@@ -119,48 +162,77 @@ class CostModel(ABC):
         counts_insertions: Whether a decode step takes longer for rows that it decodes for the first time.
         has_range: Whether costs were measured, so that iterations can be `beyond` what was.
         extrapolated: What this model needs of the device and was not measured on it, in words.
+        launch_s: Seconds of every attention launch after the first, all layers.
+        copy_s: Seconds of each KV token that is copied inside GPU memory.
+        host_s: Seconds of each KV token that is moved to or from host memory.
+        launches_within: Attention launches that `decode` counts already.
     """
 
     counts_insertions = False
     has_range = False
     extrapolated: tuple[str, ...] = ()
+    launch_s = copy_s = host_s = 0.0
+    launches_within = 1
 
     def __init__(self, hardware: Device, model: Model) -> None:
         """Know whose rates and dimensions count."""
         self.hardware = hardware
         self.model = model
+        self._decode_times: dict[int, DecodeTime] = {}
 
     @abstractmethod
-    def seconds(self, work: Work) -> float:
-        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
+    def decode(self, rows: int) -> DecodeTime:
+        """What a decode step takes that computes so many rows, at least one, by the KV that it reads for them."""
 
-    def decode_seconds(self, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
-        """Duration of a decode step that computes `rows` rows and reads `kv` tokens for them: `seconds` of it."""
-        return self.seconds(
-            Work(
-                rows=rows,
-                inserted_rows=inserted,
-                kv_read=kv,
-                kv_copied=copied,
-                kv_host=host,
-                attention_launches=launches,
-            )
-        )
+    @abstractmethod
+    def prefill(self, work: Work) -> float:
+        """Seconds of an iteration that prefills, or that computes no row at all."""
 
     @abstractmethod
     def seconds_each(self, work: Work) -> Array:
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
 
     @abstractmethod
-    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
-        """How much longer, in seconds, each decode step takes than the one before, and for how many steps that holds.
-
-        The first of these steps computes `rows` rows and reads `kv` tokens, each later one `added` tokens more.
-        """
-
-    @abstractmethod
     def demand(self, work: Work) -> Demand:
         """What an iteration asks of each shared resource: two that run at once slow each other by what exceeds it."""
+
+    def moved(self, seconds: float, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
+        """Seconds of an iteration that takes `seconds` but for its launches and moves."""
+        if launches > 1:
+            seconds += (launches - 1) * self.launch_s
+        if copied or host:
+            seconds += copied * self.copy_s + host * self.host_s
+        return seconds
+
+    def seconds(self, work: Work) -> float:
+        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
+        if work.prefill_rows:
+            return self.prefill(work)
+        (
+            _, live, held, inserted, _, tokens, _, padding, _, insertion, _, kv_read, kv_held, kv_padding,
+            copied, host, launches, _, _, _, dummies, kv_dummy,
+        ) = work  # fmt: skip
+        rows, kv = live + held + dummies, kv_read + kv_held + kv_padding + kv_dummy
+        if not rows or tokens or padding or insertion:
+            return self.prefill(work)
+        return self.decode_steps(rows, kv, 0, launches, copied, host, inserted)[0]
+
+    def decode_steps(
+        self, rows: int, kv: int, added: int, launches: int = 1, copied: int = 0, host: int = 0, inserted: int = 0
+    ) -> tuple[float, float, float]:
+        """What decode steps in a row take, the first reading `kv` tokens and each later one `added` tokens more.
+
+        Returns:
+            Seconds of the first; how much longer each later one takes than the one before; for how many that holds.
+        """
+        time = self._decode_times.get(rows)
+        if time is None:
+            time = self._decode_times[rows] = self.decode(rows)
+        steps = time.steps(kv, added)
+        if launches > self.launches_within or copied or host or inserted:
+            first, growth, alike = steps
+            return self.moved(first, rows, kv, launches, copied, host, inserted), growth, alike
+        return steps
 
     def beyond(self, work: Work) -> npt.NDArray[np.bool_]:
         """Return which of many iterations are larger than any that was measured: none, where nothing was."""
@@ -174,6 +246,14 @@ class CostModel(ABC):
         pairs = work.prefill_pairs - work.recomputed_pairs + work.kv_read
         linear = 2 * (tokens * (model.layers * model.layer_parameters) + sampled * model.head_parameters)
         return linear + pairs * model.attention_flops_per_pair
+
+    def computed_flops(self, work: Work) -> Any:
+        """FLOPs that were computed, whoever they served. Takes counts or arrays."""
+        model = self.model
+        pairs = work.prefill_pairs + work.prefill_padding_pairs + work.insertion_padding_pairs + decode_kv(work)
+        sampled = computed_rows(work) + work.prefill_rows
+        linear = computed_slots(work) * model.layers * model.layer_parameters + sampled * model.head_parameters
+        return 2 * linear + pairs * model.attention_flops_per_pair
 
     def moved_bytes(self, work: Work) -> Any:
         """Bytes read or written in GPU memory, padding and dummies counted. Takes counts or arrays."""

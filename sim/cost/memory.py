@@ -54,9 +54,9 @@ def _does_not_fit(hardware: Device, model: Model, memory: float, which: str) -> 
 
 def _remedy(hardware: Device, model: Model) -> str:
     """Say how the model would fit: on the fewest such GPUs that can share its layers, or elsewhere."""
-    for gpus in hardware.known_together:
+    for gpus in hardware.gpu_counts:
         if model.indivisible(gpus) is None and _kv_tokens(hardware, model, gpus) >= 1:
             return f"give tensor_parallel={gpus}, or choose another"
-    if not hardware.known_together:
+    if not hardware.gpu_counts:
         return "choose another (tensor_parallel= needs one whose communication was measured, such as h100_sxm)"
     return f"choose another: no number of GPUs for which hardware={hardware.name} was measured holds it"

@@ -6,21 +6,33 @@ terms of its own, since each has its own way of execution. `real.profiling.profi
 are YAML files that a run takes as its hardware. A profile that met its own measurements badly is doubted.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.checks import InputError
 from policies.policy import Traits
-from sim.cost.device import Array, CostModel, Demand, Device
+from sim.cost.device import Array, CostModel, Demand, Device, StraightTime
 from sim.cost.engine_constants import EngineConstants
 from sim.cost.model import Model
 from sim.cost.terms import COUNTS, PHASES, Term, is_number, phase_of, phases_of
 from sim.cost.work import Work
+
+TOTAL = 0.10
+"""Relative error of the total time of held-out iterations from which a profile is doubted."""
+EACH = 0.25
+"""Mean relative error of single held-out iterations, noise included, from which it is."""
+EXPLAINED = 0.90
+"""Share of the variance of prefills and mixed iterations that must be explained, at least.
+
+Decode steps of one model take almost the same time, so that noise is most of their variance and R squared says little:
+they are judged by what is held out alone."""
+
+WORST = 2
+"""Fits that a sentence of doubt names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +60,22 @@ class Fit:
     rows: Sequence[int]
     slots: Sequence[int]
     kv: Sequence[int]
+
+    def badness(self) -> float:
+        """How many times its limit the worst of its figures is."""
+        unexplained = 0.0 if self.phase == "decode" or self.r2 is None else (1 - self.r2) / (1 - EXPLAINED)
+        return max(abs(self.held_out_error or 0.0) / TOTAL, (self.held_out_spread or 0.0) / EACH, unexplained)
+
+    def faults(self) -> list[str]:
+        """Return which of its figures are beyond their limits, in words."""
+        faults = []
+        if self.held_out_error is not None and abs(self.held_out_error) > TOTAL:
+            faults.append(f"held-out time is met with {self.held_out_error:+.0%}")
+        if self.held_out_spread is not None and self.held_out_spread > EACH:
+            faults.append(f"single held-out iterations with {self.held_out_spread:.0%}")
+        if self.phase != "decode" and self.r2 is not None and self.r2 < EXPLAINED:
+            faults.append(f"R\u00b2 is {self.r2:.2f}")
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +184,30 @@ class Profile(Device):
         for costs in self.layouts:
             if costs.layout == layout:
                 return MeasuredCost(self, model, costs)
-        known = ", ".join(costs.layout for costs in self.layouts)
-        raise InputError(f"hardware={self.name} holds no costs for layout {layout}, only for {known}: profile it too")
+        others = ", ".join(costs.layout for costs in self.layouts)
+        raise InputError(f"hardware={self.name} holds no costs for layout {layout}, only for {others}: profile it too")
 
     def engine_on(self, engine: EngineConstants) -> EngineConstants:
         """Return none but the one that was measured: it served the requests itself, without a front end."""
         return EngineConstants(name="as profiled", source=self.name)
+
+    def doubts(self) -> list[str]:
+        """Return a sentence that names the worst fits, if any met its own measurements badly."""
+        poor = [
+            (fit.badness(), f"{costs.layout}, {fit.phase}: {', '.join(faults)}")
+            for costs in self.layouts
+            for fit in costs.fits
+            if (faults := fit.faults())
+        ]
+        if not poor:
+            return []
+        worst = [sentence for _, sentence in sorted(poor, reverse=True)[:WORST]]
+        rest = [f"and {len(poor) - WORST} more"] if len(poor) > WORST else []
+        more = "more profile.rounds= or threads=1" if self.threads > 1 else "more profile.rounds="
+        return [
+            f"the profile {self.name} is poor, and so is what it predicts ({'; '.join([*worst, *rest])}); profile "
+            f"again with nothing else running, or {more}"
+        ]
 
     def at_pace(self, pace: float) -> "Profile":
         """Return the same machine when everything takes so many times as long."""
@@ -173,13 +219,6 @@ def layout_of(traits: Traits) -> str:
     return "concatenated_rectangle" if traits.concatenates else traits.layout
 
 
-class _DecodeStep(NamedTuple):
-    """A decode step of some number of rows: seconds but for its KV, and seconds per KV token it reads."""
-
-    fixed_s: float
-    kv_s: float
-
-
 _SHAPING = ("inserted_rows", "kv_copied", "kv_host")
 """Counts that most decode steps do not have."""
 
@@ -188,6 +227,7 @@ class MeasuredCost(CostModel):
     """Prices `Work` by the measurements of a profile."""
 
     has_range = True
+    launches_within = 0
 
     def __init__(self, hardware: Profile, model: Model, costs: LayoutCost) -> None:
         """Sort the terms by phase."""
@@ -200,27 +240,27 @@ class MeasuredCost(CostModel):
         self._kv = [term for term in decode if term.of == "kv"]
         self.counts_insertions = any(term.of == "inserted_rows" for term in decode)
         self._rest = [term for term in decode if term.of not in (*_SHAPING, "launches", "kv")]
-        self._steps: dict[int, _DecodeStep] = {}
 
-    def seconds(self, work: Work) -> float:
-        """Duration of one iteration alone on its GPU, in seconds: `seconds_each` of one, and much faster."""
-        if work.prefill_rows or not (work.rows or work.held_rows):
-            return max(0.0, sum(term.total(work) for term in self._terms[phase_of(work)]))
-        fixed, kv_s = self._step(work.rows + work.held_rows + work.dummy_rows)
-        seconds = fixed + (work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy) * kv_s
+    def decode(self, rows: int) -> StraightTime:
+        """What a decode step of so many rows takes: the same for each token of KV."""
+        work = Work(rows=rows)
+        fixed = sum(term.total(work) for term in self._rest)
+        return StraightTime(fixed, sum(term.coefficient(rows) for term in self._kv))
+
+    def prefill(self, work: Work) -> float:
+        """Seconds of an iteration that prefills, or that computes no row at all."""
+        return max(0.0, sum(term.total(work) for term in self._terms[phase_of(work)]))
+
+    def moved(self, seconds: float, rows: int, kv: int, launches: int, copied: int, host: int, inserted: int) -> float:
+        """Seconds of a decode step that takes `seconds` but for its launches and moves."""
+        work = Work(
+            rows=rows, inserted_rows=inserted, kv_read=kv, kv_copied=copied, kv_host=host, attention_launches=launches
+        )
         for term in self._launches:
             seconds += term.total(work)
-        if work.inserted_rows or work.kv_copied or work.kv_host:
+        if inserted or copied or host:
             seconds += sum(term.total(work) for term in self._shaping)
         return max(0.0, seconds)
-
-    def _step(self, rows: int) -> _DecodeStep:
-        step = self._steps.get(rows)
-        if step is None:
-            work = Work(rows=rows)
-            kv_s = sum(term.coefficient(rows) for term in self._kv)
-            step = self._steps[rows] = _DecodeStep(sum(term.total(work) for term in self._rest), kv_s)
-        return step
 
     def seconds_each(self, work: Work) -> Array:
         """Durations of many iterations, each alone on its GPU: every field of `work` is an array."""
@@ -240,10 +280,6 @@ class MeasuredCost(CostModel):
                 outside |= phases[fit.phase] & (COUNTS[count](work) > measured[-1])
         return outside
 
-    def growth(self, rows: int, kv: int, added: int) -> tuple[float, float]:
-        """How much longer each decode step takes than the one before: always the same."""
-        return added * self._step(rows).kv_s, math.inf
-
     def demand(self, work: Work) -> Demand:
         """Half of the measured slowdown times the time alone, so that two lanes together show the whole of it."""
         share = self.layout.overlap_slowdown / 2 * self.seconds(work)
@@ -260,55 +296,3 @@ def settings_of(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [settings_of(item) for item in value]
     return value
-
-
-TOTAL = 0.10
-"""Relative error of the total time of held-out iterations from which a profile is doubted."""
-EACH = 0.25
-"""Mean relative error of single held-out iterations, noise included, from which it is."""
-EXPLAINED = 0.90
-"""Share of the variance of prefills and mixed iterations that must be explained, at least.
-
-Decode steps of one model take almost the same time, so that noise is most of their variance and R squared says little:
-they are judged by what is held out alone."""
-
-NAMED = 2
-"""Fits that a sentence names, the worst."""
-
-
-def doubts(hardware: Device) -> list[str]:
-    """Return a sentence if the hardware is a profile that met its own measurements badly."""
-    if not isinstance(hardware, Profile):
-        return []
-    found = [
-        (_badness(fit), f"{costs.layout}, {fit.phase}: {', '.join(wrong)}")
-        for costs in hardware.layouts
-        for fit in costs.fits
-        if (wrong := _wrong(fit))
-    ]
-    if not found:
-        return []
-    worst = [said for _, said in sorted(found, reverse=True)[:NAMED]]
-    told = [*worst, f"and {len(found) - NAMED} more"] if len(found) > NAMED else worst
-    more = "more profile.rounds= or threads=1" if hardware.threads > 1 else "more profile.rounds="
-    return [
-        f"the profile {hardware.name} is poor, and so is what it predicts ({'; '.join(told)}); profile again with "
-        f"nothing else running, or {more}"
-    ]
-
-
-def _badness(fit: Fit) -> float:
-    """How many times its limit the worst figure of a fit is."""
-    unexplained = 0.0 if fit.phase == "decode" or fit.r2 is None else (1 - fit.r2) / (1 - EXPLAINED)
-    return max(abs(fit.held_out_error or 0.0) / TOTAL, (fit.held_out_spread or 0.0) / EACH, unexplained)
-
-
-def _wrong(fit: Fit) -> list[str]:
-    wrong = []
-    if fit.held_out_error is not None and abs(fit.held_out_error) > TOTAL:
-        wrong.append(f"held-out time is met with {fit.held_out_error:+.0%}")
-    if fit.held_out_spread is not None and fit.held_out_spread > EACH:
-        wrong.append(f"single held-out iterations with {fit.held_out_spread:.0%}")
-    if fit.phase != "decode" and fit.r2 is not None and fit.r2 < EXPLAINED:
-        wrong.append(f"R\u00b2 is {fit.r2:.2f}")
-    return wrong

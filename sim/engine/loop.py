@@ -100,7 +100,7 @@ class Loop(ABC):
         work = self._count_decode(ledger)
         rows, held, inserted, kv, kv_held, padding, copied, host, launches, dummies, kv_dummy = work
         computed, read = rows + held + dummies, kv + kv_held + padding + kv_dummy
-        first = cost.decode_seconds(computed, read, launches, copied, host, inserted)
+        first, _, _ = cost.decode_steps(computed, read, 0, launches, copied, host, inserted)
         alike = not (rearranged or copied or (inserted and cost.counts_insertions))
         steps, seconds = 1, first
         if alike and plan.steady and self._stretches:
@@ -143,7 +143,7 @@ class Loop(ABC):
             steps, added = min(steps, self._window_left(ledger)), 0
         if steps <= 1:
             return 1, 0.0
-        growth, alike = self._cost.growth(computed, read, added)
+        _, growth, alike = self._cost.decode_steps(computed, read, added)
         if steps > alike:
             steps = int(alike)
         if plan.steady is UNTIL_ARRIVAL and self._arrivals.next_s < until:

@@ -9,7 +9,6 @@ from policies.ledger.paged import BLOCK, Paged, blocks_of
 from policies.policy import Policy
 from sim.cost.device import Device
 from sim.cost.memory import check_kv_tokens
-from sim.cost.profile import doubts
 from sim.metrics.metrics import Summary
 from sim.simulation.execution import execution_notes
 from sim.simulation.setting import Setting
@@ -79,9 +78,9 @@ def engine_notes(setting: Setting) -> list[str]:
     if hardware.takes_engine:
         return [f"engine={engine.name}: not measured but assumed: {engine.assumed}"] if engine.assumed else []
     if not engine.frontend_latency_s:
-        return doubts(hardware)
+        return hardware.doubts()
     return [
-        *doubts(hardware),
+        *hardware.doubts(),
         f"hardware={hardware.name} holds an engine's overheads already: of engine={engine.name} only the frontend "
         "latency is added",
     ]

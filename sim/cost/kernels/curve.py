@@ -46,10 +46,13 @@ class Line:
         """Slope before the first point, after it, after the second, and so on [n + 1]."""
         return np.array(self._slopes)
 
-    def piece(self, place: float) -> tuple[float, float]:
-        """Return the slope just after a place, and where it ends: infinity after the last point."""
-        after = bisect_right(self.at, place)
-        return self._slopes[after], self.at[after] if after < len(self.at) else math.inf
+    def piece(self, place: float) -> tuple[float, float, float]:
+        """Return the value at a place, the slope just after it, and where that ends: infinity after the last point."""
+        at = self.at
+        after = bisect_right(at, place)
+        slope = self._slopes[after]
+        value = self.values[after - 1] + (place - at[after - 1]) * slope if after else self.values[0]
+        return value, slope, at[after] if after < len(at) else math.inf
 
 
 class Surface:

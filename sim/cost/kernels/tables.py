@@ -10,6 +10,7 @@ and is scaled to a model's dimensions by the law that its kernels follow:
   query tokens x heads and on the mean context of a query token.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,12 +19,13 @@ from typing import ClassVar
 import numpy as np
 
 from policies.checks import InputError
+from sim.cost.device import Device
 from sim.cost.kernels.curve import Array, Line, Surface
 
 HEAD_DIM = 128
 """Width of the heads that attention was measured with."""
 QUERY_HEADS = 32
-"""Heads that the query tokens of `PrefillAttention` belong to."""
+"""Heads that the query tokens of `ChunkAttention` belong to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,3 +308,57 @@ class AllReduce(Table):
     def line(self, gpus: int) -> Line:
         """Return the time by bytes."""
         return Line(self.message, self.seconds[gpus])
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelTables(Device):
+    """A GPU whose kernels were measured.
+
+    Attributes:
+        license: Of the measurements.
+        attention_launch_s: Time per layer of every attention launch after the first.
+        matrices: Linear operators and the output head.
+        decode: Decode attention, by KV heads.
+        prompts: Attention of whole prompts, by query heads per KV head, on the same axes.
+        chunks: Attention of chunks.
+        elementwise: Everything else in a layer.
+        all_reduce: Communication; None: not measured, and tensor parallelism is refused.
+    """
+
+    license: str
+    attention_launch_s: float
+    matrices: MatrixProduct
+    decode: Sequence[DecodeAttention]
+    prompts: Sequence[PromptAttention]
+    chunks: ChunkAttention
+    elementwise: Elementwise
+    all_reduce: AllReduce | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse rates that are no positive numbers, and tables of another kind."""
+        for option in ("peak_flops", "memory_bandwidth", "memory_bytes", "host_bandwidth", "gpu_bandwidth"):
+            if not _positive(getattr(self, option)):
+                raise InputError(f"hardware.{option}={getattr(self, option)}: must be a number above 0")
+        for option, kind in _TABLES.items():
+            value = getattr(self, option)
+            if not isinstance(value, kind) and not (option == "all_reduce" and value is None):
+                raise InputError(f"hardware.{option}: must be a {kind.__module__}.{kind.__name__}")
+        for option, kind in _LISTS.items():
+            value = getattr(self, option)
+            if not isinstance(value, list | tuple) or not value or not all(isinstance(one, kind) for one in value):
+                raise InputError(f"hardware.{option}: must be a list of {kind.__module__}.{kind.__name__}")
+
+    def decode_for(self, mha: bool, kv_heads: float) -> DecodeAttention:
+        """Return the closest table of decode attention: one query head per KV head or several, then the KV heads."""
+        return min(
+            self.decode, key=lambda t: (t.mha != mha, t.kv_heads > kv_heads, abs(math.log(t.kv_heads / kv_heads)))
+        )
+
+
+_TABLES: dict[str, type] = {
+    "matrices": MatrixProduct,
+    "chunks": ChunkAttention,
+    "elementwise": Elementwise,
+    "all_reduce": AllReduce,
+}
+_LISTS: dict[str, type] = {"decode": DecodeAttention, "prompts": PromptAttention}

@@ -1,5 +1,6 @@
 """The cost model: one formula for one iteration and for many, and what each layout pays."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -68,9 +69,9 @@ def test_more_work_never_takes_less_time(work: Work, field: str, more: int) -> N
 def test_a_decode_step_grows_by_the_kv_that_its_rows_add(rows: int, length: int, steps: int) -> None:
     first = Work(rows=rows, kv_read=rows * length, attention_launches=1)
     later = first._replace(kv_read=rows * (length + steps))
-    assert COST.seconds(later) == pytest.approx(
-        COST.seconds(first) + steps * COST.growth(rows, rows * length, rows)[0], rel=1e-12
-    )
+    seconds, growth, alike = COST.decode_steps(rows, rows * length, rows)
+    assert COST.seconds(later) == pytest.approx(seconds + steps * growth, rel=1e-12)
+    assert (seconds, alike) == (COST.seconds(first), math.inf)
 
 
 def test_a_decode_step_of_one_row_reads_the_weights_and_its_kv_at_the_reachable_bandwidth() -> None:
@@ -137,9 +138,10 @@ def test_a_decode_step_costs_what_its_work_costs(work: Work) -> None:
     counts = (
         rows + work.dummy_rows,
         sum(kv.values()) + work.kv_dummy,
+        work.rows,
         work.attention_launches,
         work.kv_copied,
         work.kv_host,
         0,
     )
-    assert COST.decode_seconds(*counts) == COST.seconds(decode)
+    assert COST.decode_steps(*counts)[0] == COST.seconds(decode)

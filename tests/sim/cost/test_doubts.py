@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sim.cost.profile import Profile, doubts
+from sim.cost.profile import Profile
 from sim.simulation.notes import engine_notes
 from tests.runs import H100
 from tests.sim.config.test_settings import settings
@@ -31,7 +31,7 @@ def profile(**fit: Any) -> Profile:
     ],
 )
 def test_a_profile_is_doubted_for_what_it_met_badly(fit: dict[str, Any], said: str | None) -> None:
-    found = doubts(profile(**fit))
+    found = profile(**fit).doubts()
     assert len(found) == (said is not None)
     assert said is None or (found[0].startswith("the profile mine is poor") and said in found[0])
 
@@ -43,14 +43,14 @@ def test_a_long_complaint_names_the_worst_two_and_advises_nothing_that_was_done(
         for error, spread in ((0.11, 0.1), (0.5, 0.1), (0.12, 0.1), (0.0, 0.9))
     ]
     poor = replace(PROFILE, layouts=[replace(PROFILE.layouts[0], fits=fits)], threads=1)
-    (said,) = doubts(poor)
+    (said,) = poor.doubts()
     assert 0 < said.index("+50%") < said.index("with 90%") < said.index("; and 2 more)")
     assert "+11%" not in said and "+12%" not in said and "threads" not in said
-    (of_two_threads,) = doubts(replace(poor, threads=2))
+    (of_two_threads,) = replace(poor, threads=2).doubts()
     assert of_two_threads.endswith("more profile.rounds= or threads=1")
 
 
 def test_only_profiles_are_doubted_and_a_prediction_says_so() -> None:
-    assert doubts(H100) == []
+    assert H100.doubts() == []
     poor = replace(settings(), hardware=profile(held_out_error=0.5))
     assert sum(note.startswith("the profile mine is poor") for note in engine_notes(poor)) == 1

@@ -88,16 +88,16 @@ def test_one_iteration_costs_what_it_costs_among_many(some: list[Work]) -> None:
 def test_a_decode_step_grows_by_the_kv_that_its_rows_add(rows: int, held: int, length: int, steps: int) -> None:
     first = Work(rows=rows, held_rows=held, kv_read=rows * length, kv_held=held * length, attention_launches=1)
     later = first._replace(kv_read=rows * (length + steps), kv_held=held * (length + steps))
-    assert COST.seconds(later) == pytest.approx(
-        COST.seconds(first) + steps * COST.growth(rows + held, 0, rows + held)[0], rel=1e-12
-    )
+    seconds, growth, alike = COST.decode_steps(rows + held, (rows + held) * length, rows + held)
+    assert COST.seconds(later) == pytest.approx(seconds + steps * growth, rel=1e-12)
+    assert (seconds, alike) == (COST.seconds(first), math.inf)
 
 
 def test_dummies_cost_what_rows_cost_and_bring_no_kv() -> None:
     """Five rows filled up to eight: priced as eight, over the slots that are read; only the five make it grow."""
     filled = Work(rows=5, kv_read=200, dummy_rows=3, kv_dummy=3, attention_launches=1)
     assert COST.seconds(filled) == pytest.approx(0.030 + 203 * 2e-6 + 1e-5 + 1e-4)
-    assert COST.growth(8, 203, 5) == pytest.approx((5 * 2e-6, math.inf))
+    assert COST.decode_steps(8, 203, 5) == pytest.approx((COST.seconds(filled), 5 * 2e-6, math.inf))
 
 
 def test_an_iteration_is_the_sum_of_its_terms() -> None:

@@ -184,18 +184,18 @@ def test_stretches_take_what_their_steps_take_and_end_where_the_table_bends(
     cost: CalibratedCost, live: int, length: int, steps: int, dummies: int
 ) -> None:
     rows, kv = live + dummies, live * length + dummies
-    growth, alike = cost.growth(rows, kv, live)
+    first, growth, alike = cost.decode_steps(rows, kv, live)
     assert alike >= 1
     later = int(min(steps, alike - 1))
-    step = cost.decode_seconds(rows, kv + later * live, 1, 0, 0, 0)
-    assert step == pytest.approx(cost.decode_seconds(rows, kv, 1, 0, 0, 0) + later * growth, rel=1e-9)
+    step, *_ = cost.decode_steps(rows, kv + later * live, live)
+    assert step == pytest.approx(first + later * growth, rel=1e-9)
 
 
 @pytest.mark.parametrize(("dummies", "alike"), [(0, 51), (3, 81)])
 def test_a_stretch_with_dummies_ends_where_the_mean_context_meets_the_next_point(dummies: int, alike: int) -> None:
     """Eight rows, 150 tokens each on average; the next point is 200. Five live ones lengthen it by 5/8 per step."""
     cost = TINY_GPU.deployed(IDEAL, 1).cost_model(LLAMA3_8B, TRAITS)
-    assert cost.growth(8, 8 * 150, 8 - dummies)[1] == alike
+    assert cost.decode_steps(8, 8 * 150, 8 - dummies)[2] == alike
 
 
 @pytest.mark.parametrize("policy", [ChunkedPrefill(max_batch=8), Orca(max_batch=8), Baton(max_batch=8)])
