@@ -74,5 +74,11 @@ class DecodeWork(NamedTuple):
 
     def work(self, lane: int = 0) -> Work:
         """Return the whole record."""
-        decode, dummies = self[3:9], self[9:]
-        return tuple.__new__(Work, (lane, *self[:3], 0, 0, 0, 0, 0, 0, 0, *decode, 0, 0, 0, *dummies))
+        rows, held, inserted, read, of_held, padding, copied, host, launches, dummies, of_dummies = self
+        return tuple.__new__(
+            Work,
+            (
+                lane, rows, held, inserted, 0, 0, 0, 0, 0, 0, 0, read, of_held, padding, copied, host, launches,
+                0, 0, 0, dummies, of_dummies,
+            ),
+        )  # fmt: skip

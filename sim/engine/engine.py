@@ -16,11 +16,13 @@ import simpy
 from simpy.events import Event, Timeout
 
 from policies.job import Job
+from policies.ledger.ledger import Ledger
 from policies.ledger.opening import make_ledger
 from policies.plan import CARRY_ON, THROUGH_ARRIVALS, IllegalPlan, Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
-from sim.cost.device import CostModel
+from sim.cost.device import CostModel, computed_rows, decode_kv
+from sim.cost.work import Work
 from sim.engine.arrivals import arrivals_of
 from sim.engine.bookkeeping import Bookkeeping
 from sim.engine.execution import EAGER, Execution
@@ -31,11 +33,10 @@ from sim.engine.stretch import Stretch
 from workloads.requests import Requests
 
 
-class _Running:
-    """A stretch under way on a lane.
+class _Running(Stretch):
+    """A stretch under way on one of two lanes.
 
     Attributes:
-        stretch: What is run.
         left: Seconds still to run, alone on the GPU, as of `since`.
         since: When `left` was last brought up to date.
         slowdown: How many times slower than alone it has run since.
@@ -43,12 +44,12 @@ class _Running:
         event: The SimPy event that ends it.
     """
 
-    __slots__ = ("event", "left", "since", "slowdown", "stretch", "usage")
+    __slots__ = ("event", "left", "since", "slowdown", "usage")
 
-    def __init__(self, stretch: Stretch) -> None:
-        self.stretch = stretch
-        self.left = stretch.elapsed(stretch.steps)
-        self.since = stretch.start
+    def __init__(self, plan: Plan, work: Work, start: float, first: float, ledger: Ledger) -> None:
+        super().__init__(plan, work, start, first, ledger)
+        self.left = first
+        self.since = start
         self.slowdown = 1.0
         self.usage: tuple[float, float] | None = None
         self.event: Event | None = None
@@ -147,8 +148,10 @@ class Engine(Loop):
 
     def _turn(self, lane: int) -> None:
         """Something has changed: ask a lane that idles, cut the stretch of one that runs."""
-        if self._lanes[lane] is not None:
-            self._cut(lane)
+        running, other = self._lanes[lane], self._lanes[1 - lane]
+        if running is not None:
+            if running.steps > 1:
+                self._cut(lane)
             return
         now = self._now
         if self._arrivals.next_s <= now:
@@ -156,19 +159,28 @@ class Engine(Loop):
         plan = self._policy.plan(self._view, now, lane)
         if not plan.acts:
             return self._sleep(lane, plan)
-        self._cut(1 - lane)
+        if other is not None and other.steps > 1:
+            self._cut(1 - lane)
         self._alarms[lane] = None
-        self._lanes[lane] = running = _Running(self._begin(lane, plan, now))
+        self._lanes[lane] = running = self._begin(lane, plan, now)
         if not self._shared:
             self._schedule(lane, running, running.left)
 
-    def _extent(
-        self, plan: Plan, start: float, first: float, computed: int, read: int, added: int
-    ) -> tuple[int, float]:
-        """The same, but beside another lane on the GPU every step is an event of its own."""
-        if self._shared and any(self._lanes):
-            return 1, 0.0
-        return super()._extent(plan, start, first, computed, read, added)
+    def _begin(self, lane: int, plan: Plan, now: float) -> _Running:
+        """Begin an iteration, and those that are promised to follow and are like it, if the lane has the GPU alone."""
+        if self._warming >= 0:
+            self._warm(plan)
+        ledger, cost = self.ledger, self._cost
+        rearranged = self._books.begin(lane, plan)
+        work = self._count(ledger, plan, lane)
+        running = _Running(plan, work, now, cost.seconds(work), ledger)
+        alike = not (plan.prefill or rearranged or work.kv_copied or (work.inserted_rows and cost.counts_insertions))
+        if alike and plan.steady and self._stretches and not (self._shared and any(self._lanes)):
+            shape = computed_rows(work), decode_kv(work), work.rows + work.held_rows
+            running.steps, running.growth = self._extent(plan, now, running.first, *shape)
+            running.fixed_window = self._window_left is not None and running.steps > 1
+            running.left = running.elapsed(running.steps)
+        return running
 
     def _schedule(self, lane: int, running: _Running, delay: float) -> None:
         running.event = event = Timeout(self._env, delay)
@@ -179,14 +191,12 @@ class Engine(Loop):
         if running is None or running.event is not event:
             return
         self._now = now = self._env.now
-        stretch = running.stretch
-        duration = now - stretch.start
-        first = duration if stretch.steps == 1 else stretch.first
-        self._log.append(stretch.head(duration, first, stretch.steps), stretch.work)
+        duration, plan, steps = now - running.start, running.plan, running.steps
+        self._log.append(running.head(duration, duration if steps == 1 else running.first, steps), running.work)
         self._lanes[lane] = None
-        self._books.commit(lane, stretch.plan, stretch.start, now, stretch.steps)
-        if stretch.plan.prefill and self.ledger.sending:
-            self._send([job for job in stretch.plan.prefill if job.id in self.ledger.sending])
+        self._books.commit(lane, plan, running.start, now, steps)
+        if plan.prefill and self.ledger.sending:
+            self._send([job for job in plan.prefill if job.id in self.ledger.sending])
         self._turn(1 - lane)
         self._turn(lane)
         self._share()
@@ -194,18 +204,17 @@ class Engine(Loop):
     def _cut(self, lane: int) -> None:
         """End a stretch with the step now in progress."""
         running = self._lanes[lane]
-        if running is None or running.stretch.steps == 1:
+        if running is None or running.steps == 1:
             return
-        now, stretch = self._now, running.stretch
-        done = min(stretch.steps_within(now - stretch.start), stretch.steps - 1)  # its last step ends by its own event
+        now, start = self._now, running.start
+        done = min(running.steps_within(now - start), running.steps - 1)  # its last step ends by its own event
         if done:
-            boundary = stretch.start + stretch.elapsed(done)
-            self._log.append(stretch.head(boundary - stretch.start, stretch.first, done), stretch.work)
-            self._books.commit(lane, stretch.plan, stretch.start, boundary, done)
-            stretch = self._begin(lane, CARRY_ON, boundary)
-        stretch.steps = 1
-        self._lanes[lane] = running = _Running(stretch)
-        running.left = max(0.0, stretch.start + stretch.first - now)
+            boundary = start + running.elapsed(done)
+            self._log.append(running.head(boundary - start, running.first, done), running.work)
+            self._books.commit(lane, running.plan, start, boundary, done)
+            self._lanes[lane] = running = self._begin(lane, CARRY_ON, boundary)
+        running.steps = 1
+        running.left = max(0.0, running.start + running.first - now)
         running.since = now
         self._schedule(lane, running, running.left)
 
@@ -219,9 +228,10 @@ class Engine(Loop):
             flops, traffic = one.usage or self._usage(one)
             other_flops, other_traffic = other.usage or self._usage(other)
             slowdown = max(1.0, flops + other_flops, traffic + other_traffic)
-        for lane, running in ((DECODE, one), (PREFILL, other)):
-            if running is not None and (running.event is None or running.slowdown != slowdown):
-                self._slow(lane, running, slowdown)
+        if one is not None and (one.event is None or one.slowdown != slowdown):
+            self._slow(DECODE, one, slowdown)
+        if other is not None and (other.event is None or other.slowdown != slowdown):
+            self._slow(PREFILL, other, slowdown)
 
     def _slow(self, lane: int, running: _Running, slowdown: float) -> None:
         """Let what is left of a stretch take so many times longer than alone."""
@@ -232,9 +242,8 @@ class Engine(Loop):
         self._schedule(lane, running, running.left * slowdown)
 
     def _usage(self, running: _Running) -> tuple[float, float]:
-        stretch = running.stretch
-        flops_s, traffic_s = self._cost.demand(stretch.work)
-        running.usage = usage = flops_s / stretch.first, traffic_s / stretch.first
+        flops_s, traffic_s = self._cost.demand(running.work)
+        running.usage = usage = flops_s / running.first, traffic_s / running.first
         return usage
 
     def _send(self, jobs: Sequence[Job]) -> None:
