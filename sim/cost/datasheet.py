@@ -10,14 +10,24 @@ The shape and the default efficiencies (0.8 of the bandwidth, 0.75 of the FLOPs,
 real vLLM runs on an H100 within 6 %. Activations, norms and element-wise work are inside the fixed time per layer.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
-from policies.checks import InputError
 from policies.policy import Traits
-from sim.cost.device import Array, CostModel, Demand, Device, StraightTime, computed_rows, computed_slots, decode_kv
+from sim.cost.device import (
+    FOREVER,
+    Array,
+    CostModel,
+    DecodeLine,
+    Demand,
+    Device,
+    computed_rows,
+    computed_slots,
+    decode_kv,
+)
 from sim.cost.model import Model
+from sim.cost.rules import Seconds, Share
 from sim.cost.work import Work
 
 
@@ -34,31 +44,15 @@ class Hardware(Device):
         attention_launch_s: Time per layer of every attention launch after the first.
     """
 
-    flops_efficiency: float = 0.75
-    bandwidth_efficiency: float = 0.8
-    layer_overhead_s: float = 12e-6
-    step_overhead_s: float = 0.5e-3
-    attention_launch_s: float = 5e-6
+    flops_efficiency: Share = 0.75
+    bandwidth_efficiency: Share = 0.8
+    layer_overhead_s: Seconds = 12e-6
+    step_overhead_s: Seconds = 0.5e-3
+    attention_launch_s: Seconds = 5e-6
 
     def cost_model(self, model: Model, traits: Traits) -> CostModel:
         """Return the roofline; its kernels are the same for every layout."""
         return Roofline(self, model)
-
-    def __post_init__(self) -> None:
-        """Refuse what is no number, rates that are not positive and shares outside (0, 1]."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is str:
-                if not isinstance(value, str):
-                    raise InputError(f"hardware.{field.name}={value}: must be text")
-                continue
-            overhead = field.name.endswith("_s")
-            share = field.name.endswith("efficiency") or field.name == "usable_memory"
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            low_enough = number and (value <= 1 if share else value < float("inf"))
-            if not (low_enough and (value >= 0 if overhead else value > 0)):
-                bound = "0 or more" if overhead else "above 0 and at most 1" if share else "above 0"
-                raise InputError(f"hardware.{field.name}={value}: must be a number {bound}")
 
 
 _new = tuple.__new__
@@ -92,9 +86,10 @@ class Roofline(CostModel):
         head, head_read = sampled * self._head_flops_s, self._head_read_s
         return self._pass_s + (layers if layers > layers_read else layers_read), head if head > head_read else head_read
 
-    def decode(self, rows: int) -> StraightTime:
-        """What a decode step of so many rows takes: the same for each token of KV."""
-        return StraightTime(self._step_s, self._kv_s, *self._products(rows, rows))
+    def decode(self, rows: int) -> DecodeLine:
+        """What decode steps of so many rows take: the same for each token of KV."""
+        step, kv_s, (layers, head) = self._step_s, self._kv_s, self._products(rows, rows)
+        return lambda kv, added: (step + kv * kv_s + layers + head, added * kv_s, FOREVER)
 
     def prefill(self, work: Work) -> float:
         """Seconds of an iteration that prefills, or that computes no row at all."""

@@ -6,21 +6,23 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import InputError
+from policies.checks import Checked, InputError
 from policies.policy import Traits
 from sim.cost.engine_constants import EngineConstants
 from sim.cost.model import Model
+from sim.cost.rules import Positive, Share
 from sim.cost.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device(ABC):
+class Device(Checked, ABC, option="hardware"):
     """One GPU, or the machine itself, and how long work takes on it.
 
     Attributes:
@@ -39,12 +41,12 @@ class Device(ABC):
 
     name: str
     source: str
-    peak_flops: float
-    memory_bandwidth: float
-    memory_bytes: float
-    host_bandwidth: float
-    gpu_bandwidth: float
-    usable_memory: float = 0.9
+    peak_flops: Positive
+    memory_bandwidth: Positive
+    memory_bytes: Positive
+    host_bandwidth: Positive
+    gpu_bandwidth: Positive
+    usable_memory: Share = 0.9
 
     @abstractmethod
     def cost_model(self, model: Model, traits: Traits) -> "CostModel":
@@ -113,40 +115,16 @@ def decode_kv(work: Work) -> Any:
     return work.kv_read + work.kv_held + work.kv_padding + work.kv_dummy
 
 
+Steps = tuple[float, float, float]
+"""Like decode steps in a row: seconds of the first; how much longer each later one takes; for how many that holds."""
+
+DecodeLine = Callable[[int, int], Steps]
+"""What decode steps of some number of rows take, but for launches and moves: a line in KV, with what bends it has.
+
+Takes the KV tokens that the first step reads, and how many more each later one does."""
+
 FOREVER = math.inf
 """Steps for which a line without a bend holds."""
-
-
-class DecodeTime(ABC):
-    """What a decode step of some number of rows takes, by the KV that it reads, but for launches and moves."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def steps(self, kv: int, added: int) -> tuple[float, float, float]:
-        """What steps in a row take, the first reading `kv` tokens and each later one `added` tokens more.
-
-        Returns:
-            Seconds of the first; how much longer each later one takes than the one before; for how many that holds.
-        """
-
-
-class StraightTime(DecodeTime):
-    """The same seconds for each token of KV: `fixed + kv * kv_s + layers + head`, summed in this order."""
-
-    __slots__ = ("_fixed", "_head", "_kv_s", "_layers")
-
-    def __init__(self, fixed: float, kv_s: float, layers: float = 0.0, head: float = 0.0) -> None:
-        """Take seconds of a step, of a token of KV, of all layers but for attention, and of the output head."""
-        self._fixed = fixed
-        self._kv_s = kv_s
-        self._layers = layers
-        self._head = head
-
-    def steps(self, kv: int, added: int) -> tuple[float, float, float]:
-        """What steps in a row take: the line never bends."""
-        kv_s = self._kv_s
-        return self._fixed + kv * kv_s + self._layers + self._head, added * kv_s, FOREVER
 
 
 class CostModel(ABC):
@@ -178,11 +156,11 @@ class CostModel(ABC):
         """Know whose rates and dimensions count."""
         self.hardware = hardware
         self.model = model
-        self._decode_times: dict[int, DecodeTime] = {}
+        self._lines: dict[int, DecodeLine] = {}
 
     @abstractmethod
-    def decode(self, rows: int) -> DecodeTime:
-        """What a decode step takes that computes so many rows, at least one, by the KV that it reads for them."""
+    def decode(self, rows: int) -> DecodeLine:
+        """What decode steps take that compute so many rows, at least one, by the KV that they read for them."""
 
     @abstractmethod
     def prefill(self, work: Work) -> float:
@@ -219,16 +197,13 @@ class CostModel(ABC):
 
     def decode_steps(
         self, rows: int, kv: int, added: int, launches: int = 1, copied: int = 0, host: int = 0, inserted: int = 0
-    ) -> tuple[float, float, float]:
-        """What decode steps in a row take, the first reading `kv` tokens and each later one `added` tokens more.
-
-        Returns:
-            Seconds of the first; how much longer each later one takes than the one before; for how many that holds.
-        """
-        time = self._decode_times.get(rows)
-        if time is None:
-            time = self._decode_times[rows] = self.decode(rows)
-        steps = time.steps(kv, added)
+    ) -> Steps:
+        """What decode steps in a row take, the first reading `kv` tokens and each later one `added` tokens more."""
+        try:
+            line = self._lines[rows]
+        except KeyError:
+            line = self._lines[rows] = self.decode(rows)
+        steps = line(kv, added)
         if launches > self.launches_within or copied or host or inserted:
             first, growth, alike = steps
             return self.moved(first, rows, kv, launches, copied, host, inserted), growth, alike

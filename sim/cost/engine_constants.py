@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from policies.checks import InputError
+from policies.checks import Checked, InputError, Number
+from sim.cost.rules import Factor, Seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConstants:
+class EngineConstants(Checked, option="engine"):
     """Constants of an engine.
 
     Attributes:
@@ -25,31 +26,23 @@ class EngineConstants:
 
     name: str
     source: str
-    step_overhead_s: float = 0.0
-    matrix_factor: float = 1.0
-    mixed_factor: float = 1.0
-    frontend_latency_s: float = 0.0
-    host_layer_s: float = 0.0
+    step_overhead_s: Seconds = 0.0
+    matrix_factor: Factor = 1.0
+    mixed_factor: Factor = 1.0
+    frontend_latency_s: Seconds = 0.0
+    host_layer_s: Seconds = 0.0
     assumed: str = ""
     standard_errors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse negative times, factors below 1, and errors of what is no constant."""
-        numbers = [each.name for each in fields(self) if each.type is float]
-        for name in ("name", "source", "assumed"):
-            if not isinstance(getattr(self, name), str):
-                raise InputError(f"engine.{name}={getattr(self, name)}: must be text")
-        for name in numbers:
-            if not _at_least(self.least(name), getattr(self, name)):
-                raise InputError(
-                    f"engine.{name}={getattr(self, name)}: must be a number of at least {self.least(name)}"
-                )
+        """Refuse errors of what is no constant, too."""
+        super().__post_init__()
+        constants = [each.name for each in fields(self) if each.type in (Seconds, Factor)]
         errors = self.standard_errors
-        if not isinstance(errors, Mapping) or not all(name in numbers for name in errors):
-            raise InputError(f"engine.standard_errors: give one for some of {', '.join(numbers)}")
+        if not isinstance(errors, Mapping) or not all(name in constants for name in errors):
+            raise InputError(f"engine.standard_errors: give one for some of {', '.join(constants)}")
         for name, error in errors.items():
-            if not _at_least(0, error):
-                raise InputError(f"engine.standard_errors.{name}={error}: must be a number of at least 0")
+            Number(0)(f"engine.standard_errors.{name}", error)
 
     def without_frontend(self) -> "EngineConstants":
         """Return the engine as requests see it that are timed where they reach the scheduler."""
@@ -60,10 +53,6 @@ class EngineConstants:
     def least(name: str) -> int:
         """Return the least value that a constant can have."""
         return 1 if name.endswith("factor") else 0
-
-
-def _at_least(least: int, value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < float("inf")
 
 
 IDEAL = EngineConstants(name="ideal", source="kernels back to back, nothing between them")

@@ -1,12 +1,13 @@
 """The dimensions of a dense decoder-only transformer."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from policies.checks import InputError
+from policies.checks import Checked, InputError
+from sim.cost.rules import Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Checked, option="model"):
     """Dimensions, and what follows from them.
 
     Attributes:
@@ -28,29 +29,22 @@ class Model:
 
     name: str
     source: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    intermediate: Count
     gated: bool
-    vocabulary: int
+    vocabulary: Count
     tied_embeddings: bool
-    max_positions: int
-    bytes_per_value: int = 2
+    max_positions: Count
+    bytes_per_value: Count = 2
     architecture: str = "llama"
 
     def __post_init__(self) -> None:
-        """Refuse dimensions that are not whole positive numbers or do not divide."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"model.{field.name}={value}: must be a whole number of at least 1")
-            if field.type is bool and not isinstance(value, bool):
-                raise InputError(f"model.{field.name}={value}: must be true or false")
-            if field.type is str and not isinstance(value, str):
-                raise InputError(f"model.{field.name}={value}: must be text")
+        """Refuse heads that do not divide, too."""
+        super().__post_init__()
         if self.heads % self.kv_heads:
             raise InputError(f"model.kv_heads={self.kv_heads}: must divide model.heads={self.heads}")
 

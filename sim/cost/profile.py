@@ -8,17 +8,18 @@ are YAML files that a run takes as its hardware. A profile that met its own meas
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import InputError
+from policies.checks import InputError, check_options
 from policies.policy import Traits
-from sim.cost.device import Array, CostModel, Demand, Device, StraightTime
+from sim.cost.device import FOREVER, Array, CostModel, DecodeLine, Demand, Device
 from sim.cost.engine_constants import EngineConstants
 from sim.cost.model import Model
-from sim.cost.terms import COUNTS, PHASES, Term, is_number, phase_of, phases_of
+from sim.cost.rules import Count, Factor, Kind
+from sim.cost.terms import COUNTS, PHASES, Term, phase_of, phases_of
 from sim.cost.work import Work
 
 TOTAL = 0.10
@@ -90,16 +91,13 @@ class LayoutCost:
     """
 
     layout: str
-    terms: Sequence[Term]
+    terms: Annotated[Sequence[Term], Kind(Term, several=True, least=0)]
     fits: Sequence[Fit] = ()
-    overlap_slowdown: float = 2.0
+    overlap_slowdown: Factor = 2.0
 
     def __post_init__(self) -> None:
         """Refuse what is no list of terms, and an overlap that speeds things up."""
-        if not isinstance(self.terms, list | tuple) or not all(isinstance(term, Term) for term in self.terms):
-            raise InputError(f"hardware: layout {self.layout}: terms must be a list of sim.cost.terms.Term")
-        if not is_number(self.overlap_slowdown) or self.overlap_slowdown < 1:
-            raise InputError(f"hardware: layout {self.layout}: overlap_slowdown={self.overlap_slowdown}: 1 or more")
+        check_options(self, f"hardware: layout {self.layout}")
 
     def at_pace(self, pace: float) -> "LayoutCost":
         """Return the costs when everything takes so many times as long."""
@@ -133,41 +131,18 @@ class Profile(Device):
     dtype: str
     attention: str
     execution: str = "eager"
-    threads: int
+    threads: Count
     versions: Mapping[str, str] = field(default_factory=dict)
     date: str
     measurements: str
-    layouts: Sequence[LayoutCost]
+    layouts: Annotated[Sequence[LayoutCost], Kind(LayoutCost, several=True, least=0)]
 
     def __post_init__(self) -> None:
-        """Refuse rates that are no positive numbers, facts that are no text, and what is no list of layouts."""
-        for option in (
-            "name",
-            "source",
-            "model",
-            "device",
-            "machine",
-            "dtype",
-            "attention",
-            "execution",
-            "date",
-            "measurements",
-        ):
-            if not isinstance(getattr(self, option), str):
-                raise InputError(f"hardware.{option}={getattr(self, option)}: must be text")
-        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:
-            raise InputError(f"hardware.threads={self.threads}: must be a whole number of at least 1")
+        """Refuse versions that are no text, too."""
+        super().__post_init__()
         versions = self.versions
         if not isinstance(versions, Mapping) or not all(isinstance(each, str) for each in versions.values()):
             raise InputError(f"hardware.versions={versions}: must give the version of each package, as text")
-        for option in ("peak_flops", "memory_bandwidth", "memory_bytes", "host_bandwidth", "gpu_bandwidth"):
-            value = getattr(self, option)
-            if not is_number(value) or value <= 0:
-                raise InputError(f"hardware.{option}={value}: must be a number above 0")
-        if not is_number(self.usable_memory) or not 0 < self.usable_memory <= 1:
-            raise InputError(f"hardware.usable_memory={self.usable_memory}: must be a number above 0 and at most 1")
-        if not isinstance(self.layouts, list | tuple) or not all(isinstance(one, LayoutCost) for one in self.layouts):
-            raise InputError("hardware.layouts: must be a list of sim.cost.profile.LayoutCost")
 
     def cost_model(self, model: Model, traits: Traits) -> "MeasuredCost":
         """Return the costs of the layout that policies with these traits have.
@@ -241,11 +216,11 @@ class MeasuredCost(CostModel):
         self.counts_insertions = any(term.of == "inserted_rows" for term in decode)
         self._rest = [term for term in decode if term.of not in (*_SHAPING, "launches", "kv")]
 
-    def decode(self, rows: int) -> StraightTime:
-        """What a decode step of so many rows takes: the same for each token of KV."""
+    def decode(self, rows: int) -> DecodeLine:
+        """What decode steps of so many rows take: the same for each token of KV."""
         work = Work(rows=rows)
-        fixed = sum(term.total(work) for term in self._rest)
-        return StraightTime(fixed, sum(term.coefficient(rows) for term in self._kv))
+        fixed, kv_s = sum(term.total(work) for term in self._rest), sum(term.coefficient(rows) for term in self._kv)
+        return lambda kv, added: (fixed + kv * kv_s, added * kv_s, FOREVER)
 
     def prefill(self, work: Work) -> float:
         """Seconds of an iteration that prefills, or that computes no row at all."""

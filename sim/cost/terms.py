@@ -3,12 +3,13 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from policies.checks import InputError
+from policies.checks import Choice, InputError, check_options
 from sim.cost.device import Array, computed_rows, computed_slots, decode_kv
+from sim.cost.rules import is_number
 from sim.cost.work import Work
 
 PHASES = ("decode", "prefill", "mixed", "any")
@@ -47,9 +48,9 @@ class Term:
     """
 
     name: str
-    phase: str
-    of: str
-    by: str | None = None
+    phase: Annotated[str, Choice(PHASES)]
+    of: Annotated[str, Choice(COUNTS)]
+    by: Annotated[str | None, Choice(COUNTS)] = None
     at: Sequence[float] = ()
     seconds: Sequence[float]
     r2: float | None = None
@@ -57,11 +58,7 @@ class Term:
     def __post_init__(self) -> None:
         """Refuse unknown words, and tables that are no tables."""
         place = f"hardware: term {self.name}"
-        for option, value, known in (("phase", self.phase, PHASES), ("of", self.of, COUNTS)):
-            if value not in known:
-                raise InputError(f"{place}: {option}={value} is unknown; choose one of {', '.join(known)}")
-        if self.by is not None and self.by not in COUNTS:
-            raise InputError(f"{place}: by={self.by} is unknown; choose one of {', '.join(COUNTS)}")
+        check_options(self, place)
         numbers = isinstance(self.at, list | tuple) and isinstance(self.seconds, list | tuple)
         if not numbers or not all(is_number(value) for value in (*self.at, *self.seconds)):
             raise InputError(f"{place}: at and seconds must be lists of finite numbers")
@@ -124,8 +121,3 @@ def phases_of(work: Any) -> dict[str, Any]:
         "mixed": decode & prefill,
         "any": np.ones(decode.shape, dtype=bool),
     }
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")

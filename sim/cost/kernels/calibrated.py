@@ -13,19 +13,29 @@ equal chunks with the same tokens and the same (query, key) pairs.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.checks import InputError
 from policies.policy import Traits
-from sim.cost.device import Array, CostModel, DecodeTime, Demand, computed_rows, computed_slots, decode_kv
+from sim.cost.device import (
+    FOREVER,
+    Array,
+    CostModel,
+    DecodeLine,
+    Demand,
+    Steps,
+    computed_rows,
+    computed_slots,
+    decode_kv,
+)
 from sim.cost.engine_constants import IDEAL, EngineConstants
-from sim.cost.kernels.curve import Line
 from sim.cost.kernels.shard import ShardTimes
 from sim.cost.kernels.tables import KernelTables
 from sim.cost.model import Model
+from sim.cost.rules import Kind
 from sim.cost.work import Work
 
 
@@ -40,14 +50,8 @@ class Calibrated(KernelTables):
 
     takes_engine = True
 
-    engine: EngineConstants = IDEAL
+    engine: Annotated[EngineConstants, Kind(EngineConstants)] = IDEAL
     tensor_parallel: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse tables of another kind, and an engine that is none."""
-        super().__post_init__()
-        if not isinstance(self.engine, EngineConstants):
-            raise InputError(f"hardware.engine: must be a {EngineConstants.__module__}.{EngineConstants.__name__}")
 
     def deployed(self, engine: EngineConstants, tensor_parallel: int) -> "Calibrated":
         """Return the same GPUs under an engine, so many of them sharing each layer.
@@ -86,37 +90,6 @@ REACHABLE = 0.75
 """Share of the datasheet's rates that two lanes on one GPU can reach together."""
 
 
-class BentTime(DecodeTime):
-    """A decode step whose attention is a line by the KV of a row, bent at the points of a table."""
-
-    __slots__ = ("_attention", "_fixed", "_host_floor", "_rows", "_step")
-
-    def __init__(self, rows: int, attention: Line, fixed: float, host_floor: float, step: float) -> None:
-        """Take the rows, and seconds: of other kernels, of the host at least, and of the engine's own work."""
-        self._attention = attention
-        self._rows = rows
-        self._fixed = fixed
-        self._host_floor = host_floor
-        self._step = step
-
-    def steps(self, kv: int, added: int) -> tuple[float, float, float]:
-        """What steps in a row take, up to the next bend or to where the device overtakes the host."""
-        rows, fixed, floor = self._rows, self._fixed, self._host_floor
-        context = kv / rows
-        attention, slope, bend = self._attention.piece(context)
-        device = fixed + attention
-        first = self._step + (device if device > floor else floor)
-        if not added:
-            return first, 0.0, math.inf
-        longer = added / rows
-        slope *= longer
-        alike = math.inf if bend == math.inf else math.floor((bend - context) / longer) + 1
-        late = floor - fixed - attention
-        if late <= 0:
-            return first, slope, alike
-        return first, 0.0, min(alike, math.floor(late / slope) + 1 if slope else math.inf)
-
-
 class CalibratedCost(CostModel):
     """Prices `Work` by measured kernels.
 
@@ -148,10 +121,30 @@ class CalibratedCost(CostModel):
         self.copy_s = 2 * model.kv_bytes_per_token / gpus / (REACHABLE * hardware.memory_bandwidth)
         self.host_s = model.kv_bytes_per_token / gpus / hardware.host_bandwidth
 
-    def decode(self, rows: int) -> BentTime:
-        """What a decode step of so many rows takes."""
-        fixed = self._layers(rows) + self._head(rows)
-        return BentTime(rows, self._kernels.decode(rows), fixed, self._host_floor_s, self._step_s)
+    def decode(self, rows: int) -> DecodeLine:
+        """What decode steps of so many rows take: a line in the KV of a row, bent at the points of a table.
+
+        The host hides what the device takes longer, until that overtakes it.
+        """
+        fixed, attention_at = self._layers(rows) + self._head(rows), self._kernels.decode(rows).piece
+        step, host = self._step_s, self._host_floor_s
+
+        def steps(kv: int, added: int) -> Steps:
+            context = kv / rows
+            attention, slope, bend = attention_at(context)
+            device = fixed + attention
+            first = step + (device if device > host else host)
+            if not added:
+                return first, 0.0, FOREVER
+            longer = added / rows
+            slope *= longer
+            alike = FOREVER if bend == math.inf else math.floor((bend - context) / longer) + 1
+            late = host - fixed - attention
+            if late <= 0:
+                return first, slope, alike
+            return first, 0.0, min(alike, math.floor(late / slope) + 1 if slope else FOREVER)
+
+        return steps
 
     def prefill(self, work: Work) -> float:
         """Seconds of an iteration that prefills, or that computes no row at all."""

@@ -13,14 +13,14 @@ and is scaled to a model's dimensions by the law that its kernels follow:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 
-from policies.checks import InputError
+from policies.checks import InputError, check_options
 from sim.cost.device import Device
 from sim.cost.kernels.curve import Array, Line, Surface
+from sim.cost.rules import Axis, Count, Kind, Positive, Seconds, ascending, is_positive
 
 HEAD_DIM = 128
 """Width of the heads that attention was measured with."""
@@ -40,8 +40,6 @@ class Table:
         extrapolated: What of it was not measured, in words; empty if all was.
     """
 
-    AXES: ClassVar[tuple[str, ...]] = ()
-
     source: str
     median_error: float | None = None
     p90_error: float | None = None
@@ -51,25 +49,11 @@ class Table:
     def __post_init__(self) -> None:
         """Refuse tables that are no tables: axes that do not ascend, values that are no positive numbers."""
         kind = type(self).__name__
-        if not isinstance(self.source, str) or not isinstance(self.extrapolated, str):
-            raise InputError(f"hardware: {kind}: source and extrapolated must be text")
-        for axis in self.AXES:
-            if not _ascending(getattr(self, axis)):
-                raise InputError(f"hardware: {kind}: {axis} must be a list of ascending positive numbers")
+        check_options(self, f"hardware: {kind}")
         self._check(kind)
 
     def _check(self, kind: str) -> None:
         """Refuse values that do not fit the axes."""
-
-
-def _ascending(value: object) -> bool:
-    if not isinstance(value, list | tuple) or not value or not all(map(_positive, value)):
-        return False
-    return all(one < other for one, other in pairwise(value))
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _check_values(kind: str, name: str, values: object, *shape: int) -> None:
@@ -79,7 +63,7 @@ def _check_values(kind: str, name: str, values: object, *shape: int) -> None:
     for value in values:
         if len(shape) > 1:
             _check_values(kind, name, value, *shape[1:])
-        elif not _positive(value):
+        elif not is_positive(value):
             raise InputError(f"hardware: {kind}: {name} holds {value}: must be a positive number")
 
 
@@ -98,11 +82,9 @@ class MatrixProduct(Table):
         share: Of the roofline, [b, c, a].
     """
 
-    AXES = ("tokens", "outputs", "inputs")
-
-    tokens: Sequence[float]
-    outputs: Sequence[float]
-    inputs: Sequence[float]
+    tokens: Axis
+    outputs: Axis
+    inputs: Axis
     share: Sequence[Sequence[Sequence[float]]]
 
     def _check(self, kind: str) -> None:
@@ -156,19 +138,15 @@ class DecodeAttention(Table):
         most: Largest rows x context that was measured.
     """
 
-    AXES = ("rows", "context")
-
-    kv_heads: int
+    kv_heads: Count
     mha: bool
-    rows: Sequence[float]
-    context: Sequence[float]
+    rows: Axis
+    context: Axis
     seconds: Sequence[Sequence[float]]
-    most: float
+    most: Positive
 
     def _check(self, kind: str) -> None:
         _check_values(kind, "seconds", self.seconds, len(self.rows), len(self.context))
-        if not _positive(self.most) or not _positive(self.kv_heads):
-            raise InputError(f"hardware: {kind}: most and kv_heads must be positive numbers")
 
     def line(self, rows: float, kv_heads: float) -> Line:
         """Return the time by KV tokens per row, for so many rows of so many KV heads."""
@@ -187,11 +165,9 @@ class PromptAttention(Table):
         seconds: [a, b].
     """
 
-    AXES = ("heads", "tokens")
-
     group: int
-    heads: Sequence[float]
-    tokens: Sequence[float]
+    heads: Axis
+    tokens: Axis
     seconds: Sequence[Sequence[float]]
 
     def _check(self, kind: str) -> None:
@@ -228,9 +204,7 @@ class ChunkAttention(Table):
         seconds: [a, b].
     """
 
-    AXES = ("walk_context",)
-
-    walk_context: Sequence[float]
+    walk_context: Axis
     walk_seconds: Sequence[float]
     queries: Sequence[float] = ()
     context: Sequence[float] = ()
@@ -239,8 +213,8 @@ class ChunkAttention(Table):
     def _check(self, kind: str) -> None:
         _check_values(kind, "walk_seconds", self.walk_seconds, len(self.walk_context))
         if len(self.queries):
-            if not (_ascending(self.queries) and _ascending(self.context)):
-                raise InputError(f"hardware: {kind}: queries and context must be lists of ascending positive numbers")
+            ascending(f"hardware: {kind}.queries", self.queries)
+            ascending(f"hardware: {kind}.context", self.context)
             _check_values(kind, "seconds", self.seconds, len(self.queries), len(self.context))
 
     def walk(self) -> Line:
@@ -263,9 +237,7 @@ class Elementwise(Table):
         logit_seconds: The same, for each row and word of the vocabulary.
     """
 
-    AXES = ("bytes_moved",)
-
-    bytes_moved: Sequence[float]
+    bytes_moved: Axis
     seconds: Sequence[float]
     sample_seconds: float = 0.0
     logit_seconds: float = 0.0
@@ -287,9 +259,7 @@ class AllReduce(Table):
         seconds: By number of GPUs, [a] each.
     """
 
-    AXES = ("message",)
-
-    message: Sequence[float]
+    message: Axis
     seconds: Mapping[int, Sequence[float]]
 
     def __post_init__(self) -> None:
@@ -326,39 +296,16 @@ class KernelTables(Device):
     """
 
     license: str
-    attention_launch_s: float
-    matrices: MatrixProduct
-    decode: Sequence[DecodeAttention]
-    prompts: Sequence[PromptAttention]
-    chunks: ChunkAttention
-    elementwise: Elementwise
-    all_reduce: AllReduce | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse rates that are no positive numbers, and tables of another kind."""
-        for option in ("peak_flops", "memory_bandwidth", "memory_bytes", "host_bandwidth", "gpu_bandwidth"):
-            if not _positive(getattr(self, option)):
-                raise InputError(f"hardware.{option}={getattr(self, option)}: must be a number above 0")
-        for option, kind in _TABLES.items():
-            value = getattr(self, option)
-            if not isinstance(value, kind) and not (option == "all_reduce" and value is None):
-                raise InputError(f"hardware.{option}: must be a {kind.__module__}.{kind.__name__}")
-        for option, kind in _LISTS.items():
-            value = getattr(self, option)
-            if not isinstance(value, list | tuple) or not value or not all(isinstance(one, kind) for one in value):
-                raise InputError(f"hardware.{option}: must be a list of {kind.__module__}.{kind.__name__}")
+    attention_launch_s: Seconds
+    matrices: Annotated[MatrixProduct, Kind(MatrixProduct)]
+    decode: Annotated[Sequence[DecodeAttention], Kind(DecodeAttention, several=True)]
+    prompts: Annotated[Sequence[PromptAttention], Kind(PromptAttention, several=True)]
+    chunks: Annotated[ChunkAttention, Kind(ChunkAttention)]
+    elementwise: Annotated[Elementwise, Kind(Elementwise)]
+    all_reduce: Annotated[AllReduce | None, Kind(AllReduce)] = None
 
     def decode_for(self, mha: bool, kv_heads: float) -> DecodeAttention:
         """Return the closest table of decode attention: one query head per KV head or several, then the KV heads."""
         return min(
             self.decode, key=lambda t: (t.mha != mha, t.kv_heads > kv_heads, abs(math.log(t.kv_heads / kv_heads)))
         )
-
-
-_TABLES: dict[str, type] = {
-    "matrices": MatrixProduct,
-    "chunks": ChunkAttention,
-    "elementwise": Elementwise,
-    "all_reduce": AllReduce,
-}
-_LISTS: dict[str, type] = {"decode": DecodeAttention, "prompts": PromptAttention}

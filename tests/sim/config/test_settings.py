@@ -211,7 +211,7 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
         ({"hardware": load("model", "opt_13b")}, "hardware._target_=sim.cost.model.Model is no Hardware"),
         ({"workload": load("policy", "orca")}, "workload._target_=policies.orca.Orca is no Workload"),
         ({"model": load("model", "opt_13b") | {"size": 1}}, "model.size: there is no such option; Model takes name, "),
-        ({"model": load("model", "opt_13b") | {"gated": "yes"}}, "model.gated=yes: must be true or false"),
+        ({"model": load("model", "opt_13b") | {"gated": "yes"}}, "model.gated='yes': give true or false"),
         ({"model": load("model", "opt_13b") | {"layers": "many"}}, "model.layers=many: must be a whole number"),
         (
             {"hardware": load("hardware", "rtx4090_datasheet") | {"peak_flops": "fast"}},

@@ -301,7 +301,7 @@ def test_what_cannot_be_told_is_refused_in_one_line(gpu: str, model: Model, gpus
 @pytest.mark.parametrize(
     "table, changes, message",
     [
-        (TINY_GPU.matrices, {"tokens": [2, 1]}, "MatrixProduct: tokens must be a list of ascending positive numbers"),
+        (TINY_GPU.matrices, {"tokens": [2, 1]}, "MatrixProduct.tokens must be a list of ascending positive numbers"),
         (TINY_GPU.matrices, {"share": [[[0.5]] * 2] * 2}, "MatrixProduct: share must be lists of positive numbers, 2"),
         (TINY_GPU.decode[0], {"seconds": [[1e-5, -1.0, 1e-5]] * 2}, "DecodeAttention: seconds holds -1.0"),
         (TINY_GPU.prompts[0], {"heads": [32]}, "PromptAttention: heads and tokens must have two places or more"),
