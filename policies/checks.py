@@ -1,8 +1,8 @@
 """InputError, and options that check themselves: a field says what it may hold, and every message how to mend it.
 
 An option of a dataclass is checked by its type: `bool`, `Literal` and `str` say enough; of anything else the annotation
-holds a rule, as in `Annotated[int, Whole(1)]`. None is allowed where the type says so. Pydantic would do this too, and
-take longer to import than all else that `python -m sim --help` does.
+holds a rule, as in `Annotated[int, Whole(1)]`. None is allowed where the type says so. Pydantic would do this too, but
+importing it takes 0.1 s of CPU, a seventh of what a small run takes to start.
 """
 
 import math
