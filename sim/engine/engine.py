@@ -174,11 +174,11 @@ class Engine(Loop):
         rearranged = self._books.begin(lane, plan)
         work = self._count(ledger, plan, lane)
         running = _Running(plan, work, now, cost.seconds(work), ledger)
+        running.fixed_window = plan.decode and not plan.prefill and self._window_left is not None
         alike = not (plan.prefill or rearranged or work.kv_copied or (work.inserted_rows and cost.counts_insertions))
         if alike and plan.steady and self._stretches and not (self._shared and any(self._lanes)):
             shape = computed_rows(work), decode_kv(work), work.rows + work.held_rows
             running.steps, running.growth = self._extent(plan, now, running.first, *shape)
-            running.fixed_window = self._window_left is not None and running.steps > 1
             running.left = running.elapsed(running.steps)
         return running
 

@@ -12,10 +12,10 @@ from policies.checks import InputError
 EXECUTIONS = ("eager", "graphs")
 
 WINDOW_STEP = 128
-"""Recorded windows are multiples of it, in KV tokens."""
+"""Captured windows are multiples of it, in KV tokens."""
 
 ROWS_STEP = 8
-"""Recorded numbers of rows are 1, 2, 4, and multiples of it."""
+"""Captured numbers of rows are 1, 2, 4, and multiples of it."""
 
 
 @dataclass(frozen=True)

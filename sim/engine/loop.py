@@ -93,8 +93,8 @@ class Loop(ABC):
     def _decode(self, plan: Plan, now: float) -> Plan | None:
         """Begin, run and commit a stretch that only decodes; return the answer to the next ask, if it is promised.
 
-        It makes no `Work`, unlike `_iterate`, and no `Stretch`, which two lanes need. With both, runs take
-        1.05 times (chunked prefill) to 1.3 times (run to completion) as long.
+        It makes no `Work`, unlike `_iterate`, and no `Stretch`, which two lanes need. With both, a run takes 1.05 times
+        as long (chunked prefill) to 1.3 times (run to completion).
         """
         books, ledger, book, cost = self._books, self.ledger, self.ledger.book, self._cost
         rearranged = books.begin(DECODE, plan)
