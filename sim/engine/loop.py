@@ -124,7 +124,7 @@ class Loop(ABC):
         if plan[1] or plan[2] or plan[3]:
             self._rearranged(plan)
         work, book = self._count(ledger, plan, DECODE), ledger.book
-        seconds = self._cost.prefill(work)
+        seconds = self._cost.seconds(work)
         kv, live = book.used + book.transient, len(ledger.batch.rows)
         self._now = end = now + seconds
         self._log.add(now, seconds, seconds, 1, len(ledger.waiting), kv, live, work)
