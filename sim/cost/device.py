@@ -62,7 +62,7 @@ class Device(Checked, ABC, option="hardware"):
         Efficiencies that were met on whole iterations, and profiles, hold an engine's overheads already.
 
         Raises:
-            InputError: nothing is known of several GPUs.
+            InputError: communication between several GPUs was not measured.
         """
         if tensor_parallel > 1:
             raise InputError(

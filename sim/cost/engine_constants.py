@@ -13,14 +13,14 @@ class EngineConstants(Checked, option="engine"):
 
     Attributes:
         name: Its name in results.
-        source: How the constants were found.
+        source: How the constants were measured.
         step_overhead_s: Time of every iteration that no kernel explains: scheduling, input preparation, sampling.
         matrix_factor: How many times longer matrix products take than alone, in a loop.
         mixed_factor: How many times longer decode attention takes in an iteration that also prefills.
         frontend_latency_s: From a request's arrival until the scheduler sees it: HTTP, tokenizer, queues.
         host_layer_s: Host time per layer of an engine that launches every kernel from the host; an iteration takes no
             less. 0 where launches are recorded once (CUDA graphs) or always ahead of the GPU.
-        assumed: What of it nobody measured, in words, which is said with every result; empty if nothing.
+        assumed: What of it nobody measured, in words, which stands with every result; empty if nothing.
         standard_errors: What the fit of a constant left open, by its name; constants without one are taken as exact.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from sim.cost.device import Array
 
 
 class Line:
@@ -98,7 +98,7 @@ def _cell(points: Sequence[float], place: float) -> tuple[int, float, float]:
 
 def _cells(points: Sequence[float], places: Array) -> tuple[npt.NDArray[np.int64], Array, Array]:
     """`_cell` of many places."""
-    known = np.array(points)
-    start = np.clip(np.searchsorted(known, places, side="right") - 1, 0, len(known) - 2)
-    share = np.clip((places - known[start]) / (known[start + 1] - known[start]), 0.0, 1.0)
-    return start, share, np.maximum(places - known[-1], 0.0)
+    ends = np.array(points)
+    start = np.clip(np.searchsorted(ends, places, side="right") - 1, 0, len(ends) - 2)
+    share = np.clip((places - ends[start]) / (ends[start + 1] - ends[start]), 0.0, 1.0)
+    return start, share, np.maximum(places - ends[-1], 0.0)

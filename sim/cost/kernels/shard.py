@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from policies.checks import InputError
-from sim.cost.kernels.curve import Array, Line
+from sim.cost.device import Array
+from sim.cost.kernels.curve import Line
 from sim.cost.kernels.tables import HEAD_DIM, QUERY_HEADS, KernelTables, prompt_surface
 from sim.cost.model import Model
 

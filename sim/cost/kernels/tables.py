@@ -18,8 +18,8 @@ from typing import Annotated
 import numpy as np
 
 from policies.checks import InputError, check_options
-from sim.cost.device import Device
-from sim.cost.kernels.curve import Array, Line, Surface
+from sim.cost.device import Array, Device
+from sim.cost.kernels.curve import Line, Surface
 from sim.cost.rules import Axis, Count, Kind, Positive, Seconds, ascending, is_positive
 
 HEAD_DIM = 128
@@ -94,8 +94,7 @@ class MatrixProduct(Table):
         """Return the time of each of `tokens` [a] through one matrix, at these datasheet rates."""
         share = np.log(np.array(self.share))
         for axis, place in ((self.outputs, outputs), (self.inputs, inputs)):
-            known = np.log(np.array(axis, dtype=np.float64))
-            start, part = _between(known, float(np.log(place)))
+            start, part = _between(np.log(np.array(axis, dtype=np.float64)), float(np.log(place)))
             share = share[start] if part == 0 else share[start] + part * (share[start + 1] - share[start])
         tokens = np.array(self.tokens, dtype=np.float64)
         return np.asarray(roofline_seconds(tokens, outputs, inputs, flops, bandwidth) / np.exp(share))
@@ -115,14 +114,14 @@ def roofline_seconds(tokens: Array, outputs: Array | int, inputs: Array | int, f
     return np.asarray(np.maximum(moved / bandwidth, 2.0 * tokens * outputs * inputs / flops))
 
 
-def _between(known: Array, place: float) -> tuple[int, float]:
+def _between(axis: Array, place: float) -> tuple[int, float]:
     """Return the interval in which a place lies, and its share of it: the ends of the axis hold beyond them."""
-    if place <= known[0] or len(known) == 1:
+    if place <= axis[0] or len(axis) == 1:
         return 0, 0.0
-    if place >= known[-1]:
-        return len(known) - 1, 0.0
-    start = int(np.searchsorted(known, place, side="right")) - 1
-    return start, float((place - known[start]) / (known[start + 1] - known[start]))
+    if place >= axis[-1]:
+        return len(axis) - 1, 0.0
+    start = int(np.searchsorted(axis, place, side="right")) - 1
+    return start, float((place - axis[start]) / (axis[start + 1] - axis[start]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +262,7 @@ class AllReduce(Table):
     seconds: Mapping[int, Sequence[float]]
 
     def __post_init__(self) -> None:
-        """Read numbers of GPUs that are given as text, as JSON names its entries, and refuse what is none."""
+        """Read numbers of GPUs that are text, as JSON names its entries, and refuse what is none."""
         if isinstance(self.seconds, Mapping):
             seconds = {int(gpus) if str(gpus).isdecimal() else gpus: each for gpus, each in self.seconds.items()}
             object.__setattr__(self, "seconds", seconds)

@@ -1,4 +1,4 @@
-"""When a profile is doubted, and who is told."""
+"""When a profile is doubted, and where that stands."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,13 +13,13 @@ from tests.sim.cost.test_profile import FIT, PROFILE
 
 
 def profile(**fit: Any) -> Profile:
-    """Return a profile with one good fit and one as told."""
+    """Return a profile with one good fit and one with these figures."""
     first, *rest = PROFILE.layouts
     return replace(PROFILE, layouts=[replace(first, fits=[FIT, replace(FIT, **fit)]), *rest])
 
 
 @pytest.mark.parametrize(
-    ("fit", "said"),
+    ("fit", "fault"),
     [
         ({"held_out_error": 0.10, "held_out_spread": 0.25}, None),
         ({"held_out_error": None, "held_out_spread": None, "r2": None}, None),
@@ -30,10 +30,10 @@ def profile(**fit: Any) -> Profile:
         ({"phase": "prefill", "r2": 0.89, "held_out_error": 0.2}, "time is met with +20%, R\u00b2 is 0.89"),
     ],
 )
-def test_a_profile_is_doubted_for_what_it_met_badly(fit: dict[str, Any], said: str | None) -> None:
-    found = profile(**fit).doubts()
-    assert len(found) == (said is not None)
-    assert said is None or (found[0].startswith("the profile mine is poor") and said in found[0])
+def test_a_profile_is_doubted_for_what_it_met_badly(fit: dict[str, Any], fault: str | None) -> None:
+    doubts = profile(**fit).doubts()
+    assert len(doubts) == (fault is not None)
+    assert fault is None or (doubts[0].startswith("the profile mine is poor") and fault in doubts[0])
 
 
 def test_a_long_complaint_names_the_worst_two_and_advises_nothing_that_was_done() -> None:
@@ -43,9 +43,9 @@ def test_a_long_complaint_names_the_worst_two_and_advises_nothing_that_was_done(
         for error, spread in ((0.11, 0.1), (0.5, 0.1), (0.12, 0.1), (0.0, 0.9))
     ]
     poor = replace(PROFILE, layouts=[replace(PROFILE.layouts[0], fits=fits)], threads=1)
-    (said,) = poor.doubts()
-    assert 0 < said.index("+50%") < said.index("with 90%") < said.index("; and 2 more)")
-    assert "+11%" not in said and "+12%" not in said and "threads" not in said
+    (doubt,) = poor.doubts()
+    assert 0 < doubt.index("+50%") < doubt.index("with 90%") < doubt.index("; and 2 more)")
+    assert "+11%" not in doubt and "+12%" not in doubt and "threads" not in doubt
     (of_two_threads,) = replace(poor, threads=2).doubts()
     assert of_two_threads.endswith("more profile.rounds= or threads=1")
 

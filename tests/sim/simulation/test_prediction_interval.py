@@ -16,9 +16,9 @@ from policies.checks import InputError
 from policies.orca import Orca
 from policies.run_to_completion import RunToCompletion
 from sim.calibration.command import read_named
+from sim.cost.device import Array
 from sim.cost.engine_constants import EngineConstants
 from sim.cost.kernels.calibrated import Calibrated
-from sim.cost.kernels.curve import Array
 from sim.cost.kernels.shard import shard_of
 from sim.cost.kernels.tables import MatrixProduct, Table
 from sim.metrics.metrics import Summary

@@ -263,9 +263,9 @@ def test_leaving_the_measured_range_is_said(kv_tokens: int, share: float) -> Non
     cost = tiny()
     inside: Any = Work(*(np.array([value]) for value in Work(rows=2, kv_read=kv_tokens)))  # type: ignore[arg-type]
     assert cost.beyond(inside).mean() == share
-    found = list(warnings({"orca": {"beyond_calibration": share}}, context("tiny")))
+    lines = list(warnings({"orca": {"beyond_calibration": share}}, context("tiny")))
     expected = ["Iterations larger than any measured on tiny, with times extrapolated: orca 100.0%."]
-    assert found == (expected if share else [])
+    assert lines == (expected if share else [])
 
 
 def test_a_run_beyond_the_range_says_so_in_its_summary() -> None:
@@ -315,9 +315,9 @@ def test_a_table_that_is_none_is_refused(table: Any, changes: dict[str, Any], me
 
 def test_what_is_extrapolated_of_a_model_is_said_of_that_model_alone() -> None:
     gpu = read_named("hardware", "rtx4090")
-    told = {
+    extrapolated = {
         name: gpu.cost_model(read_named("model", name), Orca().traits).extrapolated
         for name in ("llama3_8b", "llama2_7b")
     }
-    assert not any("matrices" in text for text in told["llama3_8b"])
-    assert "matrices other than those of Llama 3 8B" in told["llama2_7b"]
+    assert not any("matrices" in text for text in extrapolated["llama3_8b"])
+    assert "matrices other than those of Llama 3 8B" in extrapolated["llama2_7b"]
