@@ -21,6 +21,7 @@ from sim.reporting.page import Row, table
 from sim.simulation.simulation import Result
 from sim.tasks.comparison.run import Run
 from sim.tasks.measured_facts import UNITS, facts_that_differ, unit_that_differs
+from sim.tasks.options import OverlayTask
 from workloads.demand import counted
 from workloads.recorded.measured import Measured
 
@@ -68,11 +69,12 @@ class Overlay(Run):
             InputError: as `Run`, or if the run is shorter than the warm-up that is to be left out.
         """
         super().__init__(settings, folder)
-        assert isinstance(settings.workload, Measured)
+        assert isinstance(settings.workload, Measured) and isinstance(settings.task, OverlayTask)
         self._measured = settings.workload.run()
-        self._left_out = settings.overlay.warmup
+        self._options = settings.task.overlay
+        self._left_out = self._options.warmup
         self._times: dict[str, Columns] = {}
-        server = settings.overlay.times == "server"
+        server = self._options.times == "server"
         self._notes += [
             *facts_that_differ(self._measured, settings.model, settings.hardware.gpus, server),
             *(["the server took the times (overlay.times=server): no frontend latency is added"] if server else []),
@@ -165,7 +167,7 @@ class Overlay(Run):
             "measured": self._measured.name,
             "requests": len(self._requests),
             "left_out_as_warmup": self._left_out,
-            "times": self._settings.overlay.times,
+            "times": self._options.times,
             "differences": [asdict(each) | {"error": {name: each.error(name) for name in typical}} for each in found],
             "median_error_of_a_request": dict(typical),
             "notes": self._notes,

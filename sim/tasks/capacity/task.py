@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from sim.config.settings import Settings
-from sim.config.task_options import ATTAINMENT
 from sim.output.folder import clear, salvaging
 from sim.output.writing import Draft, make_folder, write_summary, writing
 from sim.reporting.table import heading, say
@@ -18,6 +17,7 @@ from sim.tasks.capacity.page import write_capacity_report
 from sim.tasks.capacity.picture import write_capacity_plot
 from sim.tasks.capacity.results import Capacities, Finding, told, unit_draws
 from sim.tasks.capacity.table import capacity_table
+from sim.tasks.options import CapacityTask, Objective
 from sim.tasks.trial import Trial
 
 
@@ -30,13 +30,12 @@ class CapacityPlanning:
         Raises:
             InputError: if the input or the folder is one that a person must mend.
         """
-        task = settings.task
-        assert task.replications is not None
-        self._settings = settings
+        task, slo = settings.task, settings.slo
+        assert isinstance(task, CapacityTask) and isinstance(slo, Objective)
+        self._settings, self._task = settings, task
         draws = unit_draws(settings.workload, settings.slo, settings.seed, task.replications)
-        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=task.warm_up)
-        attainment = float(getattr(settings.slo, "attainment", None) or ATTAINMENT)
-        self._finding = Finding(self._trial, attainment, task.precision, task.replications)
+        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=task.uncounted)
+        self._finding = Finding(self._trial, slo.attainment, task.precision, task.replications)
         self._folder = make_folder(folder)
 
     def __call__(self, console: Console) -> None:
@@ -74,11 +73,11 @@ class CapacityPlanning:
         return f"saved what was found ({', '.join(self._finding.found)}) in {self._folder}"
 
     def _facts(self) -> dict[str, Any]:
-        settings, found = self._settings, self._finding.found
+        found = self._finding.found
         return {
             "slo": {"ttft_s": found.slo.ttft_s, "tpot_s": found.slo.tpot_s, "attainment": found.attainment},
-            "precision": settings.task.precision,
-            "replications": settings.task.replications,
+            "precision": self._task.precision,
+            "replications": self._task.replications,
             "resampled": found.resampled,
             "warm_up_requests": self._trial.left_out,
             **self._trial.facts(arrivals=self._arrivals),

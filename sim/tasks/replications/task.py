@@ -14,6 +14,7 @@ from sim.metrics.interval import CONFIDENCE, Interval, verdict
 from sim.output.folder import clear, salvaging
 from sim.output.writing import Draft, make_folder, write_summary, writing
 from sim.simulation.draws import Draws
+from sim.tasks.options import RunTask
 from sim.tasks.replications.page import write_replication_report
 from sim.tasks.replications.picture import write_replication_plot
 from sim.tasks.replications.results import Replicated, notes_on_replications, replicate
@@ -30,11 +31,11 @@ class Replication:
         Raises:
             InputError: if the input or the folder is one that a person must mend.
         """
-        assert settings.task.replications is not None
+        assert isinstance(settings.task, RunTask) and settings.task.replications is not None
         self._settings = settings
         self._total = settings.task.replications
         draws = Draws(settings.workload, settings.seed, self._total)
-        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=settings.task.warm_up)
+        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=settings.task.uncounted)
         self._folder = make_folder(folder)
         self._done = Replicated(settings.policies, draws.resampled)
 
