@@ -109,12 +109,12 @@ def check_options(options: Any, place: str) -> None:
 
     Args:
         options: An instance of a dataclass.
-        place: Where its options stand in the configuration, such as `workload`.
+        place: Where its options stand in the configuration, such as `workload`; "" is its top.
     """
     for name, rule, optional in _rules(type(options)):  # type: ignore[arg-type]  # classes are hashable, mypy doubts it
         value = getattr(options, name)
         if value is not None or not optional:
-            rule(f"{place}.{name}", value)
+            rule(f"{place}.{name}" if place else name, value)
 
 
 @cache

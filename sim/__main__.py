@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.cli.command_line import Program
-from sim.config.settings import Config, Settings, read_settings
+from sim.config.settings import Config, Settings, read_settings, study_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,31 +27,7 @@ def run_task(settings: Settings, folder: Path, console: "Console") -> None:
         InputError: if the input or the folder is one that a person must mend.
         KeyboardInterrupt: on Ctrl-C; its message says what was saved.
     """
-    task = settings.task
-    if task.task == "overlay":
-        from sim.tasks.overlay import Overlay
-
-        Overlay(settings, folder)(console)
-    elif task.task == "capacity":
-        from sim.tasks.capacity.task import CapacityStudy
-
-        CapacityStudy(settings, folder)(console)
-    elif task.task == "claims":
-        from sim.claims.task import run_claims
-
-        run_claims(settings, folder, console)
-    elif task.task == "explain":
-        from sim.tasks.explanation import Explanation
-
-        Explanation(settings, folder)(console)
-    elif task.replications is not None:
-        from sim.tasks.replications.task import ReplicationStudy
-
-        ReplicationStudy(settings, folder)(console)
-    else:
-        from sim.tasks.comparison.run import Run
-
-        Run(settings, folder)(console)
+    study_of(settings.task)(settings, folder)(console)
 
 
 main = Program("config", simulate)

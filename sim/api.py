@@ -6,19 +6,9 @@ from warnings import warn
 
 from policies.checks import InputError, whole_number
 from policies.policy import Policy
-from sim.config.named import named
+from sim.config.named import named, options
 from sim.config.pretrained import Pretrained
 from sim.config.settings import MAX_GPUS, read_seed
-from sim.config.task_options import (
-    ATTAINMENT,
-    MOST_LOOKS,
-    PRECISION,
-    WARM_UP,
-    check_attainment,
-    check_precision,
-    check_replications,
-    check_warm_up,
-)
 from sim.cost.device import Device
 from sim.cost.engine_constants import EngineConstants
 from sim.cost.memory import check_kv_tokens
@@ -31,6 +21,7 @@ from sim.simulation.results import Result, Results
 from sim.simulation.setting import NO_SLO, Setting
 from sim.simulation.simulation import compare as compare_once
 from sim.tasks.capacity.results import Capacities, CapacitySearch, unit_draws
+from sim.tasks.options import REPLICATIONS, UNCOUNTED, WARM_UP, CapacityTask, Objective
 from sim.tasks.replications.results import Replicated, replicate
 from sim.tasks.trial import Trial
 from workloads.recorded.traces import Frame
@@ -54,6 +45,9 @@ Policies = Iterable[str] | Mapping[str, Policy | str]
 
 COMPARED = ("run_to_completion", "orca", "baton")
 """The policies that are compared unless others are given."""
+
+_CAPACITY = options("task", "capacity")
+"""What conf/task/capacity.yaml says."""
 
 
 def simulate(workload: Arriving, policy: Policy | str = "baton", **setting: Any) -> Result:
@@ -132,7 +126,7 @@ def compare(
         if warm_up is not None:
             raise InputError(f"warm_up={warm_up} has no use without replications=N: leave it out, or give both")
         return compare_once(read_requests(workload, seed), chosen, on)
-    check_replications(replications)
+    REPLICATIONS("replications", replications)
     draws = Draws(read_workload(workload), read_seed(seed), replications)
     done = Replicated(chosen, draws.resampled)
     replicate(_trial(on, chosen, draws, warm_up), replications, done)
@@ -144,9 +138,9 @@ def capacity(
     policies: Policies = COMPARED,
     *,
     slo: SLO,
-    attainment: float = ATTAINMENT,
-    precision: float = PRECISION,
-    replications: int = MOST_LOOKS,
+    attainment: float = _CAPACITY["slo"]["attainment"],
+    precision: float = _CAPACITY["precision"],
+    replications: int = _CAPACITY["replications"],
     warm_up: float | None = None,
     max_batch: int | None = None,
     seed: int = 0,
@@ -171,16 +165,15 @@ def capacity(
             a single one decides.
     """
     on, chosen = read_setting(**setting, slo=slo), read_policies(policies, max_batch)
-    check_attainment(attainment)
-    check_precision(precision)
-    check_replications(replications)
+    Objective(slo.ttft_s, slo.tpot_s, attainment=attainment)
+    CapacityTask(name="capacity", study="", replications=replications, precision=precision)
     draws = unit_draws(read_workload(workload), on.slo, read_seed(seed), replications)
     return CapacitySearch(_trial(on, chosen, draws, warm_up), attainment, precision, replications)()
 
 
 def _trial(setting: Setting, policies: Mapping[str, Policy], draws: Draws, warm_up: float | None) -> Trial:
     share = WARM_UP if warm_up is None else warm_up
-    check_warm_up(share)
+    UNCOUNTED("warm_up", share)
     return Trial(setting=setting, policies=policies, draws=draws, warm_up=share)
 
 

@@ -10,8 +10,8 @@ from policies.policy import Policy
 from policies.prefill_first import PrefillFirst
 from policies.run_to_completion import RunToCompletion
 from sim.api import Buildable
+from sim.claims.options import Size
 from sim.claims.verdict import Factor
-from sim.config.task_options import Size
 from sim.metrics.metrics import Summary
 from sim.simulation.results import Results
 from sim.simulation.setting import Setting

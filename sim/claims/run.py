@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sim.claims.beside import Other, guessed, set_beside, where_measured
 from sim.claims.experiments import SCALES, Sampled, at_load, cases, preempting, sample
 from sim.claims.measurement import Measured, committed
+from sim.claims.options import Size
 from sim.claims.statements import CORRECT, statements
 from sim.claims.verdict import Finding, Statement, in_words
-from sim.config.task_options import Size
 from sim.simulation.results import Results
 from sim.simulation.setting import Setting
 

@@ -1,6 +1,7 @@
 """`python -m sim task=claims`: tries every claim, prints the verdicts, and leaves figures and every number."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from sim.claims.beside import guessed, others_in_words
 from sim.claims.collect import collect
 from sim.claims.figures import write_figures
 from sim.claims.measurement import committed
+from sim.claims.options import ClaimsTask
 from sim.claims.run import Claims, measured_row, row_of, try_claims
 from sim.claims.statements import CORRECT
 from sim.claims.verdict import Factor, Finding, Statement, in_words
@@ -24,6 +26,11 @@ from workloads.demand import counted
 from workloads.sharegpt import ShareGPT
 
 
+def study(settings: Settings, folder: Path) -> Callable[[Console], None]:
+    """Return what tries the claims; see `run_claims`."""
+    return partial(run_claims, settings, folder)
+
+
 def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     """Try the claims on the hardware, engine and model of the settings.
 
@@ -33,7 +40,9 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     """
     if settings.workload != named("workload", "sharegpt", ShareGPT):
         raise InputError("workload= has no use in task=claims, which has workloads of its own: leave it out")
-    measured = [*committed(), *collect(settings.measured)]
+    task = settings.task
+    assert isinstance(task, ClaimsTask)
+    measured = [*committed(), *collect(task.measured_paths)]
     make_folder(folder)
     with Progress("claims", 1, unit="runs") as progress:
 
@@ -42,7 +51,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
             progress.update(done)
 
         try:
-            claims = try_claims(settings, settings.claims.size, settings.seed, show, measured)
+            claims = try_claims(settings, task.claims.size, settings.seed, show, measured)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted: nothing was saved") from None
     facts = {
@@ -51,7 +60,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
         "model": settings.model.name,
         "kv_tokens": settings.kv_tokens,
         "seed": settings.seed,
-        "size": settings.claims.size,
+        "size": task.claims.size,
     }
     found = claims.as_json()
     found["notes"] = [*memory_notes(settings), *found["notes"]]
@@ -61,7 +70,7 @@ def run_claims(settings: Settings, folder: Path, console: Console) -> None:
     console.print(Text(f"{settings.model.name} on {settings.hardware.name}, engine {settings.engine.name}"))
     for note in memory_notes(settings):
         console.print(Text(f"- {note}"), soft_wrap=not console.is_terminal)
-    for line in lines(claims, listed=bool(settings.measured)):
+    for line in lines(claims, listed=bool(task.measured_paths)):
         console.print(line)
     console.print(Text(f"Results: {folder}"), soft_wrap=not console.is_terminal)
     if figures:

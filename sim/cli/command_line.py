@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -20,18 +20,18 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from policies.checks import InputError
-from sim.cli.one_line import in_one_line
-from sim.cli.overrides import check_overrides, files_given, forced, quoted, with_implied
+from policies.checks import InputError, nearest
+from sim.cli.one_line import in_one_line, missing_key
+from sim.cli.overrides import check_overrides, files_given, forced, option_of, quoted
 from sim.cli.sweep import FAILED, Point, fingerprint, gather, in_words, open_sweep, sweep_id, write_table
-from sim.config.settings import PACKAGES, Config, read_switch, refuse_foreign
+from sim.config.settings import GROUPS, PACKAGES, Config, read_switch, refuse_foreign
 from sim.config.shipped import claim_name
 from sim.config.table_file import TABLES, beside
 from sim.version import __version__
@@ -172,11 +172,51 @@ def _plain(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
     """Return a configuration, and that of each policy to run, in plain containers."""
     try:
         config: Any = OmegaConf.to_container(composed, resolve=True)
+        _refuse_added(config)
         _place_tables(config)
         read_switch(config, "debug")
         return {key: value for key, value in config.items() if key != "debug"}, _policies(config)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise InputError(in_one_line(error)) from None
+
+
+def _refuse_added(config: Mapping[str, Any]) -> None:
+    """Refuse options that were added, as in `+precision=0.1` or `+policy=orca`, to a task that does not have them."""
+    job = HydraConfig.get()
+    added = [option_of(each) for each in job.overrides.task if each.startswith("+")]
+    if not added or "task" not in job.runtime.choices:
+        return
+    own = compose(job.job.config_name, [f"task={job.runtime.choices['task']}"])
+    for option in added:
+        top = option.partition(".")[0]
+        if ("policies" if top == "policy" else top) not in own and top in config:
+            _refuse_useless(GlobalHydra.instance().config_loader(), job.job.config_name, job.overrides.task, top)
+
+
+def _refuse_useless(loader: Any, program: str | None, overrides: Sequence[str], option: str) -> None:
+    """Raise InputError if an option that the chosen task does not have is that of another.
+
+    Args:
+        loader: Hydra's.
+        program: Name of the configuration.
+        overrides: The arguments.
+        option: The option.
+    """
+    tasks = loader.get_group_options("task")
+    argument = next((each for each in overrides if f"{option_of(each)}.".startswith(f"{option}.")), None)
+    composed = {task: _load(loader, program, [f"task={task}"], RunMode.RUN) for task in tasks}
+    if argument is None or not any(
+        _holds(each, "policies" if option == "policy" else option) for each in composed.values()
+    ):
+        return
+    chosen = [each.partition("=")[2] for each in overrides if each.startswith("task=")]
+    task = chosen[0] if chosen else _load(loader, program, [], RunMode.RUN).hydra.runtime.choices.task
+    raise InputError(f"{argument.lstrip('+')} has no use in task={task}: leave it out")
+
+
+def _holds(composed: DictConfig, option: str) -> bool:
+    """Return whether a configuration has an option, whatever its value."""
+    return OmegaConf.select(composed, option, default=composed) is not composed
 
 
 def _place_tables(config: Mapping[str, Any]) -> None:
@@ -197,7 +237,9 @@ def _policies(config: Mapping[str, Any]) -> dict[str, Any]:
     job = HydraConfig.get()
     if "policy" in config:
         return {str(job.runtime.choices.get("policy")): config["policy"]}
-    names = _names(config.get("policies"))
+    if "policies" not in config:
+        return {}
+    names = _names(config["policies"])
     # A second composition, so that a policy file may build on others, as with +policy=.
     selected = [f"+policy@compared.{name}={name}" for name in names]
     composed = compose(job.job.config_name, [*job.overrides.task, *selected])
@@ -212,7 +254,7 @@ def _names(given: Any) -> list[str]:
         raise InputError(f"policies={given}: give a list, such as policies=[orca,baton]")
     for name in given:
         if name not in known:
-            raise InputError(f"policies: {name} is unknown; choose from {', '.join(known)}")
+            raise InputError(f"policies: {name} is unknown; {nearest(name, known)}choose from {', '.join(known)}")
         if given.count(name) > 1:
             raise InputError(f"policies: {name} is named twice; name each once")
     return given
@@ -237,12 +279,12 @@ def _arguments(given: list[str]) -> list[str]:
     check_overrides(overrides, sweep=known.multirun)
     for group, path in files_given(overrides):
         _offer(group, path)
-    overrides = [quoted(each, sweep=known.multirun) for each in with_implied(overrides)]
+    overrides = [quoted(each, sweep=known.multirun) for each in overrides]
     if not known.multirun:
         return [*overrides, *flags]
     if not any(override.startswith("hydra.sweep.dir=") for override in overrides):
         overrides = [*overrides, f"hydra.sweep.dir=multirun/{sweep_id(overrides)}"]
-    return [*map(forced, overrides), *flags]
+    return [*forced(overrides), *flags]
 
 
 def _offer(group: str, path: str) -> None:
@@ -275,9 +317,17 @@ def _refuse_flag(message: str) -> NoReturn:
     raise InputError(f"{message}; see --help")
 
 
-def _load_checked(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
+def _load_checked(
+    self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
+) -> DictConfig:
     """Compose a configuration and check it before Hydra acts on it: its callbacks, launchers and logging too."""
-    config = _load(self, *args, **kwargs)
+    try:
+        config = _load(self, config_name, overrides, *args, **kwargs)
+    except ConfigCompositionException as error:
+        option = missing_key(error)
+        if option and option.partition(".")[0] not in GROUPS:
+            _refuse_useless(self, config_name, overrides, option)
+        raise
     plain: Any = OmegaConf.to_container(config, resolve=False)
     try:
         refuse_foreign(plain, packages=HYDRA_PACKAGES)

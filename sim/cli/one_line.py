@@ -4,7 +4,7 @@ import errno
 import os
 import re
 
-from policies.checks import InputError
+from policies.checks import InputError, nearest
 
 _MISSING_FILE = re.compile(r"Could not find '(.+)/(.+?)'\s+Available options in '.+?':\n((?:\t.+\n?)+?)(?=Config|\Z)")
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+?)'\n")
@@ -33,15 +33,22 @@ def _remedy(code: int) -> str:
     return "make room" if code in (errno.ENOSPC, errno.EDQUOT) else "choose another folder with hydra.run.dir=FOLDER"
 
 
+def missing_key(error: Exception) -> str | None:
+    """Return the option that was given a value but is not there; None if the error is another."""
+    return getattr(error.__cause__, "full_key", None) if "Could not override" in str(error) else None
+
+
 def _missing_key(error: Exception) -> str | None:
     """Say which options there are where one was not found."""
-    cause = error.__cause__
-    key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
-    if not key or parent is None or "Could not override" not in str(error):
+    key, parent = missing_key(error), getattr(error.__cause__, "parent_node", None)
+    if key is None or parent is None:
         return None
-    place = f"{key.rpartition('.')[0]} takes" if "." in key else "choose from"
-    names = [str(name) for name in parent if name not in ("_target_", "hydra")] if hasattr(parent, "keys") else []
-    return f"{key}: there is no such option" + (f"; {place} {', '.join(names)}" if names else "")
+    place, _, name = key.rpartition(".")
+    names = [str(each) for each in parent if each not in ("_target_", "hydra")] if hasattr(parent, "keys") else []
+    if not names:
+        return f"{key}: there is no such option"
+    takes = f"{place} takes" if place else "choose from"
+    return f"{key}: there is no such option; {nearest(name, names)}{takes} {', '.join(names)}"
 
 
 def _missing_file(error: Exception) -> str | None:
@@ -52,7 +59,8 @@ def _missing_file(error: Exception) -> str | None:
     group, name, options = found.groups()
     if group == "hydra/launcher" and name in _EXTRAS:
         return f"hydra/launcher={name} needs another package: pip install '.[{_EXTRAS[name]}]'"
-    return f"{group}={name} is unknown; choose from {', '.join(options.split())}"
+    names = options.split()
+    return f"{group}={name} is unknown; {nearest(name, names)}choose from {', '.join(names)}"
 
 
 def _joined(error: Exception) -> str:

@@ -26,7 +26,7 @@ def check_overrides(overrides: Sequence[str], sweep: bool) -> None:
     Raises:
         InputError: at the first argument that is malformed, repeated, misplaced or contradicts another.
     """
-    keys = [_key(override) for override in overrides]
+    keys = [option_of(override) for override in overrides]
     for override, key in zip(overrides, keys, strict=True):
         if keys.count(key) > 1:
             raise InputError(f"{key} is given twice: give it once")
@@ -50,13 +50,6 @@ def files_given(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield group, path
 
 
-def with_implied(overrides: Sequence[str]) -> list[str]:
-    """Return arguments with what they imply: `task=overlay` replays the measured run unless a workload is chosen."""
-    if "task=overlay" in overrides and not any(_key(override) == "workload" for override in overrides):
-        return [*overrides, "workload=measured"]
-    return list(overrides)
-
-
 def quoted(override: str, sweep: bool) -> str:
     """Return an argument so that Hydra reads a path as it stands, with spaces, accents, commas, `~` and the like.
 
@@ -78,16 +71,27 @@ def _in_quotes(path: str) -> str:
 _PLAIN = re.compile(r"[\w/.+:@%-]*", re.ASCII)
 
 
-def forced(argument: str) -> str:
-    """Return an argument of a sweep so that it holds whatever the other arguments choose.
+def forced(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a sweep so that they hold whatever the others choose.
 
-    Hydra composes a sweep once without what is swept over, where the options of a swept group may be unknown. Whether
-    they exist is checked again for every run.
+    Hydra composes a sweep once without what is swept over, where the options of a swept group, or of a swept task, may
+    be unknown. Whether they exist is checked again for every run.
     """
-    return re.sub(rf"^({'|'.join(GROUPS)})\.", r"++\1.", argument)
+    swept_task = any(re.match(r"task=.*,", argument) for argument in arguments)
+    options = r"(?!hydra\b)[\w.]+" if swept_task else rf"(?:{'|'.join(GROUPS)})\..+?"
+    groups = tuple(f"{group}=" for group in GROUPS)
+    return [
+        argument if argument.startswith(groups) else re.sub(rf"^({options})=", r"++\1=", argument)
+        for argument in arguments
+    ]
 
 
-def _key(override: str) -> str:
+def option_of(override: str) -> str:
+    """Return the option or group that an argument names.
+
+    Raises:
+        InputError: if it is no argument of that kind.
+    """
     key, equals, _ = override.partition("=")
     key = key.lstrip("+~")
     if not key or not (equals or override.startswith("~")):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from policies.checks import InputError
+from policies.checks import InputError, nearest
 from sim.config.settings import build, refuse_foreign
 from sim.config.shipped import CONF
 
@@ -26,9 +26,10 @@ def options(group: str, name: str) -> Mapping[str, Any]:
         InputError: There is no such file.
     """
     if name not in names(group):
-        raise InputError(f"{group}={name} is unknown; choose from {', '.join(names(group))}")
-    found: Mapping[str, Any] = yaml.safe_load(CONF.joinpath(group, f"{name}.yaml").read_text("utf-8"))
-    return found
+        hint = nearest(name, names(group))
+        raise InputError(f"{group}={name} is unknown; {hint}choose from {', '.join(names(group))}")
+    described: Mapping[str, Any] = yaml.safe_load(CONF.joinpath(group, f"{name}.yaml").read_text("utf-8"))
+    return described
 
 
 def named(group: str, given: str | Kind, kind: type[Kind], **changes: Any) -> Kind:

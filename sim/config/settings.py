@@ -1,19 +1,18 @@
 """From a composed configuration to the objects of a run. What it names is checked before anything is imported."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from policies.checks import InputError, shown, whole_number
+from policies.checks import InputError, nearest, shown, switch, whole_number
 from policies.policy import Policy, Traits
 from sim.config.aliases import MOVED
 from sim.config.pretrained import Pretrained
 from sim.config.table_file import with_tables
-from sim.config.task_options import OPTIONS as TASK_OPTIONS
-from sim.config.task_options import ClaimsOptions, Objective, OverlayOptions, TaskOptions, read_task
+from sim.config.task import Task
 from sim.cost.device import Device
 from sim.cost.engine_constants import EngineConstants
 from sim.cost.memory import check_kv_tokens, kv_capacity
@@ -36,7 +35,7 @@ PACKAGES = ("policies.", "workloads.", "sim.", "real.")
 MAX_GPUS = 8
 """Most GPUs of a node that share each layer."""
 
-GROUPS = ("workload", "hardware", "model", "policy", "engine")
+GROUPS = ("workload", "hardware", "model", "policy", "engine", "task")
 
 FILES = ("timeline", "pictures", "report", "vllm_bench")
 """Switches that say which files a run leaves."""
@@ -44,10 +43,8 @@ FILES = ("timeline", "pictures", "report", "vllm_bench")
 OPTIONS = ("workload", "hardware", "model", "policy", "policies", "max_batch", "seed", "slo", *FILES)
 """What every configuration may hold at its top."""
 
-SIMULATED = (
-    "measured", "overlay", "claims", "engine", "execution", "tensor_parallel", "kv_tokens", "stretch", "interval",
-)  # fmt: skip
-"""What that of a simulation may hold beside them."""
+SIMULATED = ("task", "measured", "engine", "execution", "tensor_parallel", "kv_tokens", "stretch", "interval")
+"""What that of a simulation may hold beside them, and beside the options of its task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +77,14 @@ class Settings(Compared, Setting):
     """All that a simulation needs.
 
     Attributes:
-        overlay: How task=overlay compares.
         kv_tokens: KV memory of a GPU, in tokens.
         interval: Whether the simulation is repeated on hardware as it may truly be.
         task: What to do with all that.
-        claims: How task=claims tries them.
-        measured: Results of `python -m real` that stand beside them, folders or files.
     """
 
-    overlay: OverlayOptions
     kv_tokens: int
     interval: bool
-    task: TaskOptions
-    claims: ClaimsOptions
-    measured: tuple[Path, ...]
+    task: Task
 
 
 def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
@@ -106,13 +97,16 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: if an option is unknown, missing, out of range or contradicts another, or names a foreign class.
     """
-    compared = read_compared(config, policies, (*SIMULATED, *TASK_OPTIONS), Objective)
     task = read_task(config)
-    overlay = read_options(config, "overlay", OverlayOptions)
-    check_overlay(config, task.task, compared.workload, overlay)
-    engine = read_object(config, "engine", EngineConstants)
-    if overlay.times == "server":
-        engine = engine.without_frontend()
+    options = [field.name for field in fields(task) if field.name not in config["task"]]
+    compared = read_compared(config, policies, [*SIMULATED, *options], task.slo)
+    task.check(compared.workload)
+    if config.get("measured") is not None and "measured" not in options and not isinstance(compared.workload, Measured):
+        raise InputError(
+            f"measured={config['measured']} has no use in task={task.name}: add task=overlay, workload=measured or "
+            "task=claims"
+        )
+    engine = task.engine(read_object(config, "engine", EngineConstants))
     gpus = read_count(config, "tensor_parallel", most=MAX_GPUS)
     assert gpus is not None
     hardware = read_object(config, "hardware", Device).deployed(engine, gpus)
@@ -126,52 +120,50 @@ def read_settings(config: Config, policies: Mapping[str, Any]) -> Settings:
         check_kv_tokens(hardware, model, kv_tokens)
     return Settings(
         **vars(compared),
-        overlay=overlay,
         hardware=hardware,
         engine=engine,
         execution=execution,
         model=model,
         kv_tokens=kv_capacity(hardware, model) if kv_tokens is None else kv_tokens,
-        stretch=read_switch(config, "stretch"),
-        interval=read_switch(config, "interval"),
+        stretch=read_switch(config, "stretch", absent=True),
+        interval=read_switch(config, "interval", absent=False),
         task=task,
-        claims=read_options(config, "claims", ClaimsOptions),
-        measured=_paths(config.get("measured")) if task.task == "claims" else (),
     )
 
 
-def _paths(given: object) -> tuple[Path, ...]:
-    """Return the paths that `measured` names for task=claims."""
-    listed = given if isinstance(given, list) else [] if given is None else [given]
-    if not all(isinstance(path, str) and path for path in listed):
-        raise InputError(f"measured is {shown(given)}: give a folder or a file, or several as [A,B]")
-    return tuple(map(Path, listed))
-
-
-def check_overlay(config: Config, task: str, workload: Workload, overlay: OverlayOptions) -> None:
-    """Refuse what task=overlay would not heed, and its options in another task.
+def read_task(config: Config) -> Task:
+    """Make the task that a configuration describes, with its options.
 
     Raises:
-        InputError: at the first such option.
+        InputError: if an option is missing or out of range.
     """
-    if task == "overlay":
-        if not isinstance(workload, Measured):
-            raise InputError("task=overlay replays the measured run: leave workload= out, and give measured=FILE")
-        if workload.arrival != "trace" or workload.rate_multiplier not in (None, 1):
-            raise InputError("task=overlay keeps the measured arrivals: leave out workload.arrival and its options")
-        return
-    if config.get("measured") is not None and task != "claims" and not isinstance(workload, Measured):
-        raise InputError(
-            f"measured={config['measured']} has no use in task={task}: add task=overlay, workload=measured or "
-            "task=claims"
-        )
-    for name, value in vars(overlay).items():
-        if value != getattr(OverlayOptions, name):
-            raise InputError(f"overlay.{name}={value} has no use in task={task}: add task=overlay")
+    kind = _kind_of(config, "task", Task)
+    options = dict(config["task"])
+    for field in fields(kind):
+        if field.name in config and field.name not in options:
+            nested: Any = field.type if is_dataclass(field.type) else None
+            options[field.name] = read_options(config, field.name, nested) if nested else config[field.name]
+    task: Task = build(options, "task")
+    return task
+
+
+def study_of(task: Task) -> Callable[[Settings, Path], Callable[[Any], None]]:
+    """Return the class that does a task; its module is not imported before.
+
+    Raises:
+        InputError: if there is none.
+    """
+    place = f"task.study={task.chosen_study}"
+    if not task.chosen_study.startswith(PACKAGES):
+        raise InputError(f"{place} is refused: give a class of {', '.join(f'{p}*' for p in PACKAGES)}")
+    study: Callable[[Settings, Path], Callable[[Any], None]] | None = _imported(task.chosen_study, place)
+    if not callable(study):
+        raise InputError(f"{place}: there is no such class; correct the path")
+    return study
 
 
 def read_compared(
-    config: Config, policies: Mapping[str, Any], options: tuple[str, ...], slo: type[SLO] = SLO
+    config: Config, policies: Mapping[str, Any], options: Collection[str], slo: type[SLO] = SLO
 ) -> Compared:
     """Make what every run needs.
 
@@ -184,10 +176,12 @@ def read_compared(
     Raises:
         InputError: as `read_settings`.
     """
+    known = list(dict.fromkeys([*OPTIONS, *options]))
     for option in config:
-        if option not in (known := (*OPTIONS, *options)):
-            raise InputError(f"{option}: there is no such option; choose from {', '.join(known)}")
-    if not policies:
+        if option not in known:
+            hint = nearest(option, known)
+            raise InputError(f"{option}: there is no such option; {hint}choose from {', '.join(known)}")
+    if not policies and "policies" in config:
         raise InputError("policies is empty: name at least one, as in policies=[orca,baton]")
     refuse_foreign(config)
     refuse_foreign(policies)
@@ -195,8 +189,8 @@ def read_compared(
         policies=_policies(policies, read_count(config, "max_batch", optional=True)),
         workload=read_object(config, "workload", Workload),
         seed=read_seed(config.get("seed")),
-        slo=read_options(config, "slo", slo),
-        **{name: read_switch(config, name) for name in FILES},
+        slo=read_options(config, "slo", slo) if "slo" in config else slo(),
+        **{name: read_switch(config, name, absent=False) for name in FILES},
     )
 
 
@@ -242,27 +236,36 @@ def build(settings: Any, option: str) -> Any:
 
 def _target(path: str, option: str) -> type[Any]:
     """Import a class; it must be a dataclass defined in the module that the path names, not one it has imported."""
-    module, _, name = MOVED.get(path, path).rpartition(".")
+    place, path = f"{option}._target_={path}", MOVED.get(path, path)
+    target = _imported(path, place)
+    ours = inspect.isclass(target) and is_dataclass(target) and not inspect.isabstract(target)
+    if not ours or target.__module__ != path.rpartition(".")[0]:
+        raise InputError(f"{place}: there is no such class to configure; correct the path")
+    assert isinstance(target, type)
+    return target
+
+
+def _imported(path: str, place: str) -> Any:
+    """Import what a path names; None if its module has none of that name."""
+    module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name, None)
+        return getattr(import_module(module), name, None)
     except ImportError as error:
-        raise InputError(f"{option}._target_={path}: {error}; correct the path") from error
+        raise InputError(f"{place}: {error}; correct the path") from error
     except Exception as error:
-        raise InputError(f"{option}._target_={path}: {place_of(error)} raised {kind_of(error)}; {SEE_MORE}") from error
-    ours = inspect.isclass(found) and is_dataclass(found) and not inspect.isabstract(found)
-    if not ours or found.__module__ != module:
-        raise InputError(f"{option}._target_={path}: there is no such class to configure; correct the path")
-    assert isinstance(found, type)
-    return found
+        raise InputError(f"{place}: {place_of(error)} raised {kind_of(error)}; {SEE_MORE}") from error
 
 
 def _check_names(target: type[Any], options: Config, option: str) -> None:
-    known = [field for field in fields(target) if field.init]
-    names = [field.name for field in known]
+    settable = [field for field in fields(target) if field.init]
+    names = [field.name for field in settable]
     for name in options:
         if name not in names:
-            raise InputError(f"{option}.{name}: there is no such option; {target.__name__} takes {', '.join(names)}")
-    for field in known:
+            hint = nearest(name, names)
+            raise InputError(
+                f"{option}.{name}: there is no such option; {hint}{target.__name__} takes {', '.join(names)}"
+            )
+    for field in settable:
         if field.name not in options and field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{option}.{field.name} is missing: give {option}.{field.name}=VALUE")
 
@@ -275,6 +278,12 @@ def read_model(config: Config) -> Model | Pretrained:
 
 def read_object(config: Config, group: str, kind: Any) -> Any:
     """Build a group of the configuration, which must become an object of this kind."""
+    _kind_of(config, group, kind)
+    return build(config[group], group)
+
+
+def _kind_of(config: Config, group: str, kind: Any) -> type[Any]:
+    """Return the class that a group of the configuration names, which must be of this kind."""
     settings = config.get(group)
     if not isinstance(settings, Mapping) or "_target_" not in settings:
         raise InputError(f"{group} names no _target_: choose one by name; --help lists the names")
@@ -282,7 +291,7 @@ def read_object(config: Config, group: str, kind: Any) -> Any:
     target = _target(settings["_target_"], group)
     if not (hasattr(target, "build") if kind is Workload else issubclass(target, kind)):
         raise InputError(f"{group}._target_={settings['_target_']} is no {group.title()}: choose another {group}")
-    return build(settings, group)
+    return target
 
 
 def read_options(config: Config, option: str, kind: type[Kind]) -> Kind:
@@ -295,12 +304,11 @@ def read_options(config: Config, option: str, kind: type[Kind]) -> Kind:
     return kind(**given)
 
 
-def read_switch(config: Config, option: str) -> bool:
-    """Return an option that is on or off."""
-    value = config.get(option)
-    if not isinstance(value, bool):
-        raise InputError(f"{option}={shown(value)}: give true or false")
-    return value
+def read_switch(config: Config, option: str, absent: bool | None = None) -> bool:
+    """Return an option that is on or off; `absent` is what it is in a task that does not have it."""
+    value: Any = config.get(option, absent)
+    switch(option, value)
+    return bool(value)
 
 
 def read_count(config: Config, option: str, optional: bool = False, most: int = MAX_TOKENS) -> int | None:

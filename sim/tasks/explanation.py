@@ -16,6 +16,7 @@ from sim.reporting.figure import draw_figure, new_figure
 from sim.reporting.table import Grid, Row, say
 from sim.simulation.results import Result
 from sim.tasks.comparison.run import Run
+from sim.tasks.options import ExplainTask
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +50,8 @@ class Explanation(Run):
             InputError: as `Run`, or if there is no such request.
         """
         super().__init__(settings, folder)
+        assert isinstance(settings.task, ExplainTask)
         request, last = settings.task.request, len(self._requests) - 1
-        assert request is not None
         if request > last:
             raise InputError(f"request={request}: the workload has requests 0 to {last}; give one of them")
         self._request = request

@@ -22,6 +22,7 @@ from sim.simulation.results import Result
 from sim.tasks.comparison.pictures import latency_cdf
 from sim.tasks.comparison.run import Run
 from sim.tasks.measured_facts import UNITS, facts_that_differ, unit_that_differs
+from sim.tasks.options import OverlayTask
 from workloads.demand import counted
 from workloads.recorded.measured import Measured
 
@@ -67,10 +68,11 @@ class Overlay(Run):
             InputError: as `Run`, or if the run is shorter than the warm-up that is to be left out.
         """
         super().__init__(settings, folder)
-        assert isinstance(settings.workload, Measured)
+        assert isinstance(settings.workload, Measured) and isinstance(settings.task, OverlayTask)
         self._run_measured = settings.workload.run()
-        self._left_out = settings.overlay.warmup
-        server = settings.overlay.times == "server"
+        self._options = settings.task.overlay
+        self._left_out = self._options.warmup
+        server = self._options.times == "server"
         self._notes += [
             *facts_that_differ(self._run_measured, settings.model, settings.hardware.gpus, server),
             *(["the server took the times (overlay.times=server): no frontend latency is added"] if server else []),
@@ -99,7 +101,7 @@ class Overlay(Run):
             "measured": self._run_measured.name,
             "requests": len(self._requests),
             "left_out_as_warmup": self._left_out,
-            "times": self._settings.overlay.times,
+            "times": self._options.times,
             "differences": differences,
             "median_error_of_a_request": self._typical,
             "notes": self._notes,

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from sim.config.settings import Settings
-from sim.config.task_options import ATTAINMENT
 from sim.output.folder import SUMMARY
 from sim.output.parquet import write_rows
 from sim.output.writing import write_summary
@@ -16,6 +15,7 @@ from sim.tasks.capacity.page import capacity_page
 from sim.tasks.capacity.picture import write_capacity_plot
 from sim.tasks.capacity.results import Capacities, CapacitySearch, unit_draws
 from sim.tasks.capacity.table import capacity_grid
+from sim.tasks.options import CapacityTask, Objective
 from sim.tasks.study import Study
 from sim.tasks.trial import Trial
 
@@ -32,13 +32,12 @@ class CapacityStudy(Study):
             InputError: if the input or the folder is one that a person must mend.
         """
         super().__init__(settings, folder)
-        task = settings.task
-        assert task.replications is not None
-        self._settings = settings
+        task, slo = settings.task, settings.slo
+        assert isinstance(task, CapacityTask) and isinstance(slo, Objective)
+        self._settings, self._task = settings, task
         draws = unit_draws(settings.workload, settings.slo, settings.seed, task.replications)
-        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=task.warm_up)
-        attainment = float(getattr(settings.slo, "attainment", None) or ATTAINMENT)
-        self._search = CapacitySearch(self._trial, attainment, task.precision, task.replications)
+        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=task.uncounted)
+        self._search = CapacitySearch(self._trial, slo.attainment, task.precision, task.replications)
 
     @property
     def _capacities(self) -> Capacities:
@@ -67,7 +66,7 @@ class CapacityStudy(Study):
         write_rows(self._folder / "capacity.parquet", _rows(capacities))
 
     def _facts(self) -> dict[str, Any]:
-        task, slo = self._settings.task, self._capacities.slo
+        task, slo = self._task, self._capacities.slo
         return {
             "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "attainment": self._capacities.attainment},
             "precision": task.precision,

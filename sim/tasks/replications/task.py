@@ -14,6 +14,7 @@ from sim.output.writing import write_summary
 from sim.reporting.page import Page
 from sim.reporting.table import Grid
 from sim.simulation.draws import Draws
+from sim.tasks.options import RunTask
 from sim.tasks.replications.page import replications_page
 from sim.tasks.replications.picture import write_replication_plot
 from sim.tasks.replications.results import Replicated, notes_on_replications, ratio_sentences, replicate
@@ -34,10 +35,10 @@ class ReplicationStudy(Study):
             InputError: if the input or the folder is one that a person must mend.
         """
         super().__init__(settings, folder)
-        assert settings.task.replications is not None
+        assert isinstance(settings.task, RunTask) and settings.task.replications is not None
         self._total = settings.task.replications
         draws = Draws(settings.workload, settings.seed, self._total)
-        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=settings.task.warm_up)
+        self._trial = Trial(setting=settings, policies=settings.policies, draws=draws, warm_up=settings.task.uncounted)
         self._results = Replicated(settings.policies, draws.resampled)
 
     def _run_all(self) -> None:

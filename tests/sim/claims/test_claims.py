@@ -197,12 +197,12 @@ def test_the_line_runs_between_ratios_below_and_above_the_claim() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("task=foo", "task is 'foo': choose one of run, overlay, capacity, explain, claims"),
+        ("task=foo", "task=foo is unknown; choose from capacity, claims, explain, overlay, run"),
         ("task=claims claims.size=huge", "claims.size is 'huge': choose one of quick, full"),
-        ("claims.size=full", "claims.size='full' has no use in task=run"),
-        ("task=explain request=1 claims.size=full", "claims.size='full' has no use in task=explain"),
-        ("task=claims policies=[orca]", "policies=['orca'] has no use in task=claims"),
-        ("task=claims +policy=orca", "policy={"),
+        ("claims.size=full", "claims.size=full has no use in task=run"),
+        ("task=explain request=1 claims.size=full", "claims.size=full has no use in task=explain"),
+        ("task=claims policies=[orca]", "policies=[orca] has no use in task=claims"),
+        ("task=claims +policy=orca", "policy=orca has no use in task=claims"),
         ("task=claims workload=azure_conv", "workload= has no use in task=claims"),
     ],
 )

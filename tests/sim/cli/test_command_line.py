@@ -206,7 +206,7 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
         ("workload=", "workload=: choose one by name, workload=NAME"),
         ("~workload", "~workload: choose one by name"),
         ("+hardware=a100_sxm", "+hardware=a100_sxm: write hardware=a100_sxm"),
-        ("foo=1", "foo: there is no such option; choose from policies, max_batch, "),
+        ("foo=1", "foo: there is no such option; choose from tensor_parallel, kv_tokens, "),
         ("+foo=1", "foo: there is no such option; choose from workload, "),
         ("workload.path=x", "workload.path: there is no such option; workload takes turns, "),
         ("+workload.path=x", "workload.path: there is no such option; ShareGPT takes "),
@@ -253,7 +253,7 @@ def test_shortest_first_by_an_oracle_serves_the_shortest_first(scratch: Path) ->
             "policy.attention=ragged needs policy.embedding=in_place or direct",
         ),
         ("execution=graph", "execution=graph: unknown; choose one of eager, graphs"),
-        ("execution=graphs task=claims", "execution='graphs' has no use in task=claims"),
+        ("execution=graphs task=claims", "execution=graphs has no use in task=claims"),
         (
             "execution=graphs engine=transformers_eager",
             "execution=graphs: engine=transformers_eager launches every kernel",

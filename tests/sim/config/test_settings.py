@@ -53,22 +53,24 @@ def settings(policies: dict[str, Any] | None = None, **changes: Any) -> Settings
         "engine": load("engine", "vllm"),
         "tensor_parallel": 1,
         "model": load("model", "llama3_8b"),
-        "max_batch": None,
         "kv_tokens": None,
         "seed": 0,
-        "slo": {"ttft_s": None, "tpot_s": None},
-        "timeline": False,
         "pictures": True,
-        "report": False,
-        "vllm_bench": False,
         "measured": None,
-        "overlay": {"warmup": 0},
-        "stretch": True,
-        "interval": False,
-        "task": "run",
-        "claims": {"size": "quick"},
+        **task_options(changes.pop("task", "run")),
     }
     return read_settings(config | changes, policies or {"orca": load("policy", "orca")})
+
+
+def task_options(task: str) -> dict[str, Any]:
+    """Return what conf/task/TASK.yaml adds to a configuration, with the files that it builds on."""
+    options: dict[str, Any] = {}
+    described = load("task", task)
+    parts = [load("", part[1:]) for part in described.pop("defaults", []) if str(part).startswith("/")]
+    for part in (*parts, described):
+        for name, value in part.items():
+            options[name] = options.get(name, {}) | value if isinstance(value, dict) else value
+    return options
 
 
 def test_the_groups_are_complete() -> None:
@@ -225,7 +227,7 @@ def test_a_target_must_begin_with_a_whole_package_name() -> None:
         ({"kv_tokens": 1.5}, "kv_tokens is 1.5: give a whole number from 1"),
         ({"seed": True}, "seed is True: give a whole number from 0"),
         ({"slo": 1}, "slo=1: give slo.ttft_s=VALUE or slo.tpot_s=VALUE"),
-        ({"slo": {"ttft": 1}}, "slo.ttft: there is no such option; Objective takes ttft_s, tpot_s"),
+        ({"slo": {"ttft": 1}}, "slo.ttft: there is no such option; did you mean ttft_s? SLO takes ttft_s, tpot_s"),
         ({"timeline": "yes"}, "timeline='yes': give true or false"),
     ],
 )

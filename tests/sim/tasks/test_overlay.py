@@ -10,14 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from policies.checks import InputError
-from sim.config.settings import check_overlay
-from sim.config.task_options import OverlayOptions
 from sim.reporting.figure import draw_figure
 from sim.tasks.comparison.pictures import latency_cdf
+from sim.tasks.options import OverlayOptions, OverlayTask
 from sim.tasks.overlay import Times, predictions, typical_error
 from tests.command_line import sim, summary
 from tests.sim.tasks.comparison.test_page import PageParser, lines_of
-from workloads import ShareGPT
 from workloads.recorded.measured import Measured
 
 QUICK = ("+policy=chunked_prefill", "hardware=h100_sxm_datasheet", "pictures=false")
@@ -169,7 +167,9 @@ def test_times_of_a_server_know_no_frontend(scratch: Path) -> None:
         ("task=overlay workload=sharegpt measured=run.csv", "task=overlay replays the measured run: leave workload= "),
         ("task=overlay measured=run.csv overlay.warmup=2", "overlay.warmup=2 leaves nothing of 2 requests"),
         ("task=overlay measured=run.csv overlay.times=mine", "overlay.times is 'mine': choose one of client, server"),
-        ("overlay.times=server", "overlay.times=server has no use in task=run: add task=overlay"),
+        ("measured=run.csv", "measured=run.csv has no use in task=run: add task=overlay"),
+        ("task=overlay measured=run.csv overlay.warmup=-1", "overlay.warmup is -1: give a whole number"),
+        ("overlay.times=server", "overlay.times=server has no use in task=run: leave it out"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -182,25 +182,11 @@ def test_what_is_wrong_is_said_in_one_line(
     assert shown.err.count("\n") == 1
 
 
-SHAREGPT = ShareGPT(num_requests=5)
-
-
-@pytest.mark.parametrize(
-    ("config", "workload", "warmup", "message"),
-    [
-        ({"task": "overlay"}, {"arrival": "poisson", "rate": 3}, 0, "task=overlay keeps the measured arrivals"),
-        ({"task": "overlay"}, {"arrival": "trace", "rate_multiplier": 2}, 0, "task=overlay keeps the measured arriv"),
-        ({"task": "run", "measured": "run.csv"}, None, 0, "measured=run.csv has no use in task=run: add task=overlay"),
-        ({"task": "run"}, None, 1, "overlay.warmup=1 has no use in task=run: add task=overlay"),
-        ({"task": "run"}, None, -1, "overlay.warmup is -1: give a whole number"),
-    ],
-)
-def test_no_option_is_ignored(
-    config: dict[str, Any], workload: dict[str, Any] | None, warmup: int, message: str
-) -> None:
-    chosen = SHAREGPT if workload is None else Measured(path="run.csv", **workload)
-    with pytest.raises(InputError, match=f"^{message}"):
-        check_overlay(config, str(config["task"]), chosen, OverlayOptions(warmup))
+@pytest.mark.parametrize("options", [{"arrival": "poisson", "rate": 3}, {"arrival": "trace", "rate_multiplier": 2}])
+def test_measured_arrivals_are_kept(options: dict[str, Any]) -> None:
+    task = OverlayTask(name="overlay", study="", overlay=OverlayOptions(), measured="run.csv")
+    with pytest.raises(InputError, match=r"^task=overlay keeps the measured arrivals"):
+        task.check(Measured(path="run.csv", **options))
 
 
 def test_a_measured_run_is_a_workload_too(scratch: Path) -> None:
