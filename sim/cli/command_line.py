@@ -39,6 +39,9 @@ from sim.version import __version__
 HYDRA_PACKAGES = (*PACKAGES, "hydra._internal.core_plugins.", "hydra_plugins.")
 """What a `_target_` anywhere in the composed configuration, Hydra's own part counted, may begin with."""
 
+TASKS = {"real": "real_task"}
+"""The group that holds the tasks of a configuration, where that is not `task`: both are `task=` on the command line."""
+
 _load = ConfigLoaderImpl.load_configuration
 claim_name()  # at import: a sweep's workers compose too
 
@@ -321,10 +324,16 @@ def _load_checked(
     self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
 ) -> DictConfig:
     """Compose a configuration and check it before Hydra acts on it: its callbacks, launchers and logging too."""
+    group = TASKS.get(str(config_name), "task")
     try:
-        config = _load(self, config_name, overrides, *args, **kwargs)
+        config = _load(self, config_name, [re.sub("^task=", f"{group}=", each) for each in overrides], *args, **kwargs)
+        if config_name in TASKS:
+            given: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+            config.hydra.overrides.task = [re.sub(f"^{group}=", "task=", each) for each in given]
     except ConfigCompositionException as error:
         option = missing_key(error)
+        if config_name in TASKS:
+            raise InputError(in_one_line(error).replace(f"{group}=", "task=", 1)) from error
         if option and option.partition(".")[0] not in GROUPS:
             _refuse_useless(self, config_name, overrides, option)
         raise

@@ -268,7 +268,7 @@ def test_a_gpu_whose_memory_is_full_is_one_line_at_any_time(
     ("arguments", "message"),
     [
         ("model=foo", "model=foo is unknown; choose from "),
-        ("task=foo", "task is 'foo': choose one of run, profile, validate"),
+        ("task=foo", "task=foo is unknown; choose from profile, run, validate"),
         ("device=foo", "device=foo: choose cpu, cuda or auto"),
         ("device=3", "device=3: give a name"),
         ("dtype=int8", "dtype is 'int8': choose one of auto, float32"),
