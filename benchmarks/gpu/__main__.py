@@ -99,12 +99,17 @@ def budget_of(options: argparse.Namespace) -> float:
     return options.budget or (QUICK_BUDGET_S if options.quick else BUDGET_S)
 
 
+OLDEST_S = 120.0
+"""Seconds that importing may take; a sandbox may tell the age of the system instead."""
+
+
 def process_age_s() -> float:
-    """Return how long ago this process began, in seconds: importing counts; 0 where the system does not say."""
+    """Return how long ago this process began, in seconds: importing counts; 0 where the system says nothing likely."""
     try:
         # After the name, which may hold anything: field 22 of all is the start, in ticks since the system began.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return age if 0 <= age <= OLDEST_S else 0.0
     except (OSError, ValueError, IndexError, AttributeError):
         return 0.0
 

@@ -225,7 +225,7 @@ def errors_of(found: Found, ratios: Sequence[Ratio]) -> dict[str, list[tuple[str
 
 
 def _device(name: str, rows: Iterable[Row]) -> Iterator[Line]:
-    """Tell of iterations with or without prefill which share of their time the device worked, policy by policy."""
+    """Tell which share of the clock's time lies between an iteration's first launch and its last kernel, by policy."""
     shares: dict[str, list[float]] = {}
     for row in rows:
         lane: Mapping[str, Any] = row.get(name, {})
@@ -233,7 +233,7 @@ def _device(name: str, rows: Iterable[Row]) -> Iterator[Line]:
             shares.setdefault(f"{row['policy']} {row['execution']}", []).append(lane["device_s"] / lane["wall_s"])
     if shares:
         told = ", ".join(f"{key} {mean(each):.0%}" for key, each in shares.items())
-        yield Line(f"time by the device over time by the clock, iterations with {name}", "", told)
+        yield Line(f"first launch to last kernel over time by the clock, iterations with {name}", "", told)
 
 
 def _peers(part: Found, found: Found) -> Iterator[Line]:

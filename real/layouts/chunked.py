@@ -88,6 +88,7 @@ class Chunked(Fused):
         return self._slots[request][:tokens]
 
     def _compute_chunks(self, lane: int, decoding: list[int], jobs: Sequence[Job], sizes: Sequence[int]) -> Outcome:
+        self._seats = None  # rows that decode beside chunks are not seated: their seats would keep the token before
         requests, sizes = [job.id for job in jobs], list(sizes)
         before = [self._still.get(request, 0) for request in requests]
         after = [start + size for start, size in zip(before, sizes, strict=True)]

@@ -20,6 +20,9 @@ from real.model.host_memory import Numbers, pinned
 MOST_RECORDINGS = 128
 """Recordings that are kept, those used last."""
 
+ROOM = 2 << 30
+"""Bytes that are free on a device when a capture begins, if need be by emptying torch's cache."""
+
 
 class Inputs(NamedTuple):
     """What a decode step reads beside weights and KV memory.
@@ -113,6 +116,8 @@ class Recording:
         # belongs to the stream.
         self._run()
         torch.cuda.synchronize(device)
+        if torch.cuda.mem_get_info(device)[0] < ROOM:
+            torch.cuda.empty_cache()  # a capture cannot: it would find no memory, however much is cached
         graph = torch.cuda.CUDAGraph()
         # The other lane may allocate memory meanwhile: that is no error of this thread's capture.
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -122,6 +127,8 @@ class Recording:
             _abandon(graph, device, pool)
             raise
         graph.capture_end()
+        graph.replay()  # the first puts the graph on the device; a step may be repeated, it writes the same again
+        torch.cuda.synchronize(device)
 
         def replay() -> Made:
             graph.replay()
@@ -174,6 +181,8 @@ class Graphs:
         new = recording.seconds is None
         if new:
             self.before_record()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # what was begun before is no part of the time of recording
         decoded = recording(inputs)
         if new and recording.seconds is not None:
             self.count += 1

@@ -46,7 +46,8 @@ class Engine:
     Attributes:
         ledger: The state machine.
         request_log: The output lengths, and what became of every request.
-        device_s: Seconds that the device took for each iteration, in the order of the log; none on a CPU.
+        device_s: Seconds of each iteration from its first launch to the end of its last kernel, recordings left out, in
+            the order of the log; none on a CPU.
         requests: The workload, its arrivals in seconds of this run.
         kv_tokens: KV memory, in tokens.
     """
@@ -113,7 +114,8 @@ class Engine:
         # A server records before it serves; here it is done when a shape first comes up, and takes no time. What the
         # other lane has begun must not get that time for nothing.
         self.executor.graphs.before_record = self._await_aside
-        self.executor.graphs.on_record = self._clock.skip
+        self._recording_s = 0.0
+        self.executor.graphs.on_record = self._skip
 
     def run(self) -> RequestLog:
         """Serve until every request has left, or nothing can happen any more.
@@ -130,9 +132,15 @@ class Engine:
         finally:
             self.executor.graphs.close()  # a circle would keep KV memory until it is collected
             self.executor.meanwhile = _nothing
+            self._on_step = None  # whoever stops a run by it has done so
             self._keep_books()
         self._log.flush()
         return self.request_log
+
+    def _skip(self, seconds: float) -> None:
+        """Leave the time of a recording out of both clocks."""
+        self._clock.skip(seconds)
+        self._recording_s += seconds
 
     @property
     def generated(self) -> dict[int, list[int]]:
@@ -196,6 +204,8 @@ class Engine:
             stopped = [request for request, token in outcome.tokens.items() if token in self._end_tokens]
         ended = self._books.commit(lane, stretch.plan, stretch.start, now, stopped=stopped)
         self.executor.finished(ended)
+        if lane == DECODE and device_s is not None:
+            device_s, self._recording_s = device_s - self._recording_s, 0.0
         self._unbooked.append(
             partial(self._book, lane, stretch, outcome, now, device_s, tuple(ended), self.request_log.finished)
         )
@@ -210,9 +220,9 @@ class Engine:
         finished: int,
     ) -> None:  # fmt: skip
         """Record an iteration, by when so many requests had finished."""
+        self._log.append(stretch.head(now - stretch.start, now - stretch.start, 1), outcome.work)
         if device_s is not None:
             self.device_s.append(device_s)
-        self._log.append(stretch.head(now - stretch.start, now - stretch.start, 1), outcome.work)
         self._sequences.settle()
         self._tokens += len(outcome.tokens)
         if self._tape is not None:

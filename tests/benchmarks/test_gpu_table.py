@@ -210,9 +210,9 @@ def test_policies_that_were_left_out_are_not_vouched_for() -> None:
 
 def test_where_the_device_waits_for_the_host_the_table_shows_it() -> None:
     more: dict[str, Any] = {"prefill": {"wall_s": 4.0, "device_s": 1.0}, "decode": {"wall_s": 2.0}}
-    told = [line for line in lines(found_of([run_of("orca", 1.0, **more)])) if "by the device" in line.what]
+    told = [line for line in lines(found_of([run_of("orca", 1.0, **more)])) if "last kernel" in line.what]
     assert [(line.what, line.measured) for line in told] == [
-        ("time by the device over time by the clock, iterations with prefill", "orca graphs 25%")
+        ("first launch to last kernel over time by the clock, iterations with prefill", "orca graphs 25%")
     ]
 
 

@@ -173,6 +173,12 @@ class Gpu:
             raise Forbidden("a wait for the device")
         self.happens("synchronize")
 
+    def empty_cache(self) -> None:
+        """Stand for giving cached memory back."""
+        if self.capturing:
+            raise Forbidden("cached memory cannot be given back")
+        self.happens("empty_cache")
+
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
         """Stand for `torch.cuda.stream`."""
@@ -234,6 +240,8 @@ def fake_gpu() -> Iterator[Gpu]:
             "graph_pool_handle": gpu.pool,
             "synchronize": gpu.synchronize,
             "Event": gpu.event,
+            "mem_get_info": lambda device: (0, 1 << 40),
+            "empty_cache": gpu.empty_cache,
             "Stream": gpu.new_stream,
             "stream": gpu.on,
             "current_stream": lambda device=None: gpu.stream,

@@ -33,14 +33,16 @@ def test_captured_steps_touch_nothing_that_a_graph_cannot_hold(name: str, model:
     gpu, run = fake_run(name, model)
     assert len(gpu.captures) == run.engine.executor.graphs.count > 0
     names = [event.name for event in gpu.events]
-    assert names.count("replay") >= len(gpu.captures)  # recording computes, with an untimed run before it
+    assert names.count("replay") >= 2 * len(gpu.captures)  # the first is part of recording, and not timed
     for place, event in enumerate(gpu.events):
         if event.name == "begin":
             pool, mode = event.details
             assert event.stream.priority == -1  # the batch's own stream: a graph keeps the priority of its capture
-            assert gpu.events[place - 1].name == "synchronize"
+            assert names[place - 2 : place] == ["synchronize", "empty_cache"]
+            end = names.index("end", place)
+            assert names[end + 1 : end + 3] == ["replay", "synchronize"]
             if name != "run_to_completion":
-                untimed = gpu.events[place - 2]
+                untimed = gpu.events[place - 3]
                 assert untimed.name.startswith("_") and untimed.stream is event.stream
             assert mode == "thread_local" and pool is not None
 
@@ -105,6 +107,21 @@ def test_a_capture_that_cuda_has_given_up_leaves_the_allocator_as_it_was(monkeyp
         assert ended == [(0, gpu.pools)]
         gpu.invalid = False
         record(lambda inputs: inputs.ids)
+
+
+def test_what_was_begun_before_is_awaited_before_a_recording_is_timed() -> None:
+    def step(inputs: Inputs) -> Decoded:
+        return Decoded(None, torch.stack(inputs), 1)
+
+    with fake_gpu() as gpu:
+        graphs = Graphs(DEVICE)
+        before: list[int] = []
+        graphs.before_record = lambda: before.append(len(gpu.events))
+        graphs.decode(1, 1, step, np.zeros((2, 1), np.int64))
+        assert gpu.events[before[0]].name == "synchronize"
+        count = len(gpu.events)
+        graphs.decode(1, 1, step, np.zeros((2, 1), np.int64))
+        assert [event.name for event in gpu.events[count:]] == ["replay"]
 
 
 def test_recordings_share_a_pool_until_they_are_forgotten() -> None:
