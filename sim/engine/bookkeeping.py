@@ -76,11 +76,12 @@ class Bookkeeping:
         """
         ledger, log = self.ledger, self.request_log
         clock, prefill = ledger.batch.clock, plan.prefill
-        ended: list[int] = []
         if plan.decode:
             clock += steps
             self._decoded_s = now
             ended = log.ending(clock, now)
+        else:
+            ended = []
         if prefill:
             scheduled: float | None = start
             if plan.tokens:

@@ -16,13 +16,11 @@ import simpy
 from simpy.events import Event, Timeout
 
 from policies.job import Job
-from policies.ledger.ledger import Ledger
 from policies.ledger.opening import make_ledger
 from policies.plan import CARRY_ON, THROUGH_ARRIVALS, IllegalPlan, Plan
 from policies.policy import Policy
 from policies.queue import Predictor, declared
 from sim.cost.device import CostModel, computed_rows, decode_kv
-from sim.cost.work import Work
 from sim.engine.arrivals import arrivals_of
 from sim.engine.bookkeeping import Bookkeeping
 from sim.engine.execution import EAGER, Execution
@@ -31,28 +29,6 @@ from sim.engine.loop import DECODE, PREFILL, Loop
 from sim.engine.request_log import RequestLog
 from sim.engine.stretch import Stretch
 from workloads.requests import Requests
-
-
-class _Running(Stretch):
-    """A stretch under way on one of two lanes.
-
-    Attributes:
-        left: Seconds still to run, alone on the GPU, as of `since`.
-        since: When `left` was last brought up to date.
-        slowdown: How many times slower than alone it has run since.
-        usage: Shares of the GPU's FLOPs and memory traffic that it takes alone, where it shares the GPU.
-        event: The SimPy event that ends it.
-    """
-
-    __slots__ = ("event", "left", "since", "slowdown", "usage")
-
-    def __init__(self, plan: Plan, work: Work, start: float, first: float, ledger: Ledger) -> None:
-        super().__init__(plan, work, start, first, ledger)
-        self.left = first
-        self.since = start
-        self.slowdown = 1.0
-        self.usage: tuple[float, float] | None = None
-        self.event: Event | None = None
 
 
 class Engine(Loop):
@@ -103,7 +79,7 @@ class Engine(Loop):
         self._env = simpy.Environment()
         self._two_lanes = lanes != "one"
         self._shared = lanes == "shared"
-        self._lanes: list[_Running | None] = [None, None]
+        self._lanes: list[Stretch | None] = [None, None]
         self._alarms: list[Event | None] = [None, None]
         self._on_end = [partial(self._end, lane) for lane in (DECODE, PREFILL)]
         self._on_alarm = [partial(self._wake, lane) for lane in (DECODE, PREFILL)]
@@ -157,7 +133,7 @@ class Engine(Loop):
         if self._arrivals.next_s <= now:
             self._books.admit(now)
         plan = self._policy.plan(self._view, now, lane)
-        if not plan.acts:
+        if not (plan.decode or plan.acts):
             return self._sleep(lane, plan)
         if other is not None and other.steps > 1:
             self._cut(1 - lane)
@@ -166,23 +142,31 @@ class Engine(Loop):
         if not self._shared:
             self._schedule(lane, running, running.left)
 
-    def _begin(self, lane: int, plan: Plan, now: float) -> _Running:
+    def _begin(self, lane: int, plan: Plan, now: float) -> Stretch:
         """Begin an iteration, and those that are promised to follow and are like it, if the lane has the GPU alone."""
         if self._warming >= 0:
             self._warm(plan)
         ledger, cost = self.ledger, self._cost
         rearranged = self._books.begin(lane, plan)
-        work = self._count(ledger, plan, lane)
-        running = _Running(plan, work, now, cost.seconds(work), ledger)
-        running.fixed_window = plan.decode and not plan.prefill and self._window_left is not None
-        alike = not (plan.prefill or rearranged or work.kv_copied or (work.inserted_rows and cost.counts_insertions))
-        if alike and plan.steady and self._stretches and not (self._shared and any(self._lanes)):
-            shape = computed_rows(work), decode_kv(work), work.rows + work.held_rows
-            running.steps, running.growth = self._extent(plan, now, running.first, *shape)
-            running.left = running.elapsed(running.steps)
-        return running
+        if plan.prefill or not plan.decode:
+            work = self._count(ledger, plan, lane)
+            return Stretch(plan, work, now, cost.seconds(work), ledger)
+        work = self._count_decode(ledger).work()
+        alike = not (rearranged or work.kv_copied or (work.inserted_rows and cost.counts_insertions))
+        goes_on = alike and self._stretches and plan.steady and not (self._shared and any(self._lanes))
+        added = work.rows + work.held_rows if goes_on and not self._fixed_window else 0
+        price = cost.decode_steps(
+            computed_rows(work), decode_kv(work), added,
+            work.attention_launches, work.kv_copied, work.kv_host, work.inserted_rows,
+        )  # fmt: skip
+        stretch = Stretch(plan, work, now, price[0], ledger)
+        stretch.fixed_window = self._fixed_window
+        if goes_on:
+            stretch.growth, stretch.steps = price[1], self._extent(plan, now, price)
+            stretch.left = stretch.elapsed(stretch.steps)
+        return stretch
 
-    def _schedule(self, lane: int, running: _Running, delay: float) -> None:
+    def _schedule(self, lane: int, running: Stretch, delay: float) -> None:
         running.event = event = Timeout(self._env, delay)
         event.callbacks.append(self._on_end[lane])
 
@@ -233,7 +217,7 @@ class Engine(Loop):
         if other is not None and (other.event is None or other.slowdown != slowdown):
             self._slow(PREFILL, other, slowdown)
 
-    def _slow(self, lane: int, running: _Running, slowdown: float) -> None:
+    def _slow(self, lane: int, running: Stretch, slowdown: float) -> None:
         """Let what is left of a stretch take so many times longer than alone."""
         now = self._now
         if now > running.since:
@@ -241,7 +225,7 @@ class Engine(Loop):
         running.since, running.slowdown = now, slowdown
         self._schedule(lane, running, running.left * slowdown)
 
-    def _usage(self, running: _Running) -> tuple[float, float]:
+    def _usage(self, running: Stretch) -> tuple[float, float]:
         flops_s, traffic_s = self._cost.demand(running.work)
         running.usage = usage = flops_s / running.first, traffic_s / running.first
         return usage

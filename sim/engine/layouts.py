@@ -83,27 +83,29 @@ def _chunks(ledger: Ledger, plan: Plan) -> tuple[int, int, int, int, int, int]:
 
 def _fused_decode(ledger: Ledger) -> DecodeWork:
     """Each row over its own KV, in one attention kernel."""
-    batch, rows = ledger.batch, len(ledger.batch.rows)
+    batch, book = ledger.batch, ledger.book
+    rows = len(batch.rows)
     kv = rows * (batch.clock + 1) + batch.offset_sum
-    counts = (rows, 0, ledger.inserted, kv, 0, 0, ledger.book.copied, ledger.host_tokens, 1, 0, 0)
-    return _new(DecodeWork, counts)
+    return _new(DecodeWork, (rows, 0, ledger.inserted, kv, 0, 0, book.copied, ledger.host_tokens, 1, 0, 0))
 
 
 def _per_request_decode(ledger: Ledger) -> DecodeWork:
     """Each row over its own KV, in an attention kernel of its own."""
-    batch, rows = ledger.batch, len(ledger.batch.rows)
+    batch, book = ledger.batch, ledger.book
+    rows = len(batch.rows)
     kv = rows * (batch.clock + 1) + batch.offset_sum
-    counts = (rows, 0, ledger.inserted, kv, 0, 0, ledger.book.copied, ledger.host_tokens, rows, 0, 0)
-    return _new(DecodeWork, counts)
+    return _new(DecodeWork, (rows, 0, ledger.inserted, kv, 0, 0, book.copied, ledger.host_tokens, rows, 0, 0))
 
 
 def _padded_decode(ledger: Ledger) -> DecodeWork:
     """Every row, held ones too, over the window of the longest."""
-    batch, rows = ledger.batch, len(ledger.batch.rows)
-    held, window = len(batch.held), batch.longest + 1
+    batch, book = ledger.batch, ledger.book
+    rows, held, window = len(batch.rows), len(batch.held), batch.longest + 1
     kv = rows * (batch.clock + 1) + batch.offset_sum
-    copied, host = ledger.book.copied, ledger.host_tokens
-    return _new(DecodeWork, (rows, held, ledger.inserted, kv, held * window, rows * window - kv, copied, host, 1, 0, 0))
+    kv_held, padding = held * window, rows * window - kv
+    return _new(
+        DecodeWork, (rows, held, ledger.inserted, kv, kv_held, padding, book.copied, ledger.host_tokens, 1, 0, 0)
+    )
 
 
 def _fused_prefill(ledger: Ledger, plan: Plan, lane: int) -> Work:

@@ -11,7 +11,7 @@ from policies.ledger.chunks import Lookups
 from policies.ledger.ledger_view import LedgerView
 from policies.plan import CARRY_ON_THROUGH_ARRIVALS, CARRY_ON_UNTIL_ARRIVAL, THROUGH_ARRIVALS, UNTIL_ARRIVAL, Plan
 from policies.policy import Policy
-from sim.cost.device import CostModel
+from sim.cost.device import CostModel, Steps
 from sim.engine.bookkeeping import Bookkeeping
 from sim.engine.captured import counting
 from sim.engine.execution import Execution
@@ -49,6 +49,7 @@ class Loop(ABC):
         self._view = LedgerView(books.ledger)
         self._cost = cost
         self._count, self._count_decode, self._window_left = counting(traits, execution)
+        self._fixed_window = self._window_left is not None
         self._log = log
         self._stretches = stretch
         self._trusts = stretch and not books.ledger.book.grows and not traits.concatenates
@@ -88,7 +89,7 @@ class Loop(ABC):
         self._log.append((now, seconds, seconds, 1, len(ledger.waiting), kv, live, False), work)
         self._now = end = now + seconds
         ended = books.commit(DECODE, plan, now, end)
-        return self._promised(plan, end) if plan.steady and not ended else None
+        return None if ended or not plan.steady else self._promised(plan, end)
 
     def _decode(self, plan: Plan, now: float) -> Plan | None:
         """Begin, run and commit a stretch that only decodes; return the answer to the next ask, if it is promised.
@@ -101,42 +102,39 @@ class Loop(ABC):
         work = self._count_decode(ledger)
         rows, held, inserted, kv, kv_held, padding, copied, host, launches, dummies, kv_dummy = work
         computed, read = rows + held + dummies, kv + kv_held + padding + kv_dummy
-        first, _, _ = cost.decode_steps(computed, read, 0, launches, copied, host, inserted)
         alike = not (rearranged or copied or (inserted and cost.counts_insertions))
+        goes_on = alike and self._stretches and plan.steady
+        added = rows + held if goes_on and not self._fixed_window else 0
+        price = cost.decode_steps(computed, read, added, launches, copied, host, inserted)
+        first, growth, _ = price
         steps, seconds = 1, first
-        if alike and plan.steady and self._stretches:
-            steps, growth = self._extent(plan, now, first, computed, read, rows + held)
+        if goes_on:
+            steps = self._extent(plan, now, price)
             seconds = elapsed(first, growth, steps)
-        kv, fixed_window = book.used + book.transient, self._window_left is not None
-        self._log.append_decode((now, seconds, first, steps, len(ledger.waiting), kv, rows, fixed_window), work)
+        kv = book.used + book.transient
+        self._log.append_decode((now, seconds, first, steps, len(ledger.waiting), kv, rows, self._fixed_window), work)
         self._now = end = now + seconds
         ended = books.commit(DECODE, plan, now, end, steps)
-        return self._promised(plan, end) if plan.steady and not alike and not ended else None
+        return None if alike or ended or not plan.steady else self._promised(plan, end)
 
-    def _extent(
-        self, plan: Plan, start: float, first: float, computed: int, read: int, added: int
-    ) -> tuple[int, float]:
-        """Return for how many steps a promise lasts if it is begun with one, and how much longer each takes.
-
-        The first step begins at `start` and takes `first` seconds; it computes `computed` rows, which read `read` KV
-        tokens and `added` more in each later step.
-        """
+    def _extent(self, plan: Plan, start: float, price: Steps) -> int:
+        """Return for how many steps of such a price a promise lasts if the first of them begins at `start`."""
         ledger, until = self.ledger, plan.ask_at
+        first, growth, alike = price
         steps = self.request_log.next_finish - ledger.batch.clock
         if ledger.book.grows:
             steps = min(steps, 1 + ledger.book.further_steps())
         if self._window_left is not None:
-            steps, added = min(steps, self._window_left(ledger)), 0
-        if steps <= 1:
-            return 1, 0.0
-        _, growth, alike = self._cost.decode_steps(computed, read, added)
+            steps = min(steps, self._window_left(ledger))
         if steps > alike:
             steps = int(alike)
+        if steps <= 1:
+            return 1
         if plan.steady is UNTIL_ARRIVAL and self._arrivals.next_s < until:
             until = self._arrivals.next_s
         if until < math.inf and until < start + elapsed(first, growth, steps):
             steps = min(steps, steps_until(first, growth, until - start))
-        return steps, growth
+        return steps
 
     def _promised(self, plan: Plan, now: float) -> Plan | None:
         """Return the answer to the next ask, if the plan of an iteration that ended no request has promised it."""

@@ -151,7 +151,7 @@ class RequestLog:
         return ended
 
     def leave(self, requests: Sequence[int], now: float, batch_runs_on: bool) -> int:
-        """RequestLog have ended: return how many leave at time `now`.
+        """Answers have ended: return how many leave at time `now`.
 
         All of them; but where they leave with their batch none while it runs on, then all that have ended since.
         """

@@ -2,6 +2,8 @@
 
 import math
 
+from simpy.events import Event
+
 from policies.ledger.ledger import Ledger
 from policies.plan import Plan
 from sim.cost.work import Work
@@ -22,33 +24,33 @@ class Stretch:
         waiting: Jobs in the queue as it began.
         kv: KV memory taken as it began, in tokens.
         live: Live rows of the batch as it began.
+        left: Seconds still to run, alone on the GPU, as of `since`.
+        since: When `left` was last brought up to date.
+        slowdown: How many times slower than alone it has run since.
+        usage: Shares of the GPU's FLOPs and memory traffic that it takes alone, where it shares the GPU.
+        event: The SimPy event that ends it.
     """
 
     __slots__ = (
-        "first",
-        "fixed_window",
-        "growth",
-        "kv",
-        "live",
-        "plan",
-        "start",
-        "steps",
-        "waiting",
-        "work",
-    )
+        "event", "first", "fixed_window", "growth", "kv", "left", "live", "plan", "since", "slowdown", "start", "steps",
+        "usage", "waiting", "work",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, work: Work, start: float, first: float, ledger: Ledger) -> None:
+        book = ledger.book
         self.plan = plan
         self.work = work
-        self.start = start
-        self.first = first
+        self.start = self.since = start
+        self.first = self.left = first
         self.growth = 0.0
         self.steps = 1
         self.fixed_window = False
         self.waiting = len(ledger.waiting)
-        book = ledger.book
         self.kv = book.used + book.transient
         self.live = len(ledger.batch.rows)
+        self.slowdown = 1.0
+        self.usage: tuple[float, float] | None = None
+        self.event: Event | None = None
 
     def head(self, duration: float, first: float, steps: int) -> Head:
         """Return what the iteration log records of its first `steps` iterations, of which the first took `first`."""

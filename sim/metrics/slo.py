@@ -35,7 +35,7 @@ class SLO(Checked, option="slo"):
     def met(self, columns: Columns, release_with_batch: bool) -> npt.NDArray[np.bool_] | None:
         """Return which requests [n] finished and met it; None without any limit.
 
-        RequestLog that are released with their batch have no first token of their own: they are judged by E2E, and by
+        Answers that are released with their batch have no first token of their own: they are judged by E2E, and by
         E2E per output token.
         """
         if self.ttft_s is None and self.tpot_s is None:
